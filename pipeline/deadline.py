@@ -1,0 +1,35 @@
+"""Deadlines: limits as objects on the monotonic clock."""
+
+import time
+from collections.abc import Callable
+
+Clock = Callable[[], float]
+"""Seconds on a clock that never goes back."""
+
+
+class Deadline:
+    """A moment on the monotonic clock, `seconds` after it was made. It can be handed on: nested waits share it."""
+
+    def __init__(self, seconds: float, clock: Clock = time.monotonic) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self.started = clock()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the deadline was made."""
+        return self._clock() - self.started
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left; 0.0 when it has passed, never negative."""
+        return max(0.0, self.seconds - self.elapsed)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the moment has passed."""
+        return self.remaining == 0.0
+
+    def within(self, seconds: float) -> float:
+        """The shorter of `seconds` and what remains: the limit for one step of a longer wait."""
+        return min(seconds, self.remaining)

@@ -1,0 +1,82 @@
+"""The demo guest's kernel: Debian's, unpacked from its self-extracting form.
+
+QEMU boots the bare ELF file through its PVH entry. Under emulation that saves the time in which the kernel would
+unpack itself: 0.3 s for LZ4, 2.9 s for XZ. Format: Linux, Documentation/arch/x86/boot.rst.
+"""
+
+import lzma
+import struct
+import zlib
+from pathlib import Path, PurePosixPath
+
+from pipeline.demo.packages import opened
+from pipeline.errors import ImageError
+
+_LZ4_LEGACY = b"\x02\x21\x4c\x18"
+_LZ4_BLOCK = 8 << 20
+_LARGEST = 256 << 20  # no kernel is larger when unpacked
+
+
+def unpack(package: Path) -> bytes:
+    """The ELF kernel in a linux-image package. Raises PackageError or ImageError."""
+    with opened(package) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isfile() else None
+            if content and PurePosixPath(member.name).match("boot/vmlinuz-*"):
+                return vmlinux(content.read())
+    raise _unreadable(f"there is no /boot/vmlinuz in {package.name}")
+
+
+def vmlinux(image: bytes) -> bytes:
+    """The ELF file within a bzImage. Raises ImageError."""
+    if image[0x202:0x206] != b"HdrS":
+        raise _unreadable("it is no bzImage")
+    setup_sectors = image[0x1F1] or 4
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    start = (setup_sectors + 1) * 512 + offset
+    payload = image[start : start + length]
+    if len(payload) < length or length < 8:
+        raise _unreadable("it is cut off")
+    # The last four bytes are the unpacked size, appended by the kernel's build
+    size = int.from_bytes(payload[-4:], "little")
+    if size > _LARGEST:
+        raise _unreadable(f"it claims {size} bytes")
+    unpacked = _decompress(payload, size)
+    if len(unpacked) != size or not unpacked.startswith(b"\x7fELF"):
+        raise _unreadable("what was packed in it is no ELF file of the size it claims")
+    return unpacked
+
+
+def _decompress(payload: bytes, size: int) -> bytes:
+    try:
+        if payload.startswith(_LZ4_LEGACY):
+            return _lz4(payload[4:-4])
+        if payload.startswith(b"\xfd7zXZ"):
+            return lzma.LZMADecompressor().decompress(payload, max_length=size)
+        if payload.startswith(b"\x1f\x8b"):
+            return zlib.decompressobj(wbits=31).decompress(payload, size)
+        if payload.startswith(b"\x28\xb5\x2f\xfd"):
+            import zstandard
+
+            return zstandard.ZstdDecompressor().decompressobj().decompress(payload)
+    except (lzma.LZMAError, zlib.error, ValueError, RuntimeError) as error:
+        raise _unreadable(str(error)) from error
+    raise _unreadable(f"it is compressed in an unknown way ({payload[:4].hex()})")
+
+
+def _lz4(blocks: bytes) -> bytes:
+    import lz4.block
+
+    unpacked, position = bytearray(), 0
+    while position + 4 <= len(blocks):
+        length = int.from_bytes(blocks[position : position + 4], "little")
+        block = blocks[position + 4 : position + 4 + length]
+        unpacked += lz4.block.decompress(block, uncompressed_size=_LZ4_BLOCK)
+        position += 4 + length
+    return bytes(unpacked)
+
+
+def _unreadable(why: str) -> ImageError:
+    return ImageError(
+        f"the kernel cannot be unpacked: {why}", hint="use another linux-image package, see [demo] packages"
+    )

@@ -1,0 +1,220 @@
+"""The one exception tree of Topcoat. A class says in which phase something failed and whose fault it is.
+
+::
+
+    TopcoatError
+    ├── UsageError              user   a command asks for something that makes no sense
+    │   ├── SettingsError       user   luigi.cfg or the environment holds a wrong value
+    │   └── UnknownInstance     user   no instance has this name
+    ├── MissingResource         user   the build lacks a file that the task needs
+    ├── StoreError              host   the store cannot be read or written
+    ├── ToolError               tool   a host program did not do its work
+    │   ├── ToolMissing         user   it is not there or cannot be run
+    │   ├── ToolFailed          tool   it exited with an error
+    │   ├── ToolTimeout         tool   it did not end in time and was killed
+    │   └── ToolLied            tool   it exited with 0 but its output is not there or not right
+    ├── ImageError              user   an image is not what it should be
+    ├── PackageError            host   a Debian package for the demo guest is not to be had
+    ├── BootError               -      a boot failed; `stage` says how far it came
+    │   ├── QemuRefused         host   QEMU did not start
+    │   ├── QemuExited          guest  QEMU ended before the guest was ready
+    │   ├── BootTimeout         guest  the guest was not ready in time
+    │   └── ConnectError        guest  SSH to the guest does not work
+    │       └── HostKeyChanged  guest  something else answers on the guest's port
+    ├── InstanceBusy            user   another process works on the instance
+    ├── StopError               host   QEMU survived SIGKILL
+    └── CommandError            guest  a command in the guest could not be run to its end
+
+Every error has a hint: the next thing that a person should do. `detail` holds the evidence, such as the end of a
+console or of a tool's stderr; it is already free of control characters.
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+
+class TopcoatError(Exception):
+    """Base of all errors that Topcoat raises on purpose.
+
+    `str(error)` is the one-line message; `explain` is the whole block for a person.
+    """
+
+    phase: ClassVar[str] = "run"
+    fault: ClassVar[str] = "bug"
+    exit_code: ClassVar[int] = 30
+
+    def __init__(self, message: str, *, hint: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.__dict__))
+
+    def explain(self) -> str:
+        """The message, the evidence indented below it, and the hint, without a final newline."""
+        evidence = [f"  | {line}" for line in self.detail.splitlines()]
+        return "\n".join([self.message, *evidence, f"  hint: {self.hint}"])
+
+
+def _rebuild(cls: type[TopcoatError], state: dict[str, object]) -> TopcoatError:
+    error = cls.__new__(cls)
+    error.__dict__.update(state)
+    error.args = (state["message"],)
+    return error
+
+
+class UsageError(TopcoatError):
+    """A command asks for something that makes no sense."""
+
+    phase = "usage"
+    fault = "user"
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """luigi.cfg or the environment holds a value that cannot be used."""
+
+    phase = "settings"
+
+
+class UnknownInstance(UsageError):
+    """No instance has this name."""
+
+    phase = "instance"
+
+
+class MissingResource(TopcoatError):
+    """The build lacks a file that a task needs."""
+
+    phase = "build"
+    fault = "user"
+    exit_code = 20
+
+
+class StoreError(TopcoatError):
+    """The store cannot be read or written."""
+
+    phase = "store"
+    fault = "host"
+
+
+class ToolError(TopcoatError):
+    """A host program did not do its work."""
+
+    phase = "prepare"
+    fault = "tool"
+
+
+class ToolMissing(ToolError):
+    """A host program is not there or cannot be run."""
+
+    fault = "user"
+    exit_code = 20
+
+
+class ToolFailed(ToolError):
+    """A host program exited with an error; the end of its stderr is in `detail`."""
+
+
+class ToolTimeout(ToolError):
+    """A host program did not end in time; it and all its children were killed."""
+
+
+class ToolLied(ToolError):
+    """A host program exited with 0 but its output is not there or not right."""
+
+
+class ImageError(TopcoatError):
+    """An image is not what it should be."""
+
+    phase = "prepare"
+    fault = "user"
+
+
+class PackageError(TopcoatError):
+    """A Debian package for the demo guest is not to be had."""
+
+    phase = "demo"
+    fault = "host"
+
+
+class BootError(TopcoatError):
+    """A boot failed. `stage` is the last thing that was waited for."""
+
+    phase = "boot"
+    fault = "guest"
+
+    def __init__(self, message: str, *, hint: str, stage: str, detail: str = "") -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.stage = stage
+
+
+class QemuRefused(BootError):
+    """QEMU did not start: it refused its arguments, or the host refused it something."""
+
+    fault = "host"
+
+
+class QemuExited(BootError):
+    """QEMU ended before the guest was ready."""
+
+
+class BootTimeout(BootError):
+    """The guest was not ready in time."""
+
+
+class ConnectError(BootError):
+    """SSH to the guest does not work."""
+
+    phase = "connect"
+
+
+class HostKeyChanged(ConnectError):
+    """The server on the guest's port shows another host key than the guest's."""
+
+
+class InstanceBusy(TopcoatError):
+    """Another process works on the instance."""
+
+    phase = "instance"
+    fault = "user"
+    exit_code = 10
+
+
+class StopError(TopcoatError):
+    """QEMU survived SIGKILL."""
+
+    phase = "stop"
+    fault = "host"
+
+
+class CommandError(TopcoatError):
+    """A command in the guest could not be run to its end."""
+
+    phase = "command"
+    fault = "guest"
+
+
+_STORE_HINTS = {
+    errno.ENOSPC: "free some space on that disk, or move the store: [store] root or TOPCOAT_ROOT",
+    errno.EDQUOT: "free some of your quota on that disk, or move the store: [store] root or TOPCOAT_ROOT",
+    errno.EROFS: "the file system is mounted read-only; move the store: [store] root or TOPCOAT_ROOT",
+    errno.EACCES: "give your user the right to that path, or move the store: [store] root or TOPCOAT_ROOT",
+    errno.EPERM: "give your user the right to that path, or move the store: [store] root or TOPCOAT_ROOT",
+    errno.ENOTDIR: "a file stands where a directory is wanted; move it away, or set [store] root or TOPCOAT_ROOT",
+}
+
+
+@contextmanager
+def host_faults(doing: str) -> Iterator[None]:
+    """Turn an OSError of the body into a StoreError that says what was being done and what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        hint = _STORE_HINTS.get(error.errno or 0, "see the reason above; the same command again goes on from here")
+        where = f": {error.filename}" if error.filename else ""
+        raise StoreError(f"{doing}: {error.strerror or error}{where}", hint=hint) from error

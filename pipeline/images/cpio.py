@@ -1,0 +1,197 @@
+"""cpio archives in the "newc" format, as Linux unpacks them from an initramfs.
+
+Format: Linux, Documentation/driver-api/early-userspace/buffer-format.rst. An initramfs may be several archives, one
+after the other; later entries replace earlier ones. Between them only NUL bytes may stand, and an uncompressed
+archive must start at a multiple of 4: after one that does not, the kernel says "invalid magic at start of compressed
+archive" and drops the rest in silence. Every archive written here is therefore padded to 512 bytes.
+
+As a command it takes the place of Fuchsia's `zbi` for guests that boot from an initramfs, with the same arguments::
+
+    python -m pipeline.images.cpio -o OUT IN [--replace] -e PATH=FILE...
+
+OUT is IN plus one more archive with the given files (mode 0600, owner 0) and the directories that lead to them.
+"""
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from pipeline.errors import ImageError, TopcoatError, UsageError, host_faults
+from pipeline.publish import publish
+
+MAGIC = b"070701"
+BLOCK = 512
+_HEADER = 110
+_TRAILER = "TRAILER!!!"
+_LONGEST_NAME = 4096  # PATH_MAX, as in the kernel
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file, directory, link or device. `name` has no leading slash; a link's target is its `data`."""
+
+    name: str
+    mode: int
+    data: bytes = b""
+    rdev: tuple[int, int] = (0, 0)
+    """Major and minor number of a device."""
+
+
+def directory(name: str, mode: int = 0o755) -> Entry:
+    """A directory."""
+    return Entry(name, stat.S_IFDIR | mode)
+
+
+def file(name: str, data: bytes, mode: int = 0o644) -> Entry:
+    """A regular file."""
+    return Entry(name, stat.S_IFREG | mode, data)
+
+
+def symlink(name: str, target: str) -> Entry:
+    """A symbolic link."""
+    return Entry(name, stat.S_IFLNK | 0o777, target.encode())
+
+
+def character_device(name: str, major: int, minor: int, mode: int = 0o600) -> Entry:
+    """A character device."""
+    return Entry(name, stat.S_IFCHR | mode, rdev=(major, minor))
+
+
+def encode(entries: Iterable[Entry]) -> bytes:
+    """One whole archive, padded to 512 bytes. Owner 0, time 0: equal entries give equal bytes."""
+    parts = [_record(number, entry) for number, entry in enumerate(entries, start=1)]
+    parts.append(_record(0, Entry(_TRAILER, 0)))
+    return _padded(b"".join(parts), BLOCK)
+
+
+def _record(inode: int, entry: Entry) -> bytes:
+    name = entry.name.encode() + b"\0"
+    if len(name) > _LONGEST_NAME:
+        raise ImageError(f"the name {entry.name[:40]}… is too long for an initramfs", hint="shorten it")
+    links = 2 if stat.S_ISDIR(entry.mode) else 1
+    numbers = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, *entry.rdev, len(name), 0)
+    header = MAGIC + b"".join(b"%08X" % number for number in numbers)
+    return _padded(_padded(header + name, 4) + entry.data, 4)
+
+
+def _padded(data: bytes, block: int) -> bytes:
+    return data + bytes(-len(data) % block)
+
+
+def decode(data: bytes) -> Iterator[Entry]:
+    """All entries of the uncompressed archives in `data`, in order. Raises ImageError where it is no such thing."""
+    position = 0
+    while position < len(data):
+        if data[position] == 0:
+            position += 4
+            continue
+        entry, position = _entry_at(data, position)
+        if entry.name != _TRAILER:
+            yield entry
+
+
+def _entry_at(data: bytes, start: int) -> tuple[Entry, int]:
+    header = data[start : start + _HEADER]
+    if not header.startswith(MAGIC):
+        raise _damaged(start, "no newc header")
+    if len(header) < _HEADER:
+        raise _damaged(start, "the header is cut off")
+    try:
+        numbers = [int(header[at : at + 8], 16) for at in range(6, _HEADER, 8)]
+    except ValueError:
+        raise _damaged(start, "the header is no hexadecimal text") from None
+    mode, size, name_size = numbers[1], numbers[6], numbers[11]
+    if not 1 < name_size <= _LONGEST_NAME:
+        raise _damaged(start, f"a name of {name_size} bytes")
+    name_end = start + _HEADER + name_size
+    content = start + _aligned(_HEADER + name_size)
+    if content + size > len(data):
+        raise _damaged(start, "the entry is cut off")
+    name = data[start + _HEADER : name_end - 1].decode(errors="surrogateescape")
+    entry = Entry(name, mode, data[content : content + size], (numbers[9], numbers[10]))
+    return entry, content + _aligned(size)
+
+
+def _aligned(size: int) -> int:
+    return size + -size % 4
+
+
+def _damaged(position: int, why: str) -> ImageError:
+    return ImageError(
+        f"no sound uncompressed cpio archive: {why} at byte {position}",
+        hint="make the initramfs anew, as an uncompressed cpio in the newc format",
+    )
+
+
+def injection(target: str, data: bytes) -> list[Entry]:
+    """The entries that put a file of mode 0600 at `target`: its directories (0700), then itself.
+
+    Raises UsageError for a target that is absolute, empty or climbs with `..`.
+    """
+    path = PurePosixPath(target)
+    if path.is_absolute() or not path.parts or ".." in path.parts:
+        raise UsageError(
+            f"{target!r} cannot be a path in the image", hint="give a relative path without .., such as data/x"
+        )
+    parents = [directory(str(parent), 0o700) for parent in reversed(path.parents) if parent.parts]
+    return [*parents, file(str(path), data, 0o600)]
+
+
+def inject(output: BinaryIO, source: Path, files: dict[str, bytes], *, replace: bool = False) -> None:
+    """Write `source` and a second archive with `files` (target path to content) to `output`.
+
+    Raises ImageError if `source` is damaged, or already holds one of the paths and `replace` is false.
+    """
+    base = source.read_bytes()
+    present = {entry.name.removeprefix("./"): entry for entry in decode(base)}
+    if not present:
+        raise ImageError(f"{source} holds no files", hint="give an uncompressed cpio in the newc format")
+    added: dict[str, Entry] = {}
+    for target, data in files.items():
+        for entry in injection(target, data):
+            known = present.get(entry.name)
+            if known and not stat.S_ISDIR(entry.mode) and not replace:
+                raise ImageError(f"duplicate target path without --replace: {target}", hint="add --replace before -e")
+            if not known or not stat.S_ISDIR(known.mode):
+                added[entry.name] = entry
+    output.write(_padded(base, BLOCK))
+    output.write(encode(added.values()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zbi", description="Add files to an initramfs (arguments as of Fuchsia's zbi)."
+    )
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT")
+    parser.add_argument("input", type=Path, metavar="IN")
+    parser.add_argument("-r", "--replace", action="store_true", help="a file of IN may be replaced")
+    parser.add_argument("-e", "--entry", action="append", default=[], metavar="PATH=FILE")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. 0, or 1 with one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        with host_faults("adding files"), publish(options.output.absolute()) as made, made.open("wb") as stream:
+            inject(stream, options.input, dict(map(_named_file, options.entry)), replace=options.replace)
+    except TopcoatError as error:
+        print(f"zbi: {error.explain()}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _named_file(entry: str) -> tuple[str, bytes]:
+    target, equals, source = entry.partition("=")
+    if not equals:
+        raise UsageError(f"manifest entry has no '=' separator: {entry}", hint="write -e PATH=FILE")
+    return target, Path(os.fsdecode(source)).read_bytes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Files that appear whole or not at all, and the locks under which they are made.
+
+The order is always the same: take the artifact's lock, remove what is there, make the new file under a temporary
+name in the same directory, fsync, rename, fsync the directory. A kill at any moment leaves the old state or none.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.deadline import Deadline
+from pipeline.errors import InstanceBusy, host_faults
+
+log = logging.getLogger("topcoat")
+
+LOCK_LIMIT = 3600.0
+"""Seconds to wait for another process that makes the same artifact: the largest image on the slowest disk."""
+
+_LOCK_POLL = 0.05  # flock(2) knows no time limit, so the wait for it is the one place that polls
+
+
+@contextmanager
+def locked(path: Path, limit: float = LOCK_LIMIT) -> Iterator[None]:
+    """Hold the flock of `path` (the file `<path>.lock`, which stays) during the body.
+
+    The kernel gives the lock back when its holder ends, however it ends. Waits at most `limit` seconds for another
+    holder, then raises InstanceBusy. A process that forks inside the body shares the lock with its child.
+    """
+    lock = path.with_name(path.name + ".lock")
+    with host_faults(f"locking {path.name}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _acquire(descriptor, path, Deadline(limit))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, deadline: Deadline) -> None:
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if deadline.expired:
+                raise InstanceBusy(
+                    f"another process has been working on {path.name} for more than {deadline.seconds:.0f} s",
+                    hint=f"see who holds it: fuser -v '{path}.lock'",
+                ) from None
+        if not told:
+            log.info("waiting for another process that works on %s", path.name)
+            told = True
+        time.sleep(_LOCK_POLL)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds `locked(path)` at this moment."""
+    try:
+        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def publish(target: Path) -> Iterator[Path]:
+    """Yield a path to make `target` at; when the body ends well, it becomes `target` in one step and is on disk.
+
+    The yielded path lies in a private directory beside `target`, so that whatever else a tool leaves there goes away
+    with it. When the body fails, `target` is as before. Remains of a killed predecessor are removed: the caller holds
+    `locked(target)`. Raises StoreError for a full, read-only or forbidden store.
+    """
+    with host_faults(f"making {target.name}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for remains in target.parent.glob(f".{_escaped(target.name)}.*.tmp"):
+            shutil.rmtree(remains)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        try:
+            made = work / target.name
+            yield made
+            sync(made)
+            made.replace(target)
+            sync(target.parent)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)  # what stays is swept by the next publish
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a directory."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish_bytes(target: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a small file as `publish` does. It never exists with more rights than `mode`."""
+    with publish(target) as made:
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(descriptor, "wb") as stream:
+            stream.write(data)
+
+
+def publish_json(target: Path, value: object, mode: int = 0o644) -> None:
+    """Write `value` as JSON with sorted keys, indented, with a final newline."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    publish_bytes(target, text.encode(), mode)
+
+
+def remove(*targets: Path) -> None:
+    """Delete files; what is not there is no error."""
+    for target in targets:
+        with host_faults(f"removing {target.name}"):
+            target.unlink(missing_ok=True)

@@ -1,0 +1,276 @@
+"""What luigi.cfg and the environment say, as frozen values.
+
+The same files are read that luigi reads, in the same order, the last one wins: /etc/luigi/luigi.cfg, ./luigi.cfg, and
+the file named by LUIGI_CONFIG_PATH. A path in a file is relative to that file; `~` and `$NAME` are expanded. The
+luigi.cfg at the top of the project lists every setting with its default. Unknown names in our sections are errors:
+a typing mistake must not silently mean "default".
+"""
+
+import configparser
+import difflib
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal, cast
+
+from pipeline.errors import SettingsError
+
+BuildKind = Literal["auto", "local", "clusterfuzz", "demo"]
+Accel = Literal["auto", "kvm", "tcg"]
+Ready = Literal["ssh", "marker"]
+
+RESOURCE_KEYS = (
+    "zbi",
+    "blk",
+    "kernel",
+    "qemu",
+    "qemu-img",
+    "zbitool",
+    "fvm",
+    "llvm-symbolizer",
+    "symbolizer",
+    "tests.json",
+    "fuzzers.json",
+    "ffx",
+)
+"""Every key under which a build may have a file; each can be overridden in `[build]`."""
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    "store": ("root",),
+    "build": ("kind", *RESOURCE_KEYS),
+    "tools": ("timeout",),
+    "qemu": ("accel", "memory", "smp", "cpu", "restrict", "arguments"),
+    "boot": ("ready", "timeout", "scale"),
+    "demo": ("packages",),
+}
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where everything that Topcoat makes lies. `root` is absolute."""
+
+    root: Path
+
+    @property
+    def keys(self) -> Path:
+        """The directory of the SSH key pair."""
+        return self.root / "keys"
+
+    @property
+    def demo(self) -> Path:
+        """The directory of the demo guest's parts."""
+        return self.root / "demo"
+
+    @property
+    def instances(self) -> Path:
+        """The directory with one directory for each instance."""
+        return self.root / "instances"
+
+    def images(self, build: str) -> Path:
+        """The directory of the prepared images of the build with this name."""
+        return self.root / "images" / build
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """`[qemu]`. None: the default of the guest (see pipeline/qemu/command.py)."""
+
+    accel: Accel = "auto"
+    memory: int | None = None
+    """MiB"""
+    smp: int | None = None
+    cpu: str | None = None
+    restrict: bool = True
+    """The guest cannot reach anything outside; the host reaches its SSH port all the same."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments, put last."""
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Every limit of a boot in one place: seconds, as fit for KVM on a host that is not overloaded."""
+
+    start: float = 15.0
+    """QEMU's own start, until -daemonize returns."""
+    boot: float = 60.0
+    """From QEMU's start until the guest is ready, all stages together."""
+    connect: float = 5.0
+    """TCP connection and SSH key exchange, one attempt."""
+    banner: float = 5.0
+    """The SSH server's first line, one attempt. QEMU accepts connections before the guest listens."""
+    auth: float = 10.0
+    command: float = 10.0
+    """The command that proves the guest ready."""
+    retry: float = 0.2
+    """Pause between two attempts."""
+    stop: float = 3.0
+    """Stopping an instance, all phases together. Never scaled: it is a promise to callers."""
+
+    def scaled(self, factor: float) -> "Timeouts":
+        """The same limits for a host that is `factor` times slower."""
+        longer = {field.name: getattr(self, field.name) * factor for field in fields(self)}
+        return replace(self, **longer | {"stop": self.stop, "retry": self.retry})
+
+
+TCG_SCALE = 5.0
+"""Emulated guests boot this much slower than with KVM, at the worst that is still usable."""
+
+
+@dataclass(frozen=True)
+class Boot:
+    """`[boot]`"""
+
+    ready: Ready = "ssh"
+    timeout: float | None = None
+    scale: float | None = None
+
+    def timeouts(self, accel: Literal["kvm", "tcg"]) -> Timeouts:
+        """The limits for this host: scaled by `scale`, else by TCG_SCALE without KVM; `timeout` overrides `boot`."""
+        scale = self.scale if self.scale is not None else (TCG_SCALE if accel == "tcg" else 1.0)
+        timeouts = Timeouts().scaled(scale)
+        return timeouts if self.timeout is None else replace(timeouts, boot=self.timeout)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings."""
+
+    store: Store
+    build_kind: BuildKind
+    resources: Mapping[str, Path]
+    """Overridden resources of the build, by key."""
+    tool_timeout: float
+    """Seconds that one run of a host tool may take."""
+    qemu: Qemu
+    boot: Boot
+    demo_packages: Path | None
+    """A directory with the Debian packages of the demo guest, for machines without apt."""
+
+
+class _Reader:
+    """The merged files: text and origin of each value."""
+
+    def __init__(self, environ: Mapping[str, str], directory: Path) -> None:
+        self.environ = environ
+        self.values: dict[tuple[str, str], tuple[str, Path]] = {}
+        for path in self._files(directory):
+            self._read(path)
+
+    def _files(self, directory: Path) -> list[Path]:
+        usual = [Path("/etc/luigi/luigi.cfg"), directory / "luigi.cfg"]
+        found = [path for path in usual if path.is_file()]
+        if named := self.environ.get("LUIGI_CONFIG_PATH"):
+            path = directory / named
+            if not path.is_file():
+                raise SettingsError(f"LUIGI_CONFIG_PATH names {named}, which is no file", hint="correct it or unset it")
+            found.append(path)
+        return found
+
+    def _read(self, path: Path) -> None:
+        parser = configparser.ConfigParser(interpolation=None)
+        try:
+            parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
+        except (configparser.Error, UnicodeDecodeError, OSError) as error:
+            raise SettingsError(f"{path} cannot be read: {error}", hint="correct that file") from error
+        for section in parser.sections():
+            if section in _KEYS:
+                for key, value in parser.items(section):
+                    self._check_key(path, section, key)
+                    self.values[section, key] = (value.strip(), path)
+
+    def _check_key(self, path: Path, section: str, key: str) -> None:
+        if key not in _KEYS[section]:
+            near = difflib.get_close_matches(key, _KEYS[section], n=1)
+            known = ", ".join(_KEYS[section])
+            hint = f"did you mean {near[0]}?" if near else f"[{section}] knows: {known}"
+            raise SettingsError(f"{path}: [{section}] has no setting named {key}", hint=hint)
+
+    def text(self, section: str, key: str) -> str | None:
+        value = self.values.get((section, key))
+        return value[0] if value and value[0] else None
+
+    def choice(self, section: str, key: str, allowed: tuple[str, ...]) -> str:
+        """The value, or the first of `allowed` where there is none."""
+        value = self.text(section, key)
+        if value is None:
+            return allowed[0]
+        if value not in allowed:
+            self._refuse(section, key, f"use one of: {', '.join(allowed)}")
+        return value
+
+    def number(self, section: str, key: str, *, least: float = 0.0) -> float | None:
+        text = self.text(section, key)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least < value < float("inf"):
+            self._refuse(section, key, f"give a number greater than {least:g}")
+        return value
+
+    def whole(self, section: str, key: str) -> int | None:
+        value = self.number(section, key)
+        if value is not None and value != int(value):
+            self._refuse(section, key, "give a whole number")
+        return None if value is None else int(value)
+
+    def switch(self, section: str, key: str, default: str) -> bool:
+        words = {"on": True, "off": False, "true": True, "false": False, "yes": True, "no": False}
+        value = (self.text(section, key) or default).lower()
+        if value not in words:
+            self._refuse(section, key, "use on or off")
+        return words[value]
+
+    def words(self, section: str, key: str) -> tuple[str, ...]:
+        try:
+            return tuple(shlex.split(self.text(section, key) or ""))
+        except ValueError as error:
+            self._refuse(section, key, f"correct its quotes ({error})")
+            raise
+
+    def path(self, section: str, key: str) -> Path | None:
+        text = self.text(section, key)
+        return None if text is None else self.values[section, key][1].parent.absolute() / self._expand(section, key)
+
+    def _expand(self, section: str, key: str) -> str:
+        text = str(Path(os.path.expandvars(self.values[section, key][0])).expanduser())
+        if "$" in text:
+            self._refuse(section, key, "a variable in it is not set")
+        return text
+
+    def _refuse(self, section: str, key: str, hint: str) -> None:
+        value, path = self.values[section, key]
+        raise SettingsError(f"{path}: [{section}] {key} = {value} cannot be used", hint=hint)
+
+
+def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
+    """Read the settings that hold in `directory` (default: the current one). Raises SettingsError."""
+    here = (directory or Path.cwd()).absolute()
+    reader = _Reader(environ, here)
+    named_root = environ.get("TOPCOAT_ROOT")
+    root = here / named_root if named_root else reader.path("store", "root") or here / "out"
+    overrides = {key: path for key in RESOURCE_KEYS if (path := reader.path("build", key))}
+    return Settings(
+        store=Store(Path(os.path.abspath(root))),
+        build_kind=cast(BuildKind, reader.choice("build", "kind", ("auto", "local", "clusterfuzz", "demo"))),
+        resources=overrides,
+        tool_timeout=reader.number("tools", "timeout") or 600.0,
+        qemu=Qemu(
+            accel=cast(Accel, reader.choice("qemu", "accel", ("auto", "kvm", "tcg"))),
+            memory=reader.whole("qemu", "memory"),
+            smp=reader.whole("qemu", "smp"),
+            cpu=reader.text("qemu", "cpu"),
+            restrict=reader.switch("qemu", "restrict", "on"),
+            arguments=reader.words("qemu", "arguments"),
+        ),
+        boot=Boot(
+            ready=cast(Ready, reader.choice("boot", "ready", ("ssh", "marker"))),
+            timeout=reader.number("boot", "timeout"),
+            scale=reader.number("boot", "scale"),
+        ),
+        demo_packages=reader.path("demo", "packages"),
+    )
