@@ -11,8 +11,8 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -72,7 +72,8 @@ class Build:
     """A set of resources found by key.
 
     `name` names its directory in the store. `why` says why this build was chosen. `build_ids` are the directories of
-    debug symbols, in the order of search. `own_tools` are keys that Topcoat's own programs serve.
+    debug symbols, in the order of search. `own_tools` are keys that Topcoat's own programs serve,
+    `demo_made` those whose files the demo tasks make.
     """
 
     kind: Kind
@@ -82,6 +83,7 @@ class Build:
     resources: Mapping[str, Resource]
     build_ids: tuple[Path, ...] = ()
     own_tools: Mapping[str, Tool] = field(default_factory=dict)
+    demo_made: frozenset[str] = frozenset()
 
     def path(self, key: str) -> Path:
         """The path for `key`, whether there is a file or not. Raises MissingResource for an unknown key."""
@@ -91,11 +93,10 @@ class Build:
         """The paths for all `keys`, in their order; all or an error."""
         return tuple(self.path(key) for key in keys)
 
-    def require(self, keys: Iterable[str]) -> None:
-        """Raise MissingResource for the first of `keys` without a usable file."""
-        for key in keys:
-            if key not in self.own_tools:
-                self._resource(key).require()
+    def require(self, key: str) -> None:
+        """Raise MissingResource if there is no usable file for `key`, and nothing in Topcoat serves or makes it."""
+        if key not in self.own_tools and key not in self.demo_made:
+            self._resource(key).require()
 
     def tool(self, key: str) -> Tool:
         """The host program for `key`: the build's, or Topcoat's own one for the demo build."""
@@ -142,7 +143,7 @@ def _overridden(build: Build, settings: Settings) -> Build:
     if "qemu-img" not in resources:
         resources["qemu-img"] = _qemu_img(resources["qemu"].path)
     own_tools = {key: tool for key, tool in build.own_tools.items() if key not in changed}
-    return Build(build.kind, build.arch, build.name, build.why, resources, build.build_ids, own_tools)
+    return replace(build, resources=resources, own_tools=own_tools, demo_made=build.demo_made - changed.keys())
 
 
 def _qemu_img(qemu: Path) -> Resource:
@@ -248,4 +249,4 @@ def _demo(settings: Settings, why: str) -> Build:
         "zbitool": Tool.module("zbitool", "pipeline.images.cpio"),
         "fvm": Tool.module("fvm", "pipeline.images.fvm"),
     }
-    return Build("demo", "x64", "demo", why, resources, (), own_tools)
+    return Build("demo", "x64", "demo", why, resources, (), own_tools, frozenset(("zbi", "blk", "kernel")))

@@ -32,7 +32,7 @@ console or of a tool's stderr; it is already free of control characters.
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class TopcoatError(Exception):
@@ -53,6 +53,13 @@ class TopcoatError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.__dict__))
+
+    def about(self, name: str) -> Self:
+        """Name the instance that failed: before the message, and for NAME in the hint."""
+        self.message = f"{name}: {self.message}"
+        self.hint = self.hint.replace("NAME", name)
+        self.args = (self.message,)
+        return self
 
     def explain(self) -> str:
         """The message, the evidence indented below it, and the hint, without a final newline."""

@@ -68,6 +68,11 @@ class Store:
         """The directory with one directory for each instance."""
         return self.root / "instances"
 
+    @property
+    def cache(self) -> Path:
+        """The directory of what can be lost at any time."""
+        return self.root / "cache"
+
     def images(self, build: str) -> Path:
         """The directory of the prepared images of the build with this name."""
         return self.root / "images" / build
@@ -93,7 +98,7 @@ class Timeouts:
     """Every limit of a boot in one place: seconds, as fit for KVM on a host that is not overloaded."""
 
     start: float = 15.0
-    """QEMU's own start, until -daemonize returns."""
+    """QEMU's own start, until its monitor is there."""
     boot: float = 60.0
     """From QEMU's start until the guest is ready, all stages together."""
     connect: float = 5.0

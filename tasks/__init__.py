@@ -1,0 +1,23 @@
+"""The workflow of Topcoat as luigi tasks: `luigi --module tasks BootInstance`.
+
+Importing this module gives luigi safe defaults; see `tasks.defaults`.
+"""
+
+from tasks import defaults
+
+defaults.install()
+
+from tasks.boot import BootInstance  # noqa: E402  luigi must know its defaults before it sees the first task
+from tasks.demo import DemoDisk, DemoInitramfs, DemoKernel, DemoPackages  # noqa: E402
+from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair  # noqa: E402
+
+__all__ = [
+    "BootInstance",
+    "DemoDisk",
+    "DemoInitramfs",
+    "DemoKernel",
+    "DemoPackages",
+    "ExtendedBlk",
+    "InitrdWithKey",
+    "SSHKeyPair",
+]

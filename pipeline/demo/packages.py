@@ -8,14 +8,16 @@ import io
 import lzma
 import platform
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import PackageError
-from pipeline.tools import Tool, ToolFailed, ToolMissing, run
+from pipeline.errors import PackageError, ToolFailed, ToolMissing, host_faults
+from pipeline.publish import publish
+from pipeline.tools import Tool, run
 
 ARCHITECTURE = "amd64"
 KERNEL = "linux-image-cloud-amd64"
@@ -54,6 +56,14 @@ class Packages:
             )
         return found[-1]
 
+    def files(self) -> list[Path]:
+        """All package files that are used."""
+        return [self.kernel(), *map(self.find, (*PROGRAMS, *LIBRARIES))]
+
+    def listing(self) -> dict[str, object]:
+        """What was collected, for packages.json."""
+        return {"schema": 1, "packages": sorted(path.name for path in self.files())}
+
     def check(self) -> None:
         """Raise PackageError, naming all that must be provided, unless every package is there."""
         missing = []
@@ -70,7 +80,33 @@ class Packages:
             )
 
 
-def fetch(directory: Path, lists: Path, *, timeout: float) -> Packages:
+def collected_in(home: Path) -> Packages:
+    """The packages that `collect` brought together in `home`."""
+    return Packages(home / "packages")
+
+
+def collect(home: Path, provided: Path | None, *, timeout: float) -> Packages:
+    """Bring all packages together in `home`/packages: copied from the directory `provided`, else downloaded by apt.
+
+    Raises ToolMissing or PackageError.
+    """
+    target = collected_in(home)
+    with host_faults("collecting the packages of the demo guest"):
+        shutil.rmtree(target.directory, ignore_errors=True)
+        with publish(target.directory) as made:
+            made.mkdir()
+            if provided is None:
+                fetch(made, home / "apt", timeout=timeout)
+            else:
+                source = Packages(provided)
+                source.check()
+                for path in source.files():
+                    shutil.copyfile(path, made / path.name)
+            Packages(made).check()
+    return target
+
+
+def fetch(directory: Path, lists: Path, *, timeout: float) -> None:
     """Download all packages into `directory` with apt. `lists` is where private package lists go if apt has none.
 
     Raises ToolMissing or PackageError, which say what to provide by hand and by which setting.
@@ -93,7 +129,6 @@ def fetch(directory: Path, lists: Path, *, timeout: float) -> Packages:
     options = () if _has_lists(cache, timeout) else _private_lists(apt, lists, timeout)
     names = (_kernel_name(cache, options, timeout), *PROGRAMS, *LIBRARIES)
     _apt(apt, *options, "download", *names, cwd=directory, timeout=timeout)
-    return Packages(directory)
 
 
 def _has_lists(cache: Tool, timeout: float) -> bool:

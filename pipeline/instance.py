@@ -1,0 +1,248 @@
+"""Instances: their directories, their handles, and whether they live."""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.deadline import Deadline
+from pipeline.errors import StoreError, UnknownInstance, UsageError, host_faults
+from pipeline.process import Process, owner_of_pidfile
+from pipeline.publish import is_locked, locked, publish_json, remove
+from pipeline.settings import Store
+
+SCHEMA = 1
+"""Of handle.json. Tests hold a frozen sample."""
+
+State = Literal["running", "booting", "stopped", "broken"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_LONGEST_SOCKET = 107  # sun_path of Linux, unix(7), without its final NUL
+
+
+@dataclass(frozen=True)
+class SSH:
+    """Where the guest's SSH server is, and the key pair of both sides."""
+
+    host: str
+    port: int
+    user: str
+    key: str
+    """The path of the private key."""
+    host_key: str | None
+    """ "TYPE BASE64"; None if the guest was never spoken to."""
+
+
+@dataclass(frozen=True)
+class Handle:
+    """All that another process needs to find and control a running instance. Lies in handle.json."""
+
+    name: str
+    boot_id: str
+    """Random, new with every boot."""
+    build: str
+    started: str
+    """UTC, ISO 8601."""
+    argv: tuple[str, ...]
+    process: Process
+    sockets: str
+    """The directory with the sockets `qmp` and `serial`."""
+    ssh: SSH
+
+    def encode(self) -> dict[str, object]:
+        """As JSON: the fields by name, and the schema."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def decode(cls, data: Any) -> "Handle":
+        """The reverse. Raises ValueError for anything else than a handle of this schema."""
+        try:
+            if data["schema"] != SCHEMA:
+                raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA}")
+            values = {key: value for key, value in data.items() if key != "schema"}
+            values["argv"] = tuple(map(str, data["argv"]))
+            return cls(**values | {"process": Process(**data["process"]), "ssh": SSH(**data["ssh"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a field is missing or wrong: {error}") from error
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One name for one QEMU at a time, and the directory of all that belongs to it."""
+
+    name: str
+    directory: Path
+
+    @classmethod
+    def named(cls, store: Store, name: str) -> "Instance":
+        """The instance of this name, whether it exists or not. Raises UsageError for a name that cannot be one."""
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot be the name of an instance",
+                hint="use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit",
+            )
+        return cls(name, store.instances / name)
+
+    @classmethod
+    def existing(cls, store: Store, name: str) -> "Instance":
+        """The instance of this name. Raises UnknownInstance, with the names that there are."""
+        instance = cls.named(store, name)
+        if not instance.directory.is_dir():
+            names = ", ".join(one.name for one in cls.all(store))
+            raise UnknownInstance(
+                f"there is no instance named {name} in {store.instances}",
+                hint=f"there are: {names}" if names else "boot one: luigi --module tasks BootInstance",
+            )
+        return instance
+
+    @classmethod
+    def all(cls, store: Store) -> list["Instance"]:
+        """All instances that have a directory, by name."""
+        try:
+            found = sorted(path for path in store.instances.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [cls(path.name, path) for path in found]
+
+    @property
+    def handle_file(self) -> Path:
+        """Written last: it exists while the guest is ready."""
+        return self.directory / "handle.json"
+
+    @property
+    def serial_log(self) -> Path:
+        """Everything that the guest wrote to its serial port. Outlives the instance."""
+        return self.directory / "serial.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        """What QEMU itself said at its start."""
+        return self.directory / "qemu.log"
+
+    @property
+    def timeline(self) -> Path:
+        """When the last boot reached each stage."""
+        return self.directory / "timeline.jsonl"
+
+    @property
+    def overlay(self) -> Path:
+        """The guest's disk: what it wrote, over the prepared image."""
+        return self.directory / "overlay.qcow2"
+
+    @property
+    def pidfile(self) -> Path:
+        """QEMU's pidfile, locked by QEMU while it lives."""
+        return self.directory / "qemu.pid"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The guest's host key, for OpenSSH."""
+        return self.directory / "known_hosts"
+
+    @property
+    def sockets(self) -> Path:
+        """Where the sockets go: a short private path without blanks or commas, the same for every process.
+
+        The directory is made by `make_sockets`.
+        """
+        digest = sha256(str(self.directory.resolve()).encode()).hexdigest()[:12]
+        candidates = [Path(os.environ.get("TMPDIR", "")), Path("/tmp")]
+        for base in candidates:
+            path = base / f"topcoat-{os.getuid()}" / digest
+            plain = re.fullmatch(r"[\w/.+-]+", str(path), re.ASCII)
+            if base.is_absolute() and plain and len(str(path)) + len("/serial") <= _LONGEST_SOCKET:
+                return path
+        raise AssertionError("/tmp is short and plain")
+
+    def make_sockets(self) -> Path:
+        """Make the directory of the sockets, empty but for links, and a link to it named `run`.
+
+        Raises StoreError if somebody else could write to it.
+        """
+        path = self.sockets
+        with host_faults("making the directory for sockets"):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            facts = path.parent.lstat()
+            if path.parent.is_symlink() or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+                raise StoreError(
+                    f"{path.parent} belongs to somebody else, or others may write to it",
+                    hint="remove it, or set TMPDIR to a directory of your own",
+                )
+            path.mkdir(mode=0o700, exist_ok=True)
+            for old in path.iterdir():
+                old.unlink()
+            link = self.directory / "run"
+            link.unlink(missing_ok=True)
+            link.symlink_to(path)
+        return path
+
+    def remove_sockets(self) -> None:
+        """Undo `make_sockets`."""
+        with host_faults("removing the directory of sockets"):
+            if self.sockets.is_dir():
+                for old in self.sockets.iterdir():
+                    old.unlink()
+                self.sockets.rmdir()
+            (self.directory / "run").unlink(missing_ok=True)
+
+    def handle(self) -> Handle | None:
+        """The handle, or None if there is none. Raises ValueError if there is one that cannot be understood."""
+        try:
+            return Handle.decode(json.loads(self.handle_file.read_bytes()))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def live_handle(self) -> Handle | None:
+        """The handle, if the very QEMU that it was written for still lives; else None."""
+        try:
+            handle = self.handle()
+        except ValueError:
+            return None
+        return handle if handle and owner_of_pidfile(self.pidfile) == handle.process else None
+
+    def state(self) -> State:
+        """What can be said of the instance now."""
+        try:
+            handle = self.handle()
+        except ValueError:
+            return "broken"
+        if handle and owner_of_pidfile(self.pidfile) == handle.process:
+            return "running"
+        return "booting" if is_locked(self.directory) else "stopped"
+
+    def require_live(self) -> Handle:
+        """The handle of the living instance. Raises UnknownInstance if it does not live."""
+        handle = self.live_handle()
+        if handle is None:
+            raise UnknownInstance(
+                f"{self.name} is not running ({self.state()})",
+                hint=f"boot it: luigi --module tasks BootInstance --name {self.name}",
+            )
+        return handle
+
+    def publish_handle(self, handle: Handle) -> None:
+        """Write the handle: from here on the instance counts as running."""
+        publish_json(self.handle_file, handle.encode(), mode=0o600)
+
+    def stop(self, limit: float) -> str:
+        """End QEMU within `limit` seconds and remove all but the logs. Returns how it ended.
+
+        Raises InstanceBusy while another process boots the instance, StopError if QEMU survives.
+        """
+        from pipeline.qemu import machine
+
+        deadline = Deadline(limit)
+        with locked(self.directory, limit):
+            how = machine.stop(self.pidfile, self.sockets / "qmp", deadline.remaining)
+            remove(self.handle_file, self.pidfile, self.overlay, self.known_hosts)
+            self.remove_sockets()
+        return how
+
+
+def utc_now() -> str:
+    """The time as it stands in our files."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,45 @@
+"""Preparing a build's images for a boot: our key into the ZBI, room onto the disk."""
+
+from pathlib import Path
+
+from pipeline.build import Build
+from pipeline.publish import publish
+from pipeline.settings import Store
+from pipeline.tools import Tool, require_output, run
+
+KEY_IN_IMAGE = "data/ssh/authorized_keys"
+"""Where Fuchsia's sshd looks for it, below /boot, and the demo guest's below /."""
+
+DISK_LENGTH = "3G"
+"""What `undercoat` extends the disk to: room for fuzzers, corpora and artifacts."""
+
+
+def initrd_path(store: Store, build: Build) -> Path:
+    """Where the ZBI with our key goes."""
+    return store.images(build.name) / f"ssh-{build.path('zbi').name}"
+
+
+def disk_path(store: Store, build: Build) -> Path:
+    """Where the extended disk goes."""
+    return store.images(build.name) / f"extended-{build.path('blk').name}"
+
+
+def make_initrd(build: Build, public_key: Path, output: Path, timeout: float) -> None:
+    """Put `public_key` into the build's ZBI by the build's `zbi` tool. Raises ToolError or StoreError."""
+    zbi = build.tool("zbitool")
+    with publish(output) as made:
+        run(zbi, "-o", made, build.path("zbi"), "-e", f"{KEY_IN_IMAGE}={public_key}", timeout=timeout)
+        require_output(zbi, made)
+
+
+def make_disk(build: Build, length: str, output: Path, timeout: float) -> None:
+    """Copy the build's disk, sharing or skipping what can be, and extend the copy by the build's `fvm` tool.
+
+    `length` is in bytes, or with a suffix K, M or G. Raises ToolError or StoreError.
+    """
+    copy = Tool.in_path("cp", hint="install coreutils")
+    fvm = build.tool("fvm")
+    with publish(output) as made:
+        run(copy, "--reflink=auto", "--sparse=always", build.path("blk"), made, timeout=timeout)
+        run(fvm, made, "extend", "--length", length, timeout=timeout)
+        require_output(fvm, made)

@@ -1,0 +1,97 @@
+"""Processes that are known for certain: a bare pid may be anybody's by the time it is used."""
+
+import fcntl
+import os
+import select
+import signal
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux on 64-bit machines
+_START_TIME = 22  # the field of /proc/PID/stat, counted from 1; see proc(5)
+
+
+def _host_boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process on one boot of this host: the pid alone is reused, the three together are not."""
+
+    pid: int
+    start_ticks: int
+    """When it started, in clock ticks since the host booted."""
+    host_boot_id: str
+
+    @classmethod
+    def find(cls, pid: int) -> "Process | None":
+        """The living process that has this pid now. A zombie does not live."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # The second field is the name in brackets, which may hold anything
+        state, *fields = stat[stat.rindex(b")") + 2 :].split()
+        return None if state in (b"Z", b"X") else cls(pid, int(fields[_START_TIME - 4]), _host_boot_id())
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still lives."""
+        return Process.find(self.pid) == self
+
+    @contextmanager
+    def descriptor(self) -> Iterator[int | None]:
+        """A pidfd: readable once the process has ended. None if it has ended already."""
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            yield None
+            return
+        try:
+            # Opened first, compared then: from here on the descriptor means this process or a dead one
+            yield pidfd if self.alive else None
+        finally:
+            os.close(pidfd)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until the process has ended, at most `seconds`. Returns whether it has."""
+        with self.descriptor() as pidfd:
+            if pidfd is None:
+                return True
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            return bool(poll.poll(max(0.0, seconds) * 1000))
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to this very process, never to a later one with its pid."""
+        with self.descriptor() as pidfd, suppress(ProcessLookupError):
+            if pidfd is not None:
+                signal.pidfd_send_signal(pidfd, number)
+
+
+def locked_by_someone(path: Path) -> bool:
+    """Whether some process holds a write lock on the file, as QEMU does on its pidfile while it lives."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked)
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+    finally:
+        os.close(descriptor)
+
+
+def owner_of_pidfile(pidfile: Path) -> Process | None:
+    """The living process that wrote `pidfile` and still holds the lock on it."""
+    if not locked_by_someone(pidfile):
+        return None
+    try:
+        return Process.find(int(pidfile.read_text()))
+    except (OSError, ValueError):
+        return None

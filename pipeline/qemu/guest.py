@@ -1,0 +1,58 @@
+"""What differs between the guests that Topcoat knows: size, CPU, kernel arguments."""
+
+import secrets
+from dataclasses import dataclass
+
+from pipeline.build import Arch, Build
+
+USER = "clusterfuchsia"
+"""The user of `undercoat` on every guest."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """The defaults of one kind of guest; `[qemu]` overrides memory, smp and cpu."""
+
+    arch: Arch
+    memory: int
+    """MiB"""
+    smp: int
+    emulated_cpu: str
+    """The CPU model without KVM."""
+    kernel_arguments: tuple[str, ...]
+
+
+# `undercoat` says kernel.serial=legacy twice and, until 2023, virtcon.disable=true; both are dropped
+_FUCHSIA_ARGUMENTS = (
+    "kernel.serial=legacy",
+    "kernel.halt-on-panic=true",
+    "TERM=dumb",
+    "kernel.lockup-detector.critical-section-threshold-ms=0",
+    "kernel.lockup-detector.critical-section-fatal-threshold-ms=0",
+    "kernel.lockup-detector.heartbeat-period-ms=0",
+    "kernel.lockup-detector.heartbeat-age-threshold-ms=0",
+    "kernel.lockup-detector.heartbeat-age-fatal-threshold-ms=0",
+    "kernel.bypass-debuglog=true",
+)
+
+# Each was measured under emulation: together they save a quarter of the boot. panic=-1 with -no-reboot ends QEMU.
+_DEMO_ARGUMENTS = (
+    "console=ttyS0",
+    "panic=-1",
+    "quiet",
+    "mitigations=off",
+    "no_timer_check",
+    "tsc=reliable",
+    "cryptomgr.notests",
+)
+
+
+def guest_of(build: Build, name: str, boot_id: str) -> Guest:
+    """The guest of a build, with the kernel arguments for the boot `boot_id` of the instance `name`."""
+    if build.kind == "demo":
+        # -cpu max has RDRAND; without it the first SSH login waits a second for entropy
+        ours = (f"topcoat.name={name}", f"topcoat.boot={boot_id}")
+        return Guest("x64", 512, 1, "max", (*_DEMO_ARGUMENTS, *ours))
+    entropy = f"kernel.entropy-mixin={secrets.token_hex(32)}"
+    cpu = "Skylake-Client,-check" if build.arch == "x64" else "max"
+    return Guest(build.arch, 3072, 4, cpu, (*_FUCHSIA_ARGUMENTS, entropy))

@@ -1,0 +1,121 @@
+"""Luigi as its users expect it: failures have exit codes, signals clean up, mistakes are explained without a traceback.
+
+Luigi reads luigi.cfg in the current directory only, and without it ends with 0 whatever happened. `--module tasks`
+imports this before luigi reads its settings, so the defaults set here hold everywhere, and luigi.cfg still wins.
+"""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NoReturn
+
+import luigi
+from luigi.parameter import ParameterException
+from luigi.task_register import TaskClassException
+
+from pipeline import settings
+from pipeline.errors import TopcoatError
+
+DEFAULTS = {
+    "core": {
+        "local_scheduler": "true",
+        "log_level": "WARNING",
+        "autoload_range": "false",
+    },
+    "worker": {
+        # A task that made nothing has failed
+        "check_complete_on_run": "true",
+        "keep_alive": "false",
+        "wait_interval": "0.2",
+        "wait_jitter": "0",
+    },
+    "scheduler": {
+        # Else luigid ignores a second request within 10 s
+        "stable_done_cooldown_secs": "0",
+    },
+    "retcode": {
+        "already_running": "10",
+        "missing_data": "20",
+        "not_run": "25",
+        "task_failed": "30",
+        "scheduling_error": "35",
+        "unhandled_exception": "40",
+    },
+}
+USAGE = 2
+INTERRUPTED = 30
+_MISTAKES = (ParameterException, TaskClassException)
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM. Luigi lets a KeyboardInterrupt end everything; any other exception only ends one task."""
+
+
+def install() -> None:
+    """Set everything up. Ends the process with exit code 2 if luigi.cfg holds a mistake."""
+    config = luigi.configuration.get_config()
+    for section, values in {**DEFAULTS, "core": {**DEFAULTS["core"], "lock_pid_dir": _lock_directory()}}.items():
+        for option, value in values.items():
+            if not config.has_option(section, option):
+                config.set(section, option, value)
+    _log_plainly()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    sys.excepthook = _explain_and_exit
+    settings.load()
+
+
+def _lock_directory() -> str:
+    """A directory of this user's own: luigi's /tmp/luigi belongs to whoever came first."""
+    return str(Path(tempfile.gettempdir()) / f"topcoat-luigi-{os.getuid()}")
+
+
+def _log_plainly() -> None:
+    ours = logging.getLogger("topcoat")
+    if not ours.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Plain())
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+        ours.propagate = False
+    logging.getLogger("luigi-interface").addFilter(_without_traceback)
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        return level + super().format(record)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Turn luigi's record of one of our errors into that error's own words. For a mistake of the user, end here."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, TopcoatError):
+        record.msg, record.args, record.exc_info = error.explain(), (), None
+    if isinstance(error, _MISTAKES) or (isinstance(error, TopcoatError) and error.exit_code == USAGE):
+        _refuse(error)
+    return True
+
+
+def _refuse(error: BaseException) -> NoReturn:
+    text = error.explain() if isinstance(error, TopcoatError) else f"{error}\n  hint: luigi --module tasks --help-all"
+    print(f"error: {text}", file=sys.stderr)
+    raise SystemExit(USAGE)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(signal.Signals(number).name)
+
+
+def _explain_and_exit(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if isinstance(error, Interrupted):
+        text = f"error: interrupted by {error}; what was begun is cleaned up\n  hint: the same command again goes on"
+        print(text, file=sys.stderr)
+        raise SystemExit(INTERRUPTED)
+    if isinstance(error, (TopcoatError, *_MISTAKES)):
+        _refuse(error)
+    sys.__excepthook__(kind, error, traceback)

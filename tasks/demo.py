@@ -1,0 +1,65 @@
+"""The demo guest: what takes the place of a Fuchsia build, so that everything runs without a checkout."""
+
+from pathlib import Path
+
+from pipeline import settings
+from pipeline.demo import disk, initramfs, kernel, packages
+from pipeline.publish import publish_bytes, publish_json
+from pipeline.ssh_keys import dropbear_host_key
+from tasks.base import ArtifactTask, Tasks
+
+
+class DemoPackages(ArtifactTask):
+    """The Debian packages: downloaded by apt, or copied from `[demo] packages`."""
+
+    def artifacts(self) -> tuple[Path]:
+        return (settings.load().store.demo / "packages.json",)
+
+    def make(self) -> None:
+        chosen = settings.load()
+        demo, provided = chosen.store.demo, chosen.demo_packages
+        found = packages.collect(demo, provided, timeout=chosen.tool_timeout)
+        publish_json(*self.artifacts(), found.listing())
+
+
+class _DemoPart(ArtifactTask):
+    def requires(self) -> Tasks:
+        return {"packages": DemoPackages()}
+
+    @property
+    def packages(self) -> packages.Packages:
+        return packages.collected_in(settings.load().store.demo)
+
+
+class DemoKernel(_DemoPart):
+    """Debian's cloud kernel, unpacked."""
+
+    def artifacts(self) -> tuple[Path]:
+        return (settings.load().store.demo / "vmlinux",)
+
+    def make(self) -> None:
+        publish_bytes(*self.artifacts(), kernel.unpack(self.packages.kernel()))
+
+
+class DemoInitramfs(_DemoPart):
+    """busybox, an SSH server and the virtio modules; beside it the host key that is in it."""
+
+    def artifacts(self) -> tuple[Path, Path]:
+        demo = settings.load().store.demo
+        return (demo / "initramfs.cpio", initramfs.host_key_file(demo))
+
+    def make(self) -> None:
+        image, public = self.artifacts()
+        host_key, line = dropbear_host_key()
+        publish_bytes(image, initramfs.build(self.packages, host_key), mode=0o600)
+        publish_bytes(public, f"{line}\n".encode())
+
+
+class DemoDisk(ArtifactTask):
+    """A small FVM image with one data partition."""
+
+    def artifacts(self) -> tuple[Path]:
+        return (settings.load().store.demo / "fvm.blk",)
+
+    def make(self) -> None:
+        disk.make(*self.artifacts())

@@ -1,0 +1,63 @@
+"""From a build's images to images that we can enter: our SSH key inside, and room on the disk."""
+
+from pathlib import Path
+from typing import cast
+
+import luigi
+
+from pipeline import prepare, settings, ssh_keys
+from pipeline.publish import publish_bytes
+from tasks.base import ArtifactTask, Tasks
+from tasks.build import BuildTask, current
+
+
+class SSHKeyPair(ArtifactTask):
+    """The key pair for all guests of the store: keys/sshid and keys/sshid.pub."""
+
+    type = luigi.ChoiceParameter(
+        default="ed25519", choices=["ed25519", "rsa"], description="ed25519, or rsa (2048 bits, PKCS#1 PEM)"
+    )
+
+    def artifacts(self) -> tuple[Path, Path]:
+        keys = settings.load().store.keys
+        return (keys / "sshid", keys / "sshid.pub")
+
+    def make(self) -> None:
+        private, public = self.artifacts()
+        private_key, public_key = ssh_keys.generate(cast(ssh_keys.KeyType, self.type))
+        publish_bytes(private, private_key, mode=0o600)
+        publish_bytes(public, public_key)
+
+
+class InitrdWithKey(BuildTask, ArtifactTask):
+    """The build's ZBI with our public key in it, by the build's `zbi` tool."""
+
+    needs = ("zbi", "zbitool")
+
+    def prerequisites(self) -> Tasks:
+        return {"key": SSHKeyPair()}
+
+    def artifacts(self) -> tuple[Path]:
+        chosen, build = current()
+        return (prepare.initrd_path(chosen.store, build),)
+
+    def make(self) -> None:
+        chosen, build = current()
+        _, public = SSHKeyPair().artifacts()
+        prepare.make_initrd(build, public, *self.artifacts(), chosen.tool_timeout)
+
+
+class ExtendedBlk(BuildTask, ArtifactTask):
+    """A copy of the build's disk, extended by the build's `fvm` tool."""
+
+    needs = ("blk", "fvm")
+
+    length = luigi.Parameter(default=prepare.DISK_LENGTH, description="bytes, or with a suffix K, M or G")
+
+    def artifacts(self) -> tuple[Path]:
+        chosen, build = current()
+        return (prepare.disk_path(chosen.store, build),)
+
+    def make(self) -> None:
+        chosen, build = current()
+        prepare.make_disk(build, self.length, *self.artifacts(), chosen.tool_timeout)
