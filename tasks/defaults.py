@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
@@ -19,6 +20,7 @@ from luigi.task_register import TaskClassException
 
 from pipeline import settings
 from pipeline.errors import TopcoatError
+from pipeline.settings import Store
 
 DEFAULTS = {
     "core": {
@@ -57,21 +59,29 @@ class Interrupted(KeyboardInterrupt):
 
 def install() -> None:
     """Set everything up. Ends the process with exit code 2 if luigi.cfg holds a mistake."""
-    config = luigi.configuration.get_config()
-    for section, values in {**DEFAULTS, "core": {**DEFAULTS["core"], "lock_pid_dir": _lock_directory()}}.items():
-        for option, value in values.items():
-            if not config.has_option(section, option):
-                config.set(section, option, value)
-    _log_plainly()
+    sys.excepthook = _explain_and_exit
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    sys.excepthook = _explain_and_exit
-    settings.load()
+    _log_plainly()
+    _set("core", "lock_pid_dir", _lock_directory(settings.load().store))
+    for section, values in DEFAULTS.items():
+        for option, value in values.items():
+            _set(section, option, value)
 
 
-def _lock_directory() -> str:
-    """A directory of this user's own: luigi's /tmp/luigi belongs to whoever came first."""
-    return str(Path(tempfile.gettempdir()) / f"topcoat-luigi-{os.getuid()}")
+def _set(section: str, option: str, value: str) -> None:
+    config = luigi.configuration.get_config()
+    if not config.has_option(section, option):
+        config.set(section, option, value)
+
+
+def _lock_directory(store: Store) -> str:
+    """Where luigi notes who runs which command line, one place for each user and store.
+
+    Its own /tmp/luigi belongs to whoever came first, and would take the same command for another store for a repetition.
+    """
+    digest = sha256(bytes(store.root)).hexdigest()[:12]
+    return str(Path(tempfile.gettempdir()) / f"topcoat-luigi-{os.getuid()}-{digest}")
 
 
 def _log_plainly() -> None:

@@ -1,0 +1,171 @@
+"""Fixtures for all tests: a workspace of one's own, a bundle with scripted tools, the real demo guest."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pipeline.instance import Instance
+from pipeline.process import Process
+from pipeline.publish import locked
+from pipeline.settings import Store
+
+FAKES = Path(__file__).parent / "fakes"
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Workspace:
+    """A directory to run Topcoat's commands in, with a store of its own."""
+
+    directory: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.directory / "out")
+
+    def instance(self, name: str = "i0") -> Instance:
+        return Instance.named(self.store, name)
+
+    def configure(self, text: str) -> None:
+        (self.directory / "luigi.cfg").write_text(text)
+
+    def command(self, *words: str) -> list[str]:
+        return [str(BIN / words[0]), *words[1:]]
+
+    def run(
+        self, *words: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> "Outcome":
+        """Run one of the project's commands to its end."""
+        done = subprocess.run(
+            self.command(*words),
+            cwd=cwd or self.directory,
+            env={**self.environment, **(environment or {})},
+            input=stdin,
+            capture_output=True,
+            timeout=100,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def luigi(self, *words: str, **more: str) -> "Outcome":
+        """Run `luigi --module tasks …` with further environment variables."""
+        return self.run("luigi", "--module", "tasks", *words, environment=more)
+
+    def topcoat(self, *words: str, stdin: bytes = b"") -> "Outcome":
+        return self.run("topcoat", *words, stdin=stdin)
+
+    def files(self) -> list[str]:
+        """All files of the store but locks, relative."""
+        found = (path for path in self.store.root.rglob("*") if path.is_file() and path.suffix != ".lock")
+        return sorted(str(path.relative_to(self.store.root)) for path in found)
+
+
+@dataclass
+class Outcome:
+    """How a command ended and what it said."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        return (self.stdout + self.stderr).decode()
+
+
+def qemus_of(directory: Path) -> list[Process]:
+    """All living processes with a pidfile below `directory` on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        pidfiles = [after for word, after in zip(words, words[1:], strict=False) if word == b"-pidfile"]
+        if any(pidfile.startswith(os.fsencode(directory) + b"/") for pidfile in pidfiles):
+            process = Process.find(int(entry.name))
+            found += [process] if process else []
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_qemu_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    yield
+    left = qemus_of(tmp_path_factory.getbasetemp())
+    for process in left:
+        process.send(signal.SIGKILL)
+    assert not left, f"QEMUs of the tests still ran at their end: {left}"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    """An empty workspace. Whatever runs in it at the end is stopped."""
+    directory = tmp_path / "work"
+    directory.mkdir()
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FUCHSIA_", "TOPCOAT_", "LUIGI_"))}
+    path = f"{BIN}:{kept['PATH']}"
+    made = Workspace(directory, {**kept, "PATH": path})
+    try:
+        yield made
+    finally:
+        for instance in Instance.all(made.store):
+            instance.stop(10)
+
+
+@pytest.fixture
+def bundle(workspace: Workspace) -> Workspace:
+    """A workspace whose build is a ClusterFuzz bundle with scripted qemu, zbi and fvm; ready means the marker."""
+    root = workspace.directory / "bundle"
+    contents = {
+        "target/x64/fuchsia.zbi": b"the zbi",
+        "target/x64/fvm.blk": b"the disk" * 1000,
+        "target/x64/multiboot.bin": b"the kernel",
+    }
+    for name, data in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    for name, fake in {
+        "build/out/default.zircon/tools/fvm": "fvm",
+        "build/out/default.zircon/tools/zbi": "zbi",
+        "qemu-for-fuchsia/bin/qemu-system-x86_64": "qemu",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(FAKES / fake, root / name)
+    workspace.environment["FUCHSIA_RESOURCES_DIR"] = str(root)
+    workspace.configure("[boot]\nready = marker\ntimeout = 5\n[qemu]\naccel = tcg\n[tools]\ntimeout = 1\n")
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def demo_parts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A store in which the demo guest's parts and images have been made once, for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "demo"
+    with locked(shared):
+        if not (shared / "done").exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            shared.mkdir()
+            environment = {**os.environ, "TOPCOAT_ROOT": str(shared / "out")}
+            command = [str(BIN / "luigi"), "--module", "tasks"]
+            for task in ("InitrdWithKey", "ExtendedBlk", "DemoKernel"):
+                subprocess.run([*command, task], cwd=shared, env=environment, check=True, timeout=300)
+            (shared / "done").touch()
+    return shared / "out"
+
+
+@pytest.fixture
+def demo(workspace: Workspace, demo_parts: Path) -> Workspace:
+    """A workspace with the real QEMU and the real demo guest, whose images are prepared."""
+    # shutil would fill the holes of the 3 GiB disk
+    subprocess.run(["cp", "-a", "--sparse=always", demo_parts, workspace.store.root], check=True)
+    return workspace
