@@ -52,7 +52,12 @@ def _parser() -> argparse.ArgumentParser:
 
     ssh = commands.add_parser("ssh", help="run a command in a guest, or log in")
     ssh.add_argument("name")
-    ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD", help="several words arrive as they are; one is a shell line")
+    ssh.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="-- CMD",
+        help="several words arrive as they are; one is a shell line",
+    )
     ssh.set_defaults(run=_ssh)
 
     logs = commands.add_parser("logs", help="print what a guest wrote to its serial port")

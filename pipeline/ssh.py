@@ -4,6 +4,7 @@ The server is compared with the host key that it must have, or, where none is kn
 by the caller. An accepted TCP connection means nothing: QEMU accepts before the guest listens.
 """
 
+import logging
 import select
 import shlex
 import socket
@@ -20,6 +21,8 @@ from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, ConnectError, HostKeyChanged, SettingsError
 from pipeline.settings import Timeouts
 from pipeline.text import printable
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it logs tracebacks of what it also raises
 
 CHUNK = 65536
 _CONSOLE = "see what the guest says: topcoat logs NAME"
@@ -54,13 +57,10 @@ def quote(words: list[str] | tuple[str, ...]) -> str:
 class Connection:
     """An authenticated connection. Made by `connect`."""
 
-    def __init__(self, transport: paramiko.Transport) -> None:
+    def __init__(self, transport: paramiko.Transport, host_key: str) -> None:
         self._transport = transport
-
-    @property
-    def host_key(self) -> str:
+        self.host_key = host_key
         """The server's host key, "TYPE BASE64"."""
-        return _key_line(self._transport.get_remote_server_key())
 
     def run(self, command: str, limit: float, most: int = 1 << 20) -> Result:
         """Run a shell command and collect what it writes, at most `most` bytes of each stream.
@@ -174,12 +174,12 @@ def connect(
         reached("tcp")
         transport = paramiko.Transport(connection)
         try:
-            _exchange_keys(transport, timeouts, limit)
+            shown = _exchange_keys(transport, timeouts, limit)
             reached("banner")
-            _compare(address, _key_line(transport.get_remote_server_key()))
+            _compare(address, shown)
             _authenticate(transport, address, key, min(timeouts.auth, limit))
             reached("auth")
-            yield Connection(transport)
+            yield Connection(transport, shown)
         finally:
             transport.close()
 
@@ -193,10 +193,12 @@ def _tcp(address: Address, limit: float) -> socket.socket:
         ) from error
 
 
-def _exchange_keys(transport: paramiko.Transport, timeouts: Timeouts, limit: float) -> None:
+def _exchange_keys(transport: paramiko.Transport, timeouts: Timeouts, limit: float) -> str:
+    """Returns the server's host key."""
     transport.banner_timeout = min(timeouts.banner, limit)
     try:
         transport.start_client(timeout=min(timeouts.connect + timeouts.banner, limit))
+        return _key_line(transport.get_remote_server_key())
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise ConnectError(
             f"the guest's SSH server does not answer: {str(error) or type(error).__name__}",

@@ -9,13 +9,13 @@ import shlex
 import shutil
 import signal
 import sys
-import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ToolFailed, ToolLied, ToolMissing, ToolTimeout
+from pipeline.process import Process
 from pipeline.text import tail
 
 _KEPT = 256
@@ -60,14 +60,12 @@ def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = N
     line = shlex.join([tool.argv[0], *words])
     stdout: deque[str] = deque(maxlen=_KEPT)
     stderr: deque[str] = deque(maxlen=_KEPT)
-    ended = threading.Event()
     try:
         with open(os.devnull, "rb") as nothing:
             process = sh.Command(tool.argv[0])(
                 *words,
                 _bg=True,
                 _bg_exc=False,
-                _done=lambda *_: ended.set(),
                 _new_session=True,
                 _in=nothing,
                 _tty_in=False,
@@ -86,7 +84,9 @@ def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = N
             detail=str(error),
         ) from error
     try:
-        in_time = ended.wait(timeout)
+        # sh's own limits poll, up to a second apart, and know nothing of grandchildren
+        started = Process.find(process.pid)
+        in_time = started is None or started.wait(timeout)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

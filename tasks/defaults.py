@@ -78,7 +78,7 @@ def _set(section: str, option: str, value: str) -> None:
 def _lock_directory(store: Store) -> str:
     """Where luigi notes who runs which command line, one place for each user and store.
 
-    Its own /tmp/luigi belongs to whoever came first, and would take the same command for another store for a repetition.
+    Its own /tmp/luigi belongs to whoever came first, and takes the same command for another store for a repetition.
     """
     digest = sha256(bytes(store.root)).hexdigest()[:12]
     return str(Path(tempfile.gettempdir()) / f"topcoat-luigi-{os.getuid()}-{digest}")

@@ -1,5 +1,6 @@
 """Fixtures for all tests: a workspace of one's own, a bundle with scripted tools, the real demo guest."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -91,7 +92,7 @@ def qemus_of(directory: Path) -> list[Process]:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        pidfiles = [after for word, after in zip(words, words[1:], strict=False) if word == b"-pidfile"]
+        pidfiles = [after for word, after in itertools.pairwise(words) if word == b"-pidfile"]
         if any(pidfile.startswith(os.fsencode(directory) + b"/") for pidfile in pidfiles):
             process = Process.find(int(entry.name))
             found += [process] if process else []

@@ -36,6 +36,7 @@ log = logging.getLogger("topcoat")
 
 LOOPBACK = "127.0.0.1"
 _REPORT_EVERY = 10.0
+_DYING = 1.0  # a process closes its sockets before it counts as ended
 _REFUSALS = 3  # of our key, before the guest is believed
 
 
@@ -136,7 +137,7 @@ def boot(plan: Plan) -> Handle:
 def _abandon(instance: Instance) -> None:
     """Remove what a failed boot leaves besides its logs, without hiding why it failed."""
     try:
-        remove(instance.handle_file, instance.overlay)
+        remove(instance.handle_file, instance.pidfile, instance.overlay)
         instance.remove_sockets()
     except StoreError as error:
         log.error("%s", error.about(instance.name).explain())
@@ -214,7 +215,7 @@ class _Boot:
         try:
             return qmp.ssh_port(self.plan.files.qmp, self.deadline.within(self.plan.timeouts.start))
         except qmp.MonitorError as error:
-            if self.process.wait(0):
+            if self.process.wait(_DYING):
                 raise self._died() from error
             raise BootTimeout(
                 f"QEMU's monitor does not tell the SSH port: {error}",
@@ -231,7 +232,7 @@ class _Boot:
                 error.detail = error.detail or self.console.tail()
                 refusals += error.stage == "auth"
                 failure = error
-            if self.process.wait(self.deadline.within(self.plan.timeouts.retry)):  # the pause between two attempts
+            if self.process.wait(self.plan.timeouts.retry):  # the pause between two attempts
                 raise self._died() from failure
             if isinstance(failure, HostKeyChanged) or refusals >= _REFUSALS or self.deadline.expired:
                 raise failure

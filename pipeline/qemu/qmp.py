@@ -1,6 +1,7 @@
 """The few questions that Topcoat asks QEMU's monitor, each on a connection of its own and with a limit."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
+
+logging.getLogger("qemu").addHandler(logging.NullHandler())  # the library logs tracebacks of what it also raises
 
 T = TypeVar("T")
 
@@ -49,7 +52,6 @@ def _asked(socket: Path, limit: float, ask: Callable[["QMPClient"], Awaitable[T]
 
     async def talk() -> T:
         client = QMPClient("topcoat")
-        client.logger.disabled = True  # the caller reports; the library would print what is being handled
         async with asyncio.timeout(limit):
             await _connected(client, socket)
             try:

@@ -3,10 +3,10 @@
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import IO, Literal
 
 import paramiko
 
@@ -54,64 +54,57 @@ class _Session(paramiko.ServerInterface):
 
 def _execute(channel: paramiko.Channel, command: bytes) -> None:
     """Run the command in a real shell, all three streams passed on."""
-    shell = subprocess.Popen(
-        ["sh", "-c", command.decode()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert shell.stdin and shell.stdout and shell.stderr
-
-    def feed() -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["sh", "-c", command.decode()], bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe) as shell:
         assert shell.stdin
-        try:
-            while chunk := channel.recv(65536):
-                shell.stdin.write(chunk)
-            shell.stdin.close()
-        except OSError:
-            pass  # the command has ended without reading everything
-
-    pumps = [
-        threading.Thread(target=_pump, args=(shell.stdout, channel.sendall), daemon=True),
-        threading.Thread(target=_pump, args=(shell.stderr, channel.sendall_stderr), daemon=True),
-    ]
-    threading.Thread(target=feed, daemon=True).start()
-    for pump in pumps:
-        pump.start()
-    for pump in pumps:
-        pump.join()
-    status = shell.wait()
-    try:
+        assert shell.stdout
+        assert shell.stderr
+        feeder = threading.Thread(target=_feed, args=(channel, shell.stdin), daemon=True)
+        pumps = [
+            threading.Thread(target=_pump, args=(shell.stdout, channel.sendall), daemon=True),
+            threading.Thread(target=_pump, args=(shell.stderr, channel.sendall_stderr), daemon=True),
+        ]
+        for thread in (feeder, *pumps):
+            thread.start()
+        for pump in pumps:
+            pump.join()
+        status = shell.wait()
+    with suppress(OSError):  # the client has gone
         if status >= 0:
             channel.send_exit_status(status)
         channel.close()
-    except OSError:
-        pass  # the client has gone
 
 
-def _pump(source: object, send: object) -> None:
-    try:
-        while chunk := source.read1(65536):  # type: ignore[attr-defined]
-            send(chunk)  # type: ignore[operator]
-    except OSError:
-        pass  # the client has gone
+def _feed(channel: paramiko.Channel, stdin: IO[bytes]) -> None:
+    with suppress(OSError, ValueError):  # the command has ended without reading everything
+        while chunk := channel.recv(65536):
+            stdin.write(chunk)
+        stdin.close()
+
+
+def _pump(source: IO[bytes], send: Callable[[bytes], object]) -> None:
+    with suppress(OSError):  # the client has gone
+        while chunk := source.read(65536):
+            send(chunk)
 
 
 def _serve(listener: socket.socket, server: Server) -> None:
-    held = []
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            return
-        if server.fault == "close":
-            connection.close()
-        elif server.fault == "no banner":
-            held.append(connection)
-        else:
-            transport = paramiko.Transport(connection)
-            transport.add_server_key(server.host_key)
+    with ExitStack() as held:
+        while True:
             try:
-                transport.start_server(server=_Session(server))
-            except (paramiko.SSHException, EOFError):
-                continue  # the client went away
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            if server.fault == "close":
+                connection.close()
+            elif server.fault == "no banner":
+                held.enter_context(connection)
+            else:
+                transport = paramiko.Transport(connection)
+                held.callback(transport.close)
+                transport.add_server_key(server.host_key)
+                with suppress(paramiko.SSHException, EOFError):  # the client went away
+                    transport.start_server(server=_Session(server))
 
 
 @contextmanager

@@ -1,0 +1,315 @@
+"""Everything that goes wrong while an instance is made: one clear error, nothing left over, and the next run works."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import ssh_keys
+from tests.conftest import Outcome, Workspace, qemus_of
+from tests.fakes import sshd
+
+IMAGES = ["images/clusterfuzz/extended-fvm.blk", "images/clusterfuzz/ssh-fuchsia.zbi"]
+KEYS = ["keys/sshid", "keys/sshid.pub"]
+LOGS = ["instances/i0/qemu.log", "instances/i0/serial.log", "instances/i0/timeline.jsonl"]
+
+
+def assert_clean_failure(outcome: Outcome, workspace: Workspace, status: int = 30) -> None:
+    assert outcome.status == status, outcome.text
+    assert "hint: " in outcome.text
+    assert "Traceback" not in outcome.text
+    assert qemus_of(workspace.directory) == []
+    left = [name for name in workspace.files() if ".tmp" in name or "handle" in name or "overlay" in name]
+    assert left == []
+    assert not workspace.instance().sockets.exists()
+
+
+def assert_next_run_works(workspace: Workspace) -> None:
+    outcome = workspace.luigi("BootInstance")
+    assert outcome.status == 0, outcome.text
+    assert workspace.instance().live_handle()
+
+
+@pytest.mark.parametrize(
+    ("part", "message", "evidence"),
+    [
+        ("refuse", "QEMU did not start", "Could not set up host forwarding rule"),
+        ("silent", "the guest did not print {{{reset}}} within 2 s", "nothing came on the serial port"),
+        ("no-marker", "the guest did not print {{{reset}}} within 2 s", "| welcome to Zircon"),
+        ("die", "QEMU ended before the guest was ready", "| welcome to Zircon"),
+        ("hang", "QEMU was not up after", "topcoat argv i0"),
+        ("mute", "QEMU's monitor does not tell the SSH port", "no answer within"),
+        ("no-forward", "QEMU's monitor does not tell the SSH port", "QEMU forwards no port"),
+    ],
+)
+def test_a_qemu_that_does_not_come_up(bundle: Workspace, part: str, message: str, evidence: str) -> None:
+    bundle.configure("[boot]\nready = marker\ntimeout = 2\nscale = 0.1\n[qemu]\naccel = tcg\n")
+    outcome = bundle.luigi("BootInstance", FAKE_QEMU=part)
+    assert_clean_failure(outcome, bundle)
+    assert f"i0: {message}" in outcome.text
+    assert evidence in outcome.text
+    assert "\x1b" not in outcome.text
+    assert [name for name in bundle.files() if name.startswith("instances")] == LOGS, "the logs stay"
+    bundle.configure("[boot]\nready = marker\n[qemu]\naccel = tcg\n")
+    assert_next_run_works(bundle)
+
+
+def test_a_qemu_that_prints_the_marker_and_dies_is_not_ready(bundle: Workspace) -> None:
+    """With the marker as the proof it may count as ready if it dies afterwards; with SSH it never does."""
+    bundle.configure("[boot]\ntimeout = 5\n[qemu]\naccel = tcg\n")
+    outcome = bundle.luigi("BootInstance", FAKE_QEMU="marker-die")
+    assert_clean_failure(outcome, bundle)
+    assert "QEMU ended before the guest was ready (while waiting for the ssh)" in outcome.text
+
+
+def test_a_qemu_without_a_sandbox_boots_with_a_warning(bundle: Workspace) -> None:
+    outcome = bundle.luigi("BootInstance", FAKE_QEMU="no-sandbox")
+    assert outcome.status == 0, outcome.text
+    assert "warning: this QEMU knows no sandbox" in outcome.text
+
+
+def test_a_qemu_that_obeys_nothing_is_still_stopped_in_time(bundle: Workspace) -> None:
+    assert bundle.luigi("BootInstance", FAKE_QEMU="deaf").status == 0
+    began = time.monotonic()
+    outcome = bundle.topcoat("stop", "i0")
+    assert (outcome.status, qemus_of(bundle.directory)) == (0, [])
+    assert b"stopped by SIGKILL" in outcome.stdout
+    assert time.monotonic() - began < 3.5
+
+
+@pytest.mark.parametrize("content", [b"#!/no/such/interpreter\n", b"not a program"])
+def test_a_qemu_that_is_no_program(bundle: Workspace, content: bytes) -> None:
+    qemu = bundle.directory / "bundle/qemu-for-fuchsia/bin/qemu-system-x86_64"
+    qemu.write_bytes(content)
+    outcome = bundle.luigi("BootInstance")
+    assert_clean_failure(outcome, bundle)
+    assert "QEMU did not start" in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("tool", "part", "message"),
+    [
+        ("ZBI", "fail", "zbitool failed with exit code 1"),
+        ("ZBI", "hang", "zbitool did not end within 1 s and was killed"),
+        ("ZBI", "nothing", "zbitool ended well but left no ssh-fuchsia.zbi"),
+        ("ZBI", "empty", "zbitool ended well but left no ssh-fuchsia.zbi (it is empty)"),
+        ("FVM", "fail", "fvm failed with exit code 1"),
+        ("FVM", "hang", "fvm did not end within 1 s and was killed"),
+    ],
+)
+def test_a_tool_that_fails(bundle: Workspace, tool: str, part: str, message: str) -> None:
+    outcome = bundle.luigi("BootInstance", **{f"FAKE_{tool}": part})
+    assert_clean_failure(outcome, bundle)
+    assert message in outcome.text
+    if part == "fail":
+        assert "header size doesn't match" in outcome.text or "Magic mismatch" in outcome.text
+    whole = [name for name in bundle.files() if name.startswith("images")]
+    assert whole == [IMAGES[0] if tool == "ZBI" else IMAGES[1]], "the other image is there, this one is not, no rest"
+    assert_next_run_works(bundle)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda path: path.unlink(), "there is no such file"),
+        (lambda path: path.write_bytes(b""), "it is empty"),
+        (lambda path: (path.unlink(), path.mkdir()), "it is not a file"),
+    ],
+    ids=["missing", "empty", "directory"],
+)
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("zbi", "target/x64/fuchsia.zbi"),
+        ("blk", "target/x64/fvm.blk"),
+        ("kernel", "target/x64/multiboot.bin"),
+        ("zbitool", "build/out/default.zircon/tools/zbi"),
+        ("fvm", "build/out/default.zircon/tools/fvm"),
+        ("qemu", "qemu-for-fuchsia/bin/qemu-system-x86_64"),
+    ],
+)
+def test_a_missing_resource_is_told_before_anything_is_made(
+    bundle: Workspace, key: str, path: str, damage: object, problem: str
+) -> None:
+    assert callable(damage)
+    damage(bundle.directory / "bundle" / path)
+    outcome = bundle.luigi("BootInstance")
+    assert_clean_failure(outcome, bundle, status=20)
+    assert f"the build's {key} is missing: {bundle.directory}/bundle/{path}: {problem}" in outcome.text
+    assert f"[build] {key} = PATH" in outcome.text
+    assert bundle.files() == []
+
+
+def test_a_checkout_that_was_never_configured(workspace: Workspace) -> None:
+    outcome = workspace.luigi("BootInstance", FUCHSIA_DIR=str(workspace.directory))
+    assert_clean_failure(outcome, workspace, status=20)
+    assert "hint: run fx set there, or correct FUCHSIA_DIR" in outcome.text
+    assert outcome.text.count("is no configured checkout") == 1
+
+
+def test_one_file_of_the_build_can_be_replaced_by_a_setting(bundle: Workspace) -> None:
+    (bundle.directory / "bundle/target/x64/fuchsia.zbi").rename(bundle.directory / "other.zbi")
+    config = bundle.directory / "luigi.cfg"
+    config.write_text(config.read_text() + "[build]\nzbi = other.zbi\n")
+    assert_next_run_works(bundle)
+    assert (bundle.store.images("clusterfuzz") / "ssh-other.zbi").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("part", ["hang", "no-marker"])
+def test_an_interrupted_boot_leaves_no_qemu(bundle: Workspace, number: signal.Signals, part: str) -> None:
+    bundle.configure("[boot]\nready = marker\ntimeout = 60\n[qemu]\naccel = tcg\n")
+    status, text = interrupted(bundle, number, {"FAKE_QEMU": part}, lambda: bool(qemus_of(bundle.directory)))
+    assert_clean_failure(Outcome(status, b"", text), bundle)
+    assert f"error: interrupted by {number.name}" in text.decode()
+    assert_next_run_works(bundle)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_tool_is_killed_and_nothing_else_is_begun(bundle: Workspace, number: signal.Signals) -> None:
+    bundle.configure("[boot]\nready = marker\n[qemu]\naccel = tcg\n[tools]\ntimeout = 50\n")
+    images = bundle.store.images("clusterfuzz")
+    parts = {"FAKE_FVM": "hang", "FAKE_ZBI": "hang"}
+    status, text = interrupted(bundle, number, parts, lambda: any(images.glob(".*.tmp")))
+    assert_clean_failure(Outcome(status, b"", text), bundle)
+    assert processes_with(bytes(images)) == []
+    assert_next_run_works(bundle)
+
+
+def interrupted(
+    workspace: Workspace, number: signal.Signals, environment: dict[str, str], begun: object
+) -> tuple[int, bytes]:
+    """Start a boot, send it a signal as soon as `begun()`, and return its exit code and stderr."""
+    assert callable(begun)
+    with subprocess.Popen(
+        workspace.command("luigi", "--module", "tasks", "BootInstance"),
+        cwd=workspace.directory,
+        env={**workspace.environment, **environment},
+        stderr=subprocess.PIPE,
+    ) as process:
+        limit = time.monotonic() + 20
+        while not begun():
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, text = process.communicate(timeout=20)
+    return process.returncode, text
+
+
+def processes_with(text: bytes) -> list[str]:
+    """The pids of living processes with this text on their command line, but for this one."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if text in (entry / "cmdline").read_bytes():
+                    found.append(entry.name)
+            except OSError:
+                continue
+    return found
+
+
+def test_a_boot_killed_with_sigkill_is_cleared_up_by_the_next_one(bundle: Workspace) -> None:
+    bundle.configure("[boot]\nready = marker\ntimeout = 60\n[qemu]\naccel = tcg\n")
+
+    def running() -> bool:
+        return (bundle.instance().directory / "qemu.pid").exists()
+
+    status, _ = interrupted(bundle, signal.SIGKILL, {"FAKE_QEMU": "no-marker"}, running)
+    assert status == -signal.SIGKILL
+    (orphan,) = qemus_of(bundle.directory)
+    assert_next_run_works(bundle)
+    assert not orphan.alive
+
+
+def test_a_store_that_cannot_be_written(bundle: Workspace) -> None:
+    bundle.store.root.write_text("a file where the store should be")
+    outcome = bundle.luigi("BootInstance")
+    assert outcome.status == 30
+    assert "hint: a file stands where a directory is wanted" in outcome.text
+    assert "Traceback" not in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [("size=300k", "hint: free some space on that disk"), ("ro", "hint: the file system is mounted read-only")],
+    ids=["full", "read-only"],
+)
+def test_a_store_on_a_disk_that_is(bundle: Workspace, options: str, hint: str) -> None:
+    """In a mount namespace of its own, so that it needs no root and leaves no mount behind."""
+    bundle.store.root.mkdir()
+    (bundle.directory / "bundle/target/x64/fvm.blk").write_bytes(os.urandom(1 << 20))
+    unshare = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
+    mount = f'mount -t tmpfs -o {options} none "$TOPCOAT_ROOT" && exec "$@"'
+    done = subprocess.run(
+        [*unshare, "sh", "-c", mount, "sh", *bundle.command("luigi", "--module", "tasks", "BootInstance")],
+        cwd=bundle.directory,
+        env={**bundle.environment, "TOPCOAT_ROOT": str(bundle.store.root)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    text = (done.stdout + done.stderr).decode()
+    assert done.returncode == 30, text
+    assert "hint: " in text
+    assert hint in text or "No space left on device" in text
+    assert "Traceback" not in text
+
+
+class TestSSH:
+    """The guest's SSH server, played by a real one."""
+
+    @pytest.fixture
+    def with_key(self, bundle: Workspace) -> str:
+        """A key pair in the store; returns the public half. Ready means SSH."""
+        bundle.configure("[boot]\ntimeout = 4\n[qemu]\naccel = tcg\n")
+        private, public = ssh_keys.generate("ed25519")
+        bundle.store.keys.mkdir(parents=True)
+        (bundle.store.keys / "sshid").write_bytes(private)
+        (bundle.store.keys / "sshid").chmod(0o600)
+        (bundle.store.keys / "sshid.pub").write_bytes(public)
+        return public.decode().strip()
+
+    def test_a_server_that_answers_makes_the_guest_ready(self, bundle: Workspace, with_key: str) -> None:
+        with sshd.running(with_key) as server:
+            outcome = bundle.luigi("BootInstance", FAKE_QEMU_PORT=str(server.port))
+        assert outcome.status == 0, outcome.text
+        handle = bundle.instance().live_handle()
+        assert handle
+        assert handle.ssh.host_key == server.host_key_line, "pinned at first contact"
+        assert server.users == ["clusterfuchsia"]
+
+    @pytest.mark.parametrize(
+        ("fault", "message"),
+        [
+            ("no banner", "the guest's SSH server does not answer"),
+            ("close", "the guest's SSH server does not answer"),
+            ("refuse key", "the guest refuses the key"),
+            ("no exec", "did not run to its end"),
+        ],
+    )
+    def test_a_server_that(self, bundle: Workspace, with_key: str, fault: sshd.Fault, message: str) -> None:
+        with sshd.running(with_key) as server:
+            server.fault = fault
+            outcome = bundle.luigi("BootInstance", FAKE_QEMU_PORT=str(server.port))
+        assert_clean_failure(outcome, bundle)
+        assert message in outcome.text
+
+    def test_no_server_at_all(self, bundle: Workspace, with_key: str) -> None:
+        with sshd.running(with_key) as server:
+            port = server.port
+        outcome = bundle.luigi("BootInstance", FAKE_QEMU_PORT=str(port))
+        assert_clean_failure(outcome, bundle)
+        assert f"nothing answers on 127.0.0.1:{port}" in outcome.text
+
+    def test_another_server_behind_the_port_is_not_talked_to(self, bundle: Workspace, with_key: str) -> None:
+        with sshd.running(with_key) as server:
+            assert bundle.luigi("BootInstance", FAKE_QEMU_PORT=str(server.port)).status == 0
+            server.host_key = type(server.host_key).generate()
+            outcome = bundle.topcoat("ssh", "i0", "--", "true")
+        assert outcome.status == 255
+        assert "is not the guest that was booted: its host key is another one" in outcome.text
+        assert server.users == ["clusterfuchsia"], "no second login was tried"
