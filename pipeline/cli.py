@@ -212,7 +212,7 @@ def _planned(chosen: Settings, instance: Instance) -> tuple[str, ...]:
     from pipeline.qemu.boot import images_of, plan
 
     found = build.load(chosen)
-    return plan(chosen, found, instance, images_of(chosen.store, found)).argv
+    return plan(chosen, found, instance, images_of(chosen.store, found), chosen.boot.ready).argv
 
 
 if __name__ == "__main__":

@@ -212,6 +212,8 @@ _STORE_HINTS = {
     errno.EROFS: "the file system is mounted read-only; move the store: [store] root or TOPCOAT_ROOT",
     errno.EACCES: "give your user the right to that path, or move the store: [store] root or TOPCOAT_ROOT",
     errno.EPERM: "give your user the right to that path, or move the store: [store] root or TOPCOAT_ROOT",
+    errno.ENOENT: "is the path right? a directory on it is not there: [store] root or TOPCOAT_ROOT",
+    errno.EEXIST: "a file stands where a directory is wanted; move it away, or set [store] root or TOPCOAT_ROOT",
     errno.ENOTDIR: "a file stands where a directory is wanted; move it away, or set [store] root or TOPCOAT_ROOT",
 }
 

@@ -24,6 +24,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LONGEST_SOCKET = 107  # sun_path of Linux, unix(7), without its final NUL
 
 
+def check_name(name: str) -> str:
+    """The name. Raises UsageError if no instance can have it."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be the name of an instance",
+            hint="use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit",
+        )
+    return name
+
+
 @dataclass(frozen=True)
 class SSH:
     """Where the guest's SSH server is, and the key pair of both sides."""
@@ -80,12 +90,7 @@ class Instance:
     @classmethod
     def named(cls, store: Store, name: str) -> "Instance":
         """The instance of this name, whether it exists or not. Raises UsageError for a name that cannot be one."""
-        if not _NAME.fullmatch(name):
-            raise UsageError(
-                f"{name!r} cannot be the name of an instance",
-                hint="use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit",
-            )
-        return cls(name, store.instances / name)
+        return cls(check_name(name), store.instances / name)
 
     @classmethod
     def existing(cls, store: Store, name: str) -> "Instance":

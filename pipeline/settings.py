@@ -10,12 +10,13 @@ import configparser
 import difflib
 import os
 import shlex
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, host_faults
 
 BuildKind = Literal["auto", "local", "clusterfuzz", "demo"]
 Accel = Literal["auto", "kvm", "tcg"]
@@ -47,11 +48,23 @@ _KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
+def known_keys() -> Mapping[str, tuple[str, ...]]:
+    """The sections of luigi.cfg that are ours, and the settings of each."""
+    return _KEYS
+
+
 @dataclass(frozen=True)
 class Store:
     """Where everything that Topcoat makes lies. `root` is absolute."""
 
     root: Path
+
+    def require_writable(self) -> None:
+        """Make the root if need be. Raises StoreError if files cannot be made in it."""
+        with host_faults("the store cannot be used"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
 
     @property
     def keys(self) -> Path:

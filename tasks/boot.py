@@ -3,14 +3,13 @@
 import logging
 from typing import cast
 
-import luigi
-
 from pipeline.instance import Instance
 from pipeline.qemu.boot import boot, images_of, plan
 from pipeline.settings import Ready, load
 from pipeline.targets import InstanceTarget
 from tasks.base import Tasks, say_once
 from tasks.build import BuildTask, current
+from tasks.parameters import Choice, InstanceName
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
 
 
@@ -19,9 +18,9 @@ class BootInstance(BuildTask):
 
     needs = ("qemu", "qemu-img", "kernel", *InitrdWithKey.needs, *ExtendedBlk.needs)
 
-    name = luigi.Parameter(default="i0", description="the name of the instance")
-    ready = luigi.OptionalChoiceParameter(
-        default=None, choices=["ssh", "marker"], significant=False, description="what proves it ready; see [boot] ready"
+    name = InstanceName(default="i0", description="the name of the instance")
+    ready = Choice(
+        choices=("ssh", "marker"), default="", significant=False, description="what proves it ready: ssh or marker"
     )
 
     @property
@@ -42,4 +41,12 @@ class BootInstance(BuildTask):
 
     def run(self) -> None:
         settings, build = current()
-        boot(plan(settings, build, self.instance, images_of(settings.store, build), cast(Ready | None, self.ready)))
+        boot(
+            plan(
+                settings,
+                build,
+                self.instance,
+                images_of(settings.store, build),
+                cast(Ready, self.ready or settings.boot.ready),
+            )
+        )

@@ -8,7 +8,7 @@ import luigi
 
 from pipeline import build, settings
 from pipeline.build import Build
-from pipeline.errors import MissingResource
+from pipeline.errors import MissingResource, StoreError
 from pipeline.settings import Settings
 from pipeline.targets import ArtifactTarget
 from tasks.base import Tasks, say_once
@@ -44,8 +44,21 @@ class BuildResource(luigi.ExternalTask):
         return ArtifactTarget(current()[1].path(self.key))
 
 
+class StoreRoot(luigi.ExternalTask):
+    """The store. While it cannot be written to, luigi ends with exit code 20."""
+
+    def complete(self) -> bool:
+        """Whether files can be made in the store; why not is logged once."""
+        try:
+            settings.load().store.require_writable()
+        except StoreError as error:
+            say_once(logging.ERROR, error.explain())
+            return False
+        return True
+
+
 class BuildTask(luigi.Task):
-    """A task that needs files of the build. While one is missing nothing else is scheduled, so nothing is made."""
+    """A task that needs the store and files of the build. While one is missing, nothing else is even scheduled."""
 
     needs: ClassVar[tuple[str, ...]] = ()
     """Keys of the build, including those that prerequisites need."""
@@ -64,7 +77,8 @@ class BuildTask(luigi.Task):
         return not self._missing() and complete()
 
     def _missing(self) -> Tasks:
-        return {key: task for key in self.needs if not (task := BuildResource(key=key)).complete()}
+        wanted: Tasks = {"store": StoreRoot(), **{key: BuildResource(key=key) for key in self.needs}}
+        return {key: task for key, task in wanted.items() if not task.complete()}
 
     def _providers(self) -> Tasks:
         found = current()[1]

@@ -102,7 +102,12 @@ class _Plain(logging.Formatter):
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Turn luigi's record of one of our errors into that error's own words. For a mistake of the user, end here."""
+    """Turn luigi's record of one of our errors into that error's own words. For a mistake of the user, end here.
+
+    What luigi says of a missing file is dropped: the task has said more.
+    """
+    if record.msg.startswith("Data for %s does not exist"):
+        return False
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, TopcoatError):
         record.msg, record.args, record.exc_info = error.explain(), (), None
@@ -112,9 +117,18 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 def _refuse(error: BaseException) -> NoReturn:
-    text = error.explain() if isinstance(error, TopcoatError) else f"{error}\n  hint: luigi --module tasks --help-all"
-    print(f"error: {text}", file=sys.stderr)
+    print(f"error: {_explained(error)}", file=sys.stderr)
     raise SystemExit(USAGE)
+
+
+def _explained(error: BaseException) -> str:
+    if isinstance(error, TopcoatError):
+        return error.explain()
+    if isinstance(error, TaskClassException):
+        import tasks
+
+        return f"{str(error).partition('.')[0]}\n  hint: there are: {', '.join(tasks.__all__)}"
+    return f"{error}\n  hint: see what the task takes: luigi --module tasks TASK --help"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

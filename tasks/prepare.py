@@ -3,20 +3,17 @@
 from pathlib import Path
 from typing import cast
 
-import luigi
-
 from pipeline import prepare, settings, ssh_keys
 from pipeline.publish import publish_bytes
 from tasks.base import ArtifactTask, Tasks
 from tasks.build import BuildTask, current
+from tasks.parameters import Choice, Size
 
 
 class SSHKeyPair(ArtifactTask):
     """The key pair for all guests of the store: keys/sshid and keys/sshid.pub."""
 
-    type = luigi.ChoiceParameter(
-        default="ed25519", choices=["ed25519", "rsa"], description="ed25519, or rsa (2048 bits, PKCS#1 PEM)"
-    )
+    type = Choice(choices=("ed25519", "rsa"), default="ed25519", description="ed25519, or rsa (2048 bits, PKCS#1 PEM)")
 
     def artifacts(self) -> tuple[Path, Path]:
         keys = settings.load().store.keys
@@ -52,7 +49,7 @@ class ExtendedBlk(BuildTask, ArtifactTask):
 
     needs = ("blk", "fvm")
 
-    length = luigi.Parameter(default=prepare.DISK_LENGTH, description="bytes, or with a suffix K, M or G")
+    length = Size(default=prepare.DISK_LENGTH, description="bytes, or with a suffix K, M or G")
 
     def artifacts(self) -> tuple[Path]:
         chosen, build = current()

@@ -27,6 +27,8 @@ class Workspace:
 
     directory: Path
     environment: dict[str, str] = field(default_factory=dict)
+    command_directory: Path | None = None
+    """Where commands run, if not in `directory`."""
 
     @property
     def store(self) -> Store:
@@ -41,13 +43,11 @@ class Workspace:
     def command(self, *words: str) -> list[str]:
         return [str(BIN / words[0]), *words[1:]]
 
-    def run(
-        self, *words: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None, cwd: Path | None = None
-    ) -> "Outcome":
+    def run(self, *words: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None) -> "Outcome":
         """Run one of the project's commands to its end."""
         done = subprocess.run(
             self.command(*words),
-            cwd=cwd or self.directory,
+            cwd=self.command_directory or self.directory,
             env={**self.environment, **(environment or {})},
             input=stdin,
             capture_output=True,

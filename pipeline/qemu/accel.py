@@ -124,8 +124,8 @@ def probe_firmware(qemu: Path) -> Probe:
         process.kill()
     if _FIRMWARE_DONE in said:
         return Probe()
-    last = tail(said, 1) or "it says nothing"
-    return Probe(f"/dev/kvm is there, but QEMU cannot run even its firmware with it: {last}", "use another host")
+    first = tail(said).partition("\n")[0].partition("error: ")[2] or "it hangs"
+    return Probe(f"/dev/kvm is there, but QEMU cannot run even its firmware with it: {first}", "use another host")
 
 
 def _read_until(process: "subprocess.Popen[bytes]", end: bytes, deadline: Deadline) -> bytes:

@@ -77,8 +77,8 @@ class Plan:
     """Why the guest is emulated although KVM was welcome; empty if it is not."""
 
 
-def plan(settings: Settings, build: Build, instance: Instance, images: Images, ready: Ready | None = None) -> Plan:
-    """Decide on everything. Makes nothing. `ready` overrides the setting. Raises MissingResource or SettingsError."""
+def plan(settings: Settings, build: Build, instance: Instance, images: Images, ready: Ready) -> Plan:
+    """Decide on everything. Makes nothing. Raises MissingResource or SettingsError."""
     qemu, kernel = build.paths("qemu", "kernel")
     chosen, slow = accel.choose(settings.qemu.accel, build.arch, qemu, settings.store.cache / "kvm.json")
     boot_id = uuid4().hex
@@ -93,7 +93,7 @@ def plan(settings: Settings, build: Build, instance: Instance, images: Images, r
     )
     argv = command(guest_of(build, instance.name, boot_id), chosen, settings.qemu, files)
     timeouts = settings.boot.timeouts(chosen)
-    return Plan(instance, build, images, files, boot_id, argv, timeouts, ready or settings.boot.ready, slow)
+    return Plan(instance, build, images, files, boot_id, argv, timeouts, ready, slow)
 
 
 class Timeline:
@@ -122,7 +122,7 @@ def boot(plan: Plan) -> Handle:
         if (handle := instance.live_handle()) is not None:
             return handle
         if plan.slow:
-            log.warning("%s: %s; the guest is emulated and boots several times slower", instance.name, plan.slow)
+            log.warning("%s: no KVM: %s; the guest is emulated, several times slower", instance.name, plan.slow)
         try:
             with host_faults("preparing the boot"):
                 _clear(plan)

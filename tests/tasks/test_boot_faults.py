@@ -228,17 +228,18 @@ def test_a_boot_killed_with_sigkill_is_cleared_up_by_the_next_one(bundle: Worksp
 def test_a_store_that_cannot_be_written(bundle: Workspace) -> None:
     bundle.store.root.write_text("a file where the store should be")
     outcome = bundle.luigi("BootInstance")
-    assert outcome.status == 30
+    assert outcome.status == 20
     assert "hint: a file stands where a directory is wanted" in outcome.text
+    assert outcome.text.count("hint:") == 1
     assert "Traceback" not in outcome.text
 
 
 @pytest.mark.parametrize(
-    ("options", "hint"),
-    [("size=300k", "hint: free some space on that disk"), ("ro", "hint: the file system is mounted read-only")],
+    ("options", "status", "reason"),
+    [("size=300k", 30, "No space left on device"), ("ro", 20, "hint: the file system is mounted read-only")],
     ids=["full", "read-only"],
 )
-def test_a_store_on_a_disk_that_is(bundle: Workspace, options: str, hint: str) -> None:
+def test_a_store_on_a_disk_that_is(bundle: Workspace, options: str, status: int, reason: str) -> None:
     """In a mount namespace of its own, so that it needs no root and leaves no mount behind."""
     bundle.store.root.mkdir()
     (bundle.directory / "bundle/target/x64/fvm.blk").write_bytes(os.urandom(1 << 20))
@@ -253,9 +254,9 @@ def test_a_store_on_a_disk_that_is(bundle: Workspace, options: str, hint: str) -
         check=False,
     )
     text = (done.stdout + done.stderr).decode()
-    assert done.returncode == 30, text
+    assert done.returncode == status, text
     assert "hint: " in text
-    assert hint in text or "No space left on device" in text
+    assert reason in text
     assert "Traceback" not in text
 
 

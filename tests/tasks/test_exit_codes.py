@@ -1,0 +1,128 @@
+"""Exit codes, and the words that go with them, from any directory, with and without luigi.cfg."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.settings import RESOURCE_KEYS, known_keys
+from tasks.defaults import DEFAULTS
+from tests.conftest import Workspace
+
+SHIPPED = Path(__file__).parents[2] / "luigi.cfg"
+
+
+@pytest.fixture(params=["with luigi.cfg", "without luigi.cfg", "from another directory"])
+def anywhere(request: pytest.FixtureRequest, bundle: Workspace, tmp_path: Path) -> Workspace:
+    """The bundle, called in three ways."""
+    config = bundle.directory / "luigi.cfg"
+    if request.param == "with luigi.cfg":
+        config.write_text(config.read_text() + SHIPPED.read_text().split("luigi's own.")[1].split("\n", 1)[1])
+    if request.param == "without luigi.cfg":
+        config.unlink()
+    if request.param == "from another directory":
+        bundle.environment |= {
+            "TOPCOAT_ROOT": str(bundle.store.root),
+            "LUIGI_CONFIG_PATH": str(config.rename(tmp_path / "settings.cfg")),
+        }
+        bundle.command_directory = tmp_path / "elsewhere"
+        bundle.command_directory.mkdir()
+    return bundle
+
+
+def test_done_and_already_done(anywhere: Workspace) -> None:
+    assert anywhere.luigi("BootInstance", "--ready", "marker").status == 0
+    assert anywhere.luigi("BootInstance", "--ready", "marker").status == 0
+
+
+def test_missing_input(anywhere: Workspace) -> None:
+    (anywhere.directory / "bundle/target/x64/fuchsia.zbi").unlink()
+    outcome = anywhere.luigi("BootInstance")
+    assert outcome.status == 20
+    assert outcome.text.count("the build's zbi is missing") == 1
+    assert "does not exist (yet?)" not in outcome.text
+
+
+def test_task_failed(anywhere: Workspace) -> None:
+    assert anywhere.luigi("InitrdWithKey", FAKE_ZBI="fail").status == 30
+
+
+def test_already_running(anywhere: Workspace) -> None:
+    environment = {**anywhere.environment, "FAKE_ZBI": "hang"}
+    command = anywhere.command("luigi", "--module", "tasks", "InitrdWithKey")
+    images = anywhere.store.images("clusterfuzz")
+    where = anywhere.command_directory or anywhere.directory
+    with subprocess.Popen(command, cwd=where, env=environment, stderr=subprocess.PIPE) as first:
+        limit = time.monotonic() + 20
+        while not any(images.glob(".ssh*.tmp")):
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        second = anywhere.luigi("InitrdWithKey")
+        first.terminate()
+        first.communicate(timeout=20)
+    assert (first.returncode, second.status) == (30, 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["BotInstance"], "error: No task BotInstance\n  hint: there are: BootInstance, "),
+        (["BootInstance", "--name", "../x"], "error: '../x' cannot be the name of an instance\n  hint: "),
+        (["BootInstance", "--ready", "soon"], "error: 'soon' is no choice\n  hint: use one of: ssh, marker"),
+        (["SSHKeyPair", "--type", "dsa"], "error: 'dsa' is no choice\n  hint: use one of: ed25519, rsa"),
+        (["ExtendedBlk", "--length", "3T"], "error: Bad size: 3T\n  hint: "),
+        (["BootInstance", "--nmae", "x"], "unrecognized arguments: --nmae x"),
+    ],
+)
+def test_usage(anywhere: Workspace, words: list[str], message: str) -> None:
+    outcome = anywhere.luigi(*words)
+    assert outcome.status == 2
+    assert message in outcome.text
+    assert "Traceback" not in outcome.text
+    assert anywhere.files() == []
+
+
+def test_a_mistake_in_the_settings_is_usage_too(workspace: Workspace) -> None:
+    workspace.configure("[boot]\nredy = ssh\n")
+    for command in (["luigi", "--module", "tasks", "SSHKeyPair"], ["topcoat", "instances"]):
+        outcome = workspace.run(*command)
+        assert outcome.status == 2
+        assert "luigi.cfg: [boot] has no setting named redy\n  hint: did you mean ready?" in outcome.text
+        assert "Traceback" not in outcome.text
+
+
+def test_a_bug_has_a_traceback(workspace: Workspace) -> None:
+    """Played by a module that breaks a task."""
+    (workspace.directory / "broken.py").write_text(
+        "import tasks\ndef make(self): raise RuntimeError('a bug')\ntasks.SSHKeyPair.make = make\n"
+    )
+    workspace.environment["PYTHONPATH"] = str(workspace.directory)
+    outcome = workspace.run("luigi", "--module", "broken", "SSHKeyPair")
+    assert outcome.status == 30
+    assert "Traceback" in outcome.text
+    assert "RuntimeError: a bug" in outcome.text
+
+
+def test_luigi_cfg_still_wins_over_the_defaults(bundle: Workspace) -> None:
+    config = bundle.directory / "luigi.cfg"
+    config.write_text(config.read_text() + "[retcode]\ntask_failed = 77\n")
+    assert bundle.luigi("InitrdWithKey", FAKE_ZBI="fail").status == 77
+
+
+def test_the_shipped_settings_file_changes_nothing(workspace: Workspace) -> None:
+    """Every setting in it is commented out with its default, or luigi's own and the same as ours."""
+    shipped = SHIPPED.read_text()
+    for section, values in DEFAULTS.items():
+        body = shipped.split(f"[{section}]\n")[1].split("\n\n")[0]
+        assert dict(line.split(" = ") for line in body.splitlines() if line) == values
+    before = shipped.split("[core]")[0]
+    assert [line for line in before.splitlines() if line and line[0] not in "#["] == []
+
+
+def test_the_shipped_settings_file_lists_every_setting() -> None:
+    shipped = SHIPPED.read_text()
+    for section, keys in known_keys().items():
+        body = shipped.split(f"[{section}]\n")[1].split("\n[")[0]
+        for key in keys:
+            assert f"#{key} =" in body or (key in RESOURCE_KEYS and key in body), f"[{section}] {key}"
