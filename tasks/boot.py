@@ -4,7 +4,6 @@ import logging
 from typing import cast
 
 from pipeline.instance import Instance
-from pipeline.qemu.boot import boot, images_of, plan
 from pipeline.settings import Ready, load
 from pipeline.targets import InstanceTarget
 from tasks.base import Tasks, say_once
@@ -40,6 +39,8 @@ class BootInstance(BuildTask):
         return alive
 
     def run(self) -> None:
+        from pipeline.qemu.boot import boot, images_of, plan
+
         settings, build = current()
         boot(
             plan(

@@ -1,12 +1,15 @@
 """The demo guest: what takes the place of a Fuchsia build, so that everything runs without a checkout."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import settings
-from pipeline.demo import disk, initramfs, kernel, packages
+from pipeline.demo import host_key_file
 from pipeline.publish import publish_bytes, publish_json
-from pipeline.ssh_keys import dropbear_host_key
 from tasks.base import ArtifactTask, Tasks
+
+if TYPE_CHECKING:
+    from pipeline.demo.packages import Packages
 
 
 class DemoPackages(ArtifactTask):
@@ -16,6 +19,8 @@ class DemoPackages(ArtifactTask):
         return (settings.load().store.demo / "packages.json",)
 
     def make(self) -> None:
+        from pipeline.demo import packages
+
         chosen = settings.load()
         demo, provided = chosen.store.demo, chosen.demo_packages
         found = packages.collect(demo, provided, timeout=chosen.tool_timeout)
@@ -27,8 +32,10 @@ class _DemoPart(ArtifactTask):
         return {"packages": DemoPackages()}
 
     @property
-    def packages(self) -> packages.Packages:
-        return packages.collected_in(settings.load().store.demo)
+    def packages(self) -> "Packages":
+        from pipeline.demo.packages import collected_in
+
+        return collected_in(settings.load().store.demo)
 
 
 class DemoKernel(_DemoPart):
@@ -38,6 +45,8 @@ class DemoKernel(_DemoPart):
         return (settings.load().store.demo / "vmlinux",)
 
     def make(self) -> None:
+        from pipeline.demo import kernel
+
         publish_bytes(*self.artifacts(), kernel.unpack(self.packages.kernel()))
 
 
@@ -46,9 +55,12 @@ class DemoInitramfs(_DemoPart):
 
     def artifacts(self) -> tuple[Path, Path]:
         demo = settings.load().store.demo
-        return (demo / "initramfs.cpio", initramfs.host_key_file(demo))
+        return (demo / "initramfs.cpio", host_key_file(demo))
 
     def make(self) -> None:
+        from pipeline.demo import initramfs
+        from pipeline.ssh_keys import dropbear_host_key
+
         image, public = self.artifacts()
         host_key, line = dropbear_host_key()
         publish_bytes(image, initramfs.build(self.packages, host_key), mode=0o600)
@@ -62,4 +74,6 @@ class DemoDisk(ArtifactTask):
         return (settings.load().store.demo / "fvm.blk",)
 
     def make(self) -> None:
+        from pipeline.demo import disk
+
         disk.make(*self.artifacts())

@@ -114,6 +114,8 @@ def test_an_error_crosses_a_process_border() -> None:
         (errno.EROFS, "read-only"),
         (errno.EACCES, "give your user the right"),
         (errno.EPERM, "give your user the right"),
+        (errno.ENOENT, "is the path right"),
+        (errno.EEXIST, "a file stands where a directory is wanted"),
         (errno.ENOTDIR, "a file stands where a directory is wanted"),
         (errno.EIO, "see the reason above"),
     ],
@@ -127,7 +129,7 @@ def test_host_faults_has_a_hint_for(number: int, words: str) -> None:
 
 
 def test_host_faults_of_an_error_without_number_gives_its_text() -> None:
-    with pytest.raises(StoreError, match="^making disk: odd$"), host_faults("making disk"):
+    with pytest.raises(StoreError, match=r"^making disk: odd$"), host_faults("making disk"):
         raise OSError("odd")
 
 

@@ -1,1 +1,8 @@
 """The demo guest: a small Linux made of Debian packages, so that everything runs without a Fuchsia checkout."""
+
+from pathlib import Path
+
+
+def host_key_file(demo: Path) -> Path:
+    """Where the public half of the guest's host key lies, "TYPE BASE64"."""
+    return demo / "host_key.pub"

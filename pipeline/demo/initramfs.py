@@ -5,7 +5,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from pipeline.demo.packages import LIBRARIES, Packages, opened
 from pipeline.errors import PackageError
@@ -36,11 +36,6 @@ _DIRECTORIES = (
     "bin", "data", "dev", "etc", "etc/dropbear", "lib", "lib64", "modules", "proc", "root", "sys", "tmp", "usr",
     "usr/lib", "var", "var/log", "var/run",
 )  # fmt: skip
-
-
-def host_key_file(demo: Path) -> Path:
-    """Where the public half of the guest's host key lies, "TYPE BASE64"."""
-    return demo / "host_key.pub"
 
 
 def build(packages: Packages, host_key: bytes) -> bytes:

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from pipeline.build import Build
 from pipeline.deadline import Deadline
-from pipeline.demo.initramfs import host_key_file
+from pipeline.demo import host_key_file
 from pipeline.errors import (
     BootTimeout,
     CommandError,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import IO, Literal
 
 import paramiko
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
 Fault = Literal["none", "no banner", "refuse key", "no exec", "close"]
 
@@ -18,7 +19,7 @@ class Server:
     """A running server. `fault` may be changed while it runs."""
 
     port: int
-    host_key: paramiko.PKey
+    host_key: paramiko.ECDSAKey
     authorized: str
     """ "TYPE BASE64" of the one key that may log in."""
     fault: Fault = "none"
@@ -40,10 +41,10 @@ class _Session(paramiko.ServerInterface):
         self.server.users.append(username)
         good = f"{key.get_name()} {key.get_base64()}" == self.server.authorized
         accepted = good and self.server.fault != "refuse key"
-        return paramiko.AUTH_SUCCESSFUL if accepted else paramiko.AUTH_FAILED  # type: ignore[attr-defined]
+        return AUTH_SUCCESSFUL if accepted else AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED  # type: ignore[attr-defined]
+        return OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         if self.server.fault == "no exec":

@@ -309,7 +309,7 @@ class TestSSH:
     def test_another_server_behind_the_port_is_not_talked_to(self, bundle: Workspace, with_key: str) -> None:
         with sshd.running(with_key) as server:
             assert bundle.luigi("BootInstance", FAKE_QEMU_PORT=str(server.port)).status == 0
-            server.host_key = type(server.host_key).generate()
+            server.host_key = server.host_key.generate()
             outcome = bundle.topcoat("ssh", "i0", "--", "true")
         assert outcome.status == 255
         assert "is not the guest that was booted: its host key is another one" in outcome.text

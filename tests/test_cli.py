@@ -1,0 +1,200 @@
+"""The `topcoat` command, as a program."""
+
+import json
+import os
+import pty
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import BIN, Workspace
+
+
+@pytest.fixture
+def running(bundle: Workspace) -> Workspace:
+    """A workspace with a scripted guest named i0."""
+    assert bundle.luigi("BootInstance").status == 0
+    return bundle
+
+
+def test_instances_lists_what_there_is(running: Workspace) -> None:
+    handle = running.instance().live_handle()
+    assert handle
+    lines = running.topcoat("instances").stdout.decode().splitlines()
+    assert lines[0].split() == ["name", "state", "pid", "port", "build", "started"]
+    assert lines[1].split()[:5] == ["i0", "running", str(handle.process.pid), "1", "clusterfuzz"]
+    listed = json.loads(running.topcoat("instances", "--json").stdout)
+    assert listed == {
+        "schema": 1,
+        "instances": [
+            {
+                "name": "i0",
+                "state": "running",
+                "pid": handle.process.pid,
+                "port": 1,
+                "build": "clusterfuzz",
+                "started": handle.started,
+                "directory": str(running.instance().directory),
+            }
+        ],
+    }
+
+
+def test_no_instances(workspace: Workspace) -> None:
+    outcome = workspace.topcoat("instances")
+    assert (outcome.status, outcome.stdout) == (0, b"")
+    assert b"boot one: luigi --module tasks BootInstance" in outcome.stderr
+    assert json.loads(workspace.topcoat("instances", "--json").stdout)["instances"] == []
+
+
+def test_stop_says_how_it_went(running: Workspace) -> None:
+    assert running.topcoat("stop", "i0").stdout == b"i0: stopped\n"
+    assert running.topcoat("stop", "i0").stdout == b"i0: was not running\n"
+    assert json.loads(running.topcoat("stop", "--all", "--json").stdout) == {
+        "schema": 1,
+        "stopped": {"i0": "not running"},
+    }
+
+
+@pytest.mark.parametrize("words", [["stop"], ["stop", "--all", "i0"], ["stop", "nobody"], ["ssh", "nobody", "true"]])
+def test_wrong_usage_is_explained(running: Workspace, words: list[str]) -> None:
+    outcome = running.topcoat(*words)
+    assert outcome.status == 2
+    assert b"error: " in outcome.stderr
+    assert b"hint: " in outcome.stderr
+    assert running.instance().live_handle(), "and nothing was stopped"
+
+
+def test_an_instance_that_is_not_running_cannot_be_entered(running: Workspace) -> None:
+    running.topcoat("stop", "i0")
+    outcome = running.topcoat("ssh", "i0", "--", "true")
+    assert outcome.status == 2
+    assert b"i0 is not running (stopped)\n  hint: boot it: luigi" in outcome.stderr
+
+
+def test_logs_are_passed_on_as_they_are_and_outlive_the_guest(running: Workspace) -> None:
+    log = running.topcoat("logs", "i0").stdout
+    assert log.startswith(b"\x1b[2J[00000.000]")
+    assert log.endswith(b"{{{reset}}}\r\n")
+    running.topcoat("stop", "i0")
+    assert running.topcoat("logs", "i0").stdout == log
+
+
+def test_logs_on_a_terminal_are_without_the_guest_s_escapes(running: Workspace) -> None:
+    main, terminal = pty.openpty()
+    command = running.command("topcoat", "logs", "i0")
+    subprocess.run(command, cwd=running.directory, env=running.environment, stdout=terminal, check=True)
+    os.close(terminal)
+    shown = os.read(main, 65536)
+    os.close(main)
+    assert b"welcome to Zircon" in shown
+    assert b"\x1b" not in shown
+
+
+def test_following_the_logs_ends_with_the_guest(running: Workspace) -> None:
+    command = running.command("topcoat", "logs", "-f", "i0")
+    with subprocess.Popen(command, cwd=running.directory, env=running.environment, stdout=subprocess.PIPE) as follower:
+        assert follower.stdout
+        assert b"welcome" in follower.stdout.readline() + follower.stdout.readline()
+        with running.instance().serial_log.open("ab") as log:
+            log.write(b"later\r\n")
+        rest = iter(follower.stdout.readline, b"")
+        assert b"later\r\n" in rest
+        assert follower.poll() is None
+        running.topcoat("stop", "i0")
+        assert follower.wait(5) == 0
+
+
+def test_no_log_yet(running: Workspace) -> None:
+    (running.store.instances / "i1").mkdir()
+    outcome = running.topcoat("logs", "i1")
+    assert outcome.status == 2
+    assert b"i1 has no serial log yet\n  hint: boot it: " in outcome.stderr
+
+
+def test_argv_is_the_command_line_that_a_boot_has(bundle: Workspace) -> None:
+    before = shlex.split(bundle.topcoat("argv", "i0").stdout.decode())
+    assert bundle.files() == []
+    assert bundle.luigi("BootInstance").status == 0
+    after = json.loads(bundle.topcoat("argv", "i0", "--json").stdout)["argv"]
+    handle = bundle.instance().live_handle()
+    assert handle
+    assert tuple(after) == handle.argv
+    at = before.index("-append") + 1
+    assert before[:at] == after[:at]
+    assert before[at].split("entropy")[0] == after[at].split("entropy")[0]
+
+
+def test_argv_of_a_build_that_lacks_nothing_but_its_architecture(workspace: Workspace) -> None:
+    outcome = workspace.run("topcoat", "argv", "i0", environment={"FUCHSIA_DIR": "/nonexistent"})
+    assert outcome.status == 20
+    assert b"hint: run fx set there" in outcome.stderr
+
+
+def test_output_into_a_closed_pipe_is_no_error(running: Workspace) -> None:
+    running.instance().serial_log.write_bytes(b"line\n" * 200_000)
+    command = f"{shlex.join(running.command('topcoat', 'logs', 'i0'))} | head -n 1"
+    done = subprocess.run(
+        command, shell=True, cwd=running.directory, env=running.environment, capture_output=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (b"line\n", b"")
+
+
+def test_instances_imports_nothing_heavy(running: Workspace) -> None:
+    program = "import sys; from pipeline.cli import main; main(['instances']); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=running.directory, env=running.environment, capture_output=True, check=True
+    )
+    heavy = {"luigi", "paramiko", "sh", "asyncio", "qemu", "cryptography", "psutil", "rich"}
+    assert not heavy & set(done.stdout.decode().split())
+
+
+@pytest.mark.parametrize(("words", "status"), [(["version"], 0), ([], 1), (["start_instance"], 1)])
+def test_undercoat_tells_its_version_and_refuses_what_it_cannot_do_yet(words: list[str], status: int) -> None:
+    done = subprocess.run([BIN / "undercoat", *words], capture_output=True, check=False)
+    assert done.returncode == status
+    assert done.stdout == b"v0.1.0\n" if status == 0 else b"hint" not in done.stdout
+
+
+class TestInTheGuest:
+    """`topcoat ssh` with the real demo guest."""
+
+    def test_stdin_status_and_binary_output_pass_through(self, demo: Workspace) -> None:
+        assert demo.luigi("BootInstance").status == 0
+        data = os.urandom(300_000)
+        outcome = demo.topcoat("ssh", "i0", "--", "cat; echo err >&2; exit 7", stdin=data)
+        assert (outcome.status, outcome.stdout, outcome.stderr) == (7, data, b"err\n")
+        words = demo.topcoat("ssh", "i0", "--", "printf", "%s|", "a b", "$HOME", "*")
+        assert words.stdout == b"a b|$HOME|*|"
+        assert demo.topcoat("ssh", "i0", "ls", "-d", "/data").stdout == b"/data\n"
+        assert demo.topcoat("ssh", "i0", "--", "kill -9 $$").status == 255
+        assert demo.topcoat("ssh", "i0", "--", "no-such-program").status == 127
+        assert demo.topcoat("ssh", "i0", "--", "cat /proc/cmdline").stdout.decode().count("topcoat.boot=") == 1
+
+    def test_the_guest_serves_sftp(self, demo: Workspace) -> None:
+        import paramiko
+
+        assert demo.luigi("BootInstance").status == 0
+        handle = demo.instance().live_handle()
+        assert handle
+        with paramiko.Transport((handle.ssh.host, handle.ssh.port)) as transport:
+            transport.connect(username=handle.ssh.user, pkey=paramiko.PKey.from_path(handle.ssh.key))
+            with paramiko.SFTPClient.from_transport(transport) as sftp:  # type: ignore[union-attr]
+                assert set(sftp.listdir("/data")) == {".ssh", "ssh"}
+
+    def test_a_login_becomes_openssh(self, demo: Workspace) -> None:
+        """With a scripted ssh in PATH that shows what it was given."""
+        assert demo.luigi("BootInstance").status == 0
+        handle = demo.instance().live_handle()
+        assert handle
+        fake = demo.directory / "bin"
+        fake.mkdir()
+        (fake / "ssh").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        (fake / "ssh").chmod(0o755)
+        demo.environment["PATH"] = f"{fake}:{demo.environment['PATH']}"
+        words = demo.topcoat("ssh", "i0").stdout.decode().splitlines()
+        assert words[-1] == "clusterfuchsia@127.0.0.1"
+        assert "StrictHostKeyChecking=yes" in words
+        assert demo.instance().known_hosts.read_text() == f"[127.0.0.1]:{handle.ssh.port} {handle.ssh.host_key}\n"

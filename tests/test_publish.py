@@ -1,0 +1,242 @@
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InstanceBusy, StoreError
+from pipeline.publish import is_locked, locked, publish, publish_bytes, publish_json, remove
+
+NAMES = ["plain.bin", "a*b", "[x]", "what?", "-e", "ümläut 字", "a.b.c", ".hidden", "[!a]*?.tmp"]
+
+
+@contextmanager
+def helper(code: str, *arguments: str | Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A Python process that has run `code` up to its line "ready" and then waits for its end."""
+    preface = "import sys, os\nfrom pathlib import Path\nfrom pipeline.publish import *\ntarget = Path(sys.argv[1])\n"
+    preface += "def ready():\n    print('ready', flush=True)\n    sys.stdin.read()\n"
+    words = [sys.executable, "-c", preface + code, *map(str, arguments)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def contents(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_published_file_is_whole_and_alone(tmp_path: Path, name: str) -> None:
+    with publish(tmp_path / name) as made:
+        made.write_bytes(b"part")
+        (made.parent / "rubbish of the tool").touch()
+        assert not (tmp_path / name).exists()
+        made.write_bytes(b"whole")
+    assert (tmp_path / name).read_bytes() == b"whole"
+    assert contents(tmp_path) == [name]
+
+
+def fail_halfway(target: Path, error: type[BaseException]) -> None:
+    with publish(target) as made:
+        made.write_bytes(b"half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", [None, b"old"], ids=["nothing before", "a file before"])
+def test_when_the_body_fails_all_is_as_before(tmp_path: Path, old: bytes | None, error: type[BaseException]) -> None:
+    target = tmp_path / "file"
+    if old is not None:
+        target.write_bytes(old)
+    with pytest.raises(error):
+        fail_halfway(target, error)
+    assert contents(tmp_path) == ([] if old is None else ["file"])
+    assert old is None or target.read_bytes() == old
+
+
+def test_a_body_that_makes_nothing_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(StoreError, match=r"^making file: No such file"), publish(tmp_path / "file"):
+        pass
+    assert contents(tmp_path) == ["file"]
+
+
+def test_an_open_reader_keeps_the_old_contents(tmp_path: Path) -> None:
+    publish_bytes(tmp_path / "file", b"old")
+    with (tmp_path / "file").open("rb") as stream:
+        publish_bytes(tmp_path / "file", b"new")
+        assert stream.read() == b"old"
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_remains_of_a_killed_predecessor_are_swept(tmp_path: Path, name: str) -> None:
+    code = "with publish(target) as made:\n    made.write_bytes(b'half')\n    ready()\n"
+    others = [f".other{name}.abcdefgh.tmp", f"{name}.abcdefgh.tmp", f".{name}.abcdefgh"]
+    for other in others:
+        (tmp_path / other).mkdir()
+    (tmp_path / name).write_bytes(b"old")
+    with helper(code, tmp_path / name) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (tmp_path / name).read_bytes() == b"old"
+    assert len(contents(tmp_path)) == len(others) + 2
+    publish_bytes(tmp_path / name, b"new")
+    assert (tmp_path / name).read_bytes() == b"new"
+    assert contents(tmp_path) == sorted([*others, name])
+
+
+@pytest.mark.parametrize("moment", ["sync", "replace"])
+def test_a_kill_between_the_steps_leaves_the_old_or_the_new(tmp_path: Path, moment: str) -> None:
+    """The helper stops before the named step of publish, and is killed there."""
+    stop = {
+        "sync": "import pipeline.publish\npipeline.publish.sync = lambda path: ready()\n",
+        "replace": "Path.replace = lambda self, to: ready()\n",
+    }
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with helper(stop[moment] + "publish_bytes(target, b'new' * 1000)\n", target) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert target.read_bytes() == b"old"
+    assert len(contents(tmp_path)) == 2
+    publish_bytes(target, b"newer")
+    assert contents(tmp_path) == ["file"]
+    assert target.read_bytes() == b"newer"
+
+
+def test_a_kill_after_the_rename_leaves_the_new(tmp_path: Path) -> None:
+    code = "import shutil\nshutil.rmtree = lambda *a, **k: ready()\npublish_bytes(target, b'new' * 1000)\n"
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with helper(code, target) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert target.read_bytes() == b"new" * 1000
+    publish_bytes(target, b"newer")
+    assert contents(tmp_path) == ["file"]
+
+
+@pytest.mark.xfail(strict=True, reason="sweeping for x also matches the work of x.y, whose lock another process holds")
+def test_the_work_on_a_target_with_a_longer_name_is_left_alone(tmp_path: Path) -> None:
+    with publish(tmp_path / "file.part") as made:
+        made.write_bytes(b"at work")
+        publish_bytes(tmp_path / "file", b"x")
+        assert made.exists()
+
+
+def test_a_directory_can_be_a_target(tmp_path: Path) -> None:
+    with publish(tmp_path / "new/packages") as made:
+        made.mkdir()
+        (made / "one").write_bytes(b"1")
+    assert (tmp_path / "new/packages/one").read_bytes() == b"1"
+    assert contents(tmp_path / "new") == ["packages"]
+
+
+def test_a_full_directory_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages/old").touch()
+    with (
+        pytest.raises(StoreError, match=r"^making packages: Directory not empty"),
+        publish(tmp_path / "packages") as made,
+    ):
+        made.mkdir()
+    assert contents(tmp_path) == ["packages"]
+    assert contents(tmp_path / "packages") == ["old"]
+
+
+@pytest.mark.parametrize("name", ["file/below", "file/far/below"])
+def test_a_parent_that_is_a_file_is_a_store_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"^making below: ") as caught:
+        publish_bytes(tmp_path / name, b"x")
+    assert "a file stands where a directory is wanted" in caught.value.hint
+    with pytest.raises(StoreError, match=r"^locking below: "), locked(tmp_path / name):
+        pytest.fail("there can be no lock")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o755])
+def test_mode_of_published_bytes(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "file").touch(0o666)
+    publish_bytes(tmp_path / "file", b"x", mode)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) & 0o700 == mode & 0o700
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) & ~mode == 0
+
+
+def test_a_secret_is_never_readable_for_others_while_it_is_made(tmp_path: Path) -> None:
+    with publish(tmp_path / "key") as made:
+        assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
+        made.touch()
+
+
+def test_json_text(tmp_path: Path) -> None:
+    publish_json(tmp_path / "file", {"b": [1, None], "a": "ä\n", "c": {}})
+    assert (tmp_path / "file").read_text(encoding="utf-8") == (
+        '{\n  "a": "ä\\n",\n  "b": [\n    1,\n    null\n  ],\n  "c": {}\n}\n'
+    )
+
+
+def test_remove_takes_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "one").touch()
+    remove(tmp_path / "one", tmp_path / "two")
+    assert contents(tmp_path) == []
+
+
+def test_remove_of_a_directory_is_a_store_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=f"^removing {tmp_path.name}: "):
+        remove(tmp_path)
+
+
+HOLD = "with locked(target):\n    ready()\n"
+
+
+def test_a_lock_excludes_another_process_until_it_is_given_back(tmp_path: Path) -> None:
+    target = tmp_path / "dir/file"
+    assert not is_locked(target)
+    with helper(HOLD, target) as process:
+        assert is_locked(target)
+        message = r"^another process has been working on file for more than 0 s$"
+        with pytest.raises(InstanceBusy, match=message) as caught, locked(target, 0.1):
+            pytest.fail("two processes hold the lock")
+        assert f"{target}.lock" in caught.value.hint
+        process.communicate()  # it ends well
+        assert not is_locked(target)
+        with locked(target, 0):
+            assert is_locked(target)
+    assert not is_locked(target)
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    with helper(HOLD, tmp_path / "file") as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with locked(tmp_path / "file", 0):
+            assert is_locked(tmp_path / "file")
+
+
+def test_a_waiting_process_gets_the_lock_of_a_killed_one(tmp_path: Path) -> None:
+    wait = "print('ready', flush=True)\nwith locked(target, 30):\n    print('got it', flush=True)\n"
+    with helper(HOLD, tmp_path / "file") as holder, helper(wait, tmp_path / "file") as waiter:
+        holder.send_signal(signal.SIGKILL)
+        assert waiter.communicate()[0] == b"got it\n"
+        assert waiter.returncode == 0
+
+
+def test_locks_of_different_targets_do_not_meet(tmp_path: Path) -> None:
+    with locked(tmp_path / "one"), locked(tmp_path / "two", 0):
+        assert is_locked(tmp_path / "one")
+        assert not is_locked(tmp_path / "three")
+
+
+def test_the_lock_is_given_back_when_the_body_fails(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="x"), locked(tmp_path / "file"):
+        raise ValueError("x")
+    assert not is_locked(tmp_path / "file")

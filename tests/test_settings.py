@@ -1,0 +1,249 @@
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from pipeline.errors import SettingsError, StoreError
+from pipeline.settings import RESOURCE_KEYS, TCG_SCALE, Boot, Qemu, Settings, Timeouts, load
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write luigi.cfg in a directory of its own and return that directory."""
+
+    def write(text: str) -> Path:
+        directory = tmp_path / "work"
+        directory.mkdir(exist_ok=True)
+        (directory / "luigi.cfg").write_text(text, encoding="utf-8")
+        return directory
+
+    return write
+
+
+def value_of(settings: Settings, name: str) -> Any:
+    found: Any = settings
+    for part in name.split("."):
+        found = found[part] if isinstance(found, Mapping) else getattr(found, part)
+    return found
+
+
+def test_without_any_file_all_is_default(tmp_path: Path) -> None:
+    settings = load({}, tmp_path)
+    assert settings.store.root == tmp_path / "out"
+    assert (settings.build_kind, settings.resources, settings.tool_timeout) == ("auto", {}, 600.0)
+    assert settings.qemu == Qemu("auto", None, None, None, True, ())
+    assert settings.boot == Boot("ssh", None, None)
+    assert settings.demo_packages is None
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("[build] kind = local", "build_kind", "local"),
+        ("[build] kind = clusterfuzz", "build_kind", "clusterfuzz"),
+        ("[build] kind = demo", "build_kind", "demo"),
+        ("[tools] timeout = 2.5", "tool_timeout", 2.5),
+        ("[qemu] accel = kvm", "qemu.accel", "kvm"),
+        ("[qemu] accel = tcg", "qemu.accel", "tcg"),
+        ("[qemu] memory = 4096", "qemu.memory", 4096),
+        ("[qemu] smp = 2", "qemu.smp", 2),
+        ("[qemu] cpu = host,+invtsc", "qemu.cpu", "host,+invtsc"),
+        ("[qemu] restrict = on", "qemu.restrict", True),
+        ("[qemu] restrict = OFF", "qemu.restrict", False),
+        ("[qemu] restrict = no", "qemu.restrict", False),
+        ("[qemu] restrict = true", "qemu.restrict", True),
+        ("[qemu] arguments = -name 'a b' -s", "qemu.arguments", ("-name", "a b", "-s")),
+        ("[boot] ready = marker", "boot.ready", "marker"),
+        ("[boot] timeout = 90", "boot.timeout", 90.0),
+        ("[boot] scale = 0.5", "boot.scale", 0.5),
+        ("[qemu] memory =", "qemu.memory", None),
+        ("[boot] ready =", "boot.ready", "ssh"),
+        ("[Qemu] memory = much", "qemu.memory", None),
+    ],
+)
+def test_a_value_is_taken(write: Write, line: str, name: str, value: object) -> None:
+    assert value_of(load({}, write(line.replace("] ", "]\n"))), name) == value
+
+
+@pytest.mark.parametrize("key", RESOURCE_KEYS)
+def test_each_resource_can_be_overridden(write: Write, key: str) -> None:
+    directory = write(f"[build]\n{key} = files/mine\n")
+    assert load({}, directory).resources == {key: directory / "files/mine"}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "hint"),
+    [
+        ("build", "kind", "remote", "use one of: auto, local, clusterfuzz, demo"),
+        ("tools", "timeout", "0", "give a number greater than 0"),
+        ("tools", "timeout", "long", "give a number greater than 0"),
+        ("qemu", "accel", "KVM", "use one of: auto, kvm, tcg"),
+        ("qemu", "memory", "-1", "give a number greater than 0"),
+        ("qemu", "memory", "512.5", "give a whole number"),
+        ("qemu", "memory", "3G", "give a number greater than 0"),
+        ("qemu", "smp", "0", "give a number greater than 0"),
+        ("qemu", "smp", "nan", "give a number greater than 0"),
+        ("qemu", "restrict", "maybe", "use on or off"),
+        ("qemu", "arguments", "-name 'open", "correct its quotes (No closing quotation)"),
+        ("boot", "ready", "never", "use one of: ssh, marker"),
+        ("boot", "timeout", "inf", "give a number greater than 0"),
+        ("boot", "scale", "-2", "give a number greater than 0"),
+    ],
+)
+def test_a_wrong_value_is_named_with_file_section_and_key(
+    write: Write, section: str, key: str, value: str, hint: str
+) -> None:
+    directory = write(f"[{section}]\n{key} = {value}\n")
+    with pytest.raises(SettingsError) as caught:
+        load({}, directory)
+    assert str(caught.value) == f"{directory}/luigi.cfg: [{section}] {key} = {value} cannot be used"
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "hint"),
+    [
+        ("qemu", "memmory", "did you mean memory?"),
+        ("build", "llvm_symbolizer", "did you mean llvm-symbolizer?"),
+        ("boot", "wait", "[boot] knows: ready, timeout, scale"),
+        ("store", "xyz", "[store] knows: root"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_likely_one(write: Write, section: str, key: str, hint: str) -> None:
+    directory = write(f"[{section}]\n{key} = 1\n")
+    with pytest.raises(SettingsError) as caught:
+        load({}, directory)
+    assert str(caught.value) == f"{directory}/luigi.cfg: [{section}] has no setting named {key}"
+    assert caught.value.hint == hint
+
+
+def test_sections_of_others_are_ignored(write: Write) -> None:
+    text = "[core]\nworkers = many\n[BootInstance]\nname = x\n[qemus]\nmemory = -1\n"
+    settings = load({}, write(text))
+    assert settings.qemu == Qemu()
+
+
+def test_a_percent_sign_is_nothing_special(write: Write) -> None:
+    assert load({}, write("[qemu]\ncpu = %(x)s\n")).qemu.cpu == "%(x)s"
+
+
+def test_the_named_file_wins_key_by_key(write: Write, tmp_path: Path) -> None:
+    directory = write("[qemu]\nmemory = 100\nsmp = 2\n")
+    (tmp_path / "other.cfg").write_text("[qemu]\nmemory = 200\n")
+    for named in (str(tmp_path / "other.cfg"), "../other.cfg"):
+        assert load({"LUIGI_CONFIG_PATH": named}, directory).qemu == Qemu(memory=200, smp=2)
+
+
+@pytest.mark.parametrize("name", ["nowhere.cfg", "."], ids=["missing", "directory"])
+def test_a_named_file_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match=r"^LUIGI_CONFIG_PATH names .*, which is no file$") as caught:
+        load({"LUIGI_CONFIG_PATH": name}, tmp_path)
+    assert caught.value.hint == "correct it or unset it"
+
+
+def test_an_empty_luigi_config_path_counts_as_unset(write: Write) -> None:
+    assert load({"LUIGI_CONFIG_PATH": ""}, write("[qemu]\nsmp = 2\n")).qemu.smp == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[qemu]\ncpu = \xff\n", b"cpu = max\n", b"[qemu]\ncpu\n", b"[qemu]\nsmp = 1\nsmp = 2\n"],
+    ids=["not UTF-8", "no section", "no value", "twice"],
+)
+def test_a_file_that_makes_no_sense_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "luigi.cfg").write_bytes(content)
+    with pytest.raises(SettingsError, match=f"^{tmp_path}/luigi.cfg cannot be read: "):
+        load({}, tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^/proc/self/mem cannot be read: .*Input/output error"):
+        load({"LUIGI_CONFIG_PATH": "/proc/self/mem"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("environ", "text", "root"),
+    [
+        ({}, "", "work/out"),
+        ({}, "[store]\nroot = made/../store\n", "work/store"),
+        ({"TOPCOAT_ROOT": "here"}, "[store]\nroot = there\n", "work/here"),
+        ({"TOPCOAT_ROOT": "/abs/./root"}, "", "/abs/root"),
+        ({"TOPCOAT_ROOT": ""}, "[store]\nroot = there\n", "work/there"),
+        ({}, "[store]\nroot = /abs\n", "/abs"),
+    ],
+    ids=["default", "file", "environment wins", "absolute environment", "empty environment", "absolute file"],
+)
+def test_store_root(write: Write, tmp_path: Path, environ: dict[str, str], text: str, root: str) -> None:
+    assert load(environ, write(text)).store.root == tmp_path / root
+
+
+def test_the_directories_of_the_store(tmp_path: Path) -> None:
+    store, out = load({}, tmp_path).store, tmp_path / "out"
+    assert (store.keys, store.demo, store.instances) == (out / "keys", out / "demo", out / "instances")
+    assert (store.cache, store.images("local-x64")) == (out / "cache", out / "images/local-x64")
+
+
+def test_a_store_is_made_if_it_can_be(tmp_path: Path) -> None:
+    store = load({"TOPCOAT_ROOT": "far/below"}, tmp_path).store
+    store.require_writable()
+    assert list(store.root.iterdir()) == []
+    (tmp_path / "file").touch()
+    for root in ("file", "file/below"):
+        with pytest.raises(StoreError, match=r"^the store cannot be used: "):
+            load({"TOPCOAT_ROOT": root}, tmp_path).store.require_writable()
+
+
+def test_a_path_is_relative_to_the_file_it_stands_in(write: Write, tmp_path: Path) -> None:
+    directory = write("[build]\nqemu = bin/qemu\n")
+    (tmp_path / "other.cfg").write_text("[demo]\npackages = debs\n[build]\nfvm = /abs/fvm\n")
+    settings = load({"LUIGI_CONFIG_PATH": "../other.cfg"}, directory)
+    assert settings.resources == {"qemu": directory / "bin/qemu", "fvm": Path("/abs/fvm")}
+    assert settings.demo_packages is not None
+    assert settings.demo_packages.resolve() == tmp_path / "debs"
+
+
+def test_home_and_variables_are_expanded(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("QEMUS", "/opt/qemus")
+    settings = load({}, write("[build]\nqemu = $QEMUS/q\nfvm = ~/fvm\nffx = ${QEMUS}x\n"))
+    assert settings.resources == {"qemu": Path("/opt/qemus/q"), "fvm": Path("/home/me/fvm"), "ffx": Path("/opt/qemusx")}
+
+
+def test_an_unset_variable_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_SET_ANYWHERE", raising=False)
+    with pytest.raises(SettingsError, match=r"\[demo\] packages = \$NOT_SET_ANYWHERE/x cannot be used$") as caught:
+        load({}, write("[demo]\npackages = $NOT_SET_ANYWHERE/x\n"))
+    assert caught.value.hint == "a variable in it is not set"
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="Path.expanduser raises RuntimeError for an unknown user")
+def test_an_unknown_user_is_refused(write: Write) -> None:
+    with pytest.raises(SettingsError):
+        load({}, write("[store]\nroot = ~no-such-user/x\n"))
+
+
+def test_scaled_stretches_all_limits_but_the_promise_to_stop_and_the_pause() -> None:
+    plain, scaled = Timeouts(), Timeouts().scaled(3)
+    factors = {field.name: getattr(scaled, field.name) / getattr(plain, field.name) for field in fields(Timeouts)}
+    assert factors == pytest.approx(dict.fromkeys(factors, 3.0) | {"stop": 1.0, "retry": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("boot", "accel", "limit", "connect"),
+    [
+        (Boot(), "kvm", 60, 5),
+        (Boot(), "tcg", 60 * TCG_SCALE, 5 * TCG_SCALE),
+        (Boot(scale=2), "tcg", 120, 10),
+        (Boot(scale=2), "kvm", 120, 10),
+        (Boot(timeout=7), "kvm", 7, 5),
+        (Boot(timeout=7, scale=2), "tcg", 7, 10),
+    ],
+    ids=["kvm", "tcg", "scale for tcg", "scale for kvm", "timeout", "timeout is not scaled"],
+)
+def test_limits_of_a_boot(boot: Boot, accel: Literal["kvm", "tcg"], limit: float, connect: float) -> None:
+    timeouts = boot.timeouts(accel)
+    assert (timeouts.boot, timeouts.connect, timeouts.stop) == (limit, connect, 3.0)

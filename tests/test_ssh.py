@@ -1,0 +1,181 @@
+"""SSH to a guest, against a real server on loopback."""
+
+import io
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import ssh, ssh_keys
+from pipeline.errors import CommandError, ConnectError, HostKeyChanged, SettingsError
+from pipeline.settings import Timeouts
+from tests.fakes import sshd
+
+QUICK = Timeouts(connect=1, banner=0.5, auth=1)
+
+
+@pytest.fixture(params=["ed25519", "rsa"])
+def key_type(request: pytest.FixtureRequest) -> ssh_keys.KeyType:
+    kind: ssh_keys.KeyType = request.param
+    return kind
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    return written(tmp_path, "ed25519")
+
+
+def written(directory: Path, kind: ssh_keys.KeyType) -> Path:
+    private, public = ssh_keys.generate(kind)
+    (directory / "sshid").write_bytes(private)
+    (directory / "sshid.pub").write_bytes(public)
+    return directory / "sshid"
+
+
+@pytest.fixture
+def server(key: Path) -> Iterator[sshd.Server]:
+    with sshd.running(key.with_suffix(".pub").read_text().strip()) as running:
+        yield running
+
+
+def address(server: sshd.Server, key: Path) -> ssh.Address:
+    return ssh.Address("127.0.0.1", server.port, "clusterfuchsia", key, server.host_key_line)
+
+
+@pytest.fixture
+def connection(server: sshd.Server, key: Path) -> Iterator[ssh.Connection]:
+    with ssh.connect(address(server, key), Timeouts(), 10) as connected:
+        yield connected
+
+
+def test_both_types_of_keys_open_the_server(tmp_path: Path, key_type: ssh_keys.KeyType) -> None:
+    key = written(tmp_path, key_type)
+    with (
+        sshd.running(key.with_suffix(".pub").read_text().strip()) as server,
+        ssh.connect(address(server, key), Timeouts(), 10) as connected,
+    ):
+        assert connected.run("echo in", 5).stdout == b"in\n"
+    assert server.users == ["clusterfuchsia"]
+
+
+def test_stages_are_told_in_order_and_the_host_key_is_learnt(server: sshd.Server, key: Path) -> None:
+    stages: list[str] = []
+    unknown = ssh.Address("127.0.0.1", server.port, "x", key, None)
+    with ssh.connect(unknown, Timeouts(), 10, stages.append) as connected:
+        assert connected.host_key == server.host_key_line
+    assert stages == ["tcp", "banner", "auth"]
+
+
+def test_another_host_key_is_refused_before_the_login(server: sshd.Server, key: Path) -> None:
+    wrong = ssh.Address("127.0.0.1", server.port, "x", key, "ssh-ed25519 AAAA")
+    with pytest.raises(HostKeyChanged) as refusal, ssh.connect(wrong, Timeouts(), 10):
+        pass
+    assert "expected ssh-ed25519 AAAA" in refusal.value.detail
+    assert server.users == []
+
+
+@pytest.mark.parametrize(("fault", "stage"), [("no banner", "banner"), ("close", "banner"), ("refuse key", "auth")])
+def test_a_server_that_misbehaves_is_told_by_stage_and_in_time(
+    server: sshd.Server, key: Path, fault: sshd.Fault, stage: str
+) -> None:
+    server.fault = fault
+    began = time.monotonic()
+    with pytest.raises(ConnectError) as failure, ssh.connect(address(server, key), QUICK, 5):
+        pass
+    assert failure.value.stage == stage
+    assert failure.value.hint
+    assert time.monotonic() - began < 4
+
+
+def test_nobody_listening_is_told(key: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    nobody = ssh.Address("127.0.0.1", port, "x", key, None)
+    with pytest.raises(ConnectError) as failure, ssh.connect(nobody, QUICK, 5):
+        pass
+    assert failure.value.stage == "tcp"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no key"])
+def test_a_private_key_that_cannot_be_read_is_told(server: sshd.Server, key: Path, content: bytes | None) -> None:
+    key.unlink()
+    if content is not None:
+        key.write_bytes(content)
+    with pytest.raises(SettingsError, match="cannot be read"), ssh.connect(address(server, key), QUICK, 5):
+        pass
+
+
+def test_status_and_both_streams_of_a_command(connection: ssh.Connection) -> None:
+    result = connection.run("printf out; printf err >&2; exit 7", 5)
+    assert result == ssh.Result(7, b"out", b"err")
+
+
+def test_one_connection_serves_many_commands(connection: ssh.Connection) -> None:
+    assert [connection.run(f"echo {number}", 5).stdout for number in range(5)] == [b"%d\n" % n for n in range(5)]
+
+
+def test_a_command_without_stdin_sees_its_end(connection: ssh.Connection) -> None:
+    assert connection.run("cat; echo done", 5).stdout == b"done\n"
+
+
+def test_much_output_on_both_streams_does_not_block(connection: ssh.Connection) -> None:
+    command = "head -c 5000000 /dev/zero >&2; head -c 5000000 /dev/zero"
+    result = connection.run(command, 30, most=5_000_000)
+    assert (len(result.stdout), len(result.stderr)) == (5_000_000, 5_000_000)
+
+
+def test_more_output_than_allowed_is_refused(connection: ssh.Connection) -> None:
+    with pytest.raises(CommandError, match="wrote more than 1000 bytes"):
+        connection.run("yes", 10, most=1000)
+
+
+def test_a_command_that_does_not_end_is_given_up(connection: ssh.Connection) -> None:
+    began = time.monotonic()
+    with pytest.raises(CommandError, match=r"did not end within 0\.3 s"):
+        connection.run("sleep 5", 0.3)
+    assert time.monotonic() - began < 3
+
+
+def test_a_command_ended_by_a_signal_is_no_success(connection: ssh.Connection) -> None:
+    with pytest.raises(CommandError, match="ended by a signal, or the connection broke"):
+        connection.run("kill -9 $$", 5)
+
+
+def test_a_server_that_refuses_commands(connection: ssh.Connection, server: sshd.Server) -> None:
+    server.fault = "no exec"
+    with pytest.raises(CommandError, match="did not run to its end"):
+        connection.run("true", 5)
+
+
+def test_streams_pass_through_byte_for_byte(connection: ssh.Connection) -> None:
+    data = os.urandom(3_000_000)
+    out, err = io.BytesIO(), io.BytesIO()
+    assert connection.stream("cat; printf '\\377' >&2; exit 3", io.BytesIO(data), out, err) == 3
+    assert out.getvalue() == data
+    assert err.getvalue() == b"\xff"
+
+
+def test_a_command_that_ignores_its_input_ends_all_the_same(connection: ssh.Connection) -> None:
+    out = io.BytesIO()
+    assert connection.stream("echo no", io.BytesIO(bytes(10_000_000)), out, io.BytesIO()) == 0
+    assert out.getvalue() == b"no\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["uname"], "uname"),
+        (["ls *.txt | wc"], "ls *.txt | wc"),
+        (["printf", "%s|", "a b", "*", "$HOME", "it's"], "printf '%s|' 'a b' '*' '$HOME' 'it'\"'\"'s'"),
+    ],
+)
+def test_several_words_arrive_as_they_are_and_one_is_a_shell_line(words: list[str], line: str) -> None:
+    assert ssh.quote(words) == line
+
+
+def test_quoted_words_survive_the_remote_shell(connection: ssh.Connection) -> None:
+    words = ["printf", "%s|", "a b", "*", "$HOME", "it's", "\n"]
+    assert connection.run(ssh.quote(words), 5).stdout == b"a b|*|$HOME|it's|\n|"
