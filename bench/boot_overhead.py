@@ -42,14 +42,17 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(Path(directory))
-        bench.prepare()
         bare: list[float] = []
         ours: list[float] = []
-        for number in range(rounds):
-            sides = [(bare, bench.boot_bare), (ours, bench.boot_with_topcoat)]
-            for seconds, side in sides if number % 2 else reversed(sides):
-                seconds.append(side())
-            print(f"round {number + 1}: bare {bare[-1]:.3f} s, topcoat {ours[-1]:.3f} s", flush=True)
+        try:
+            bench.prepare()
+            for number in range(rounds):
+                sides = [(bare, bench.boot_bare), (ours, bench.boot_with_topcoat)]
+                for seconds, side in sides if number % 2 else reversed(sides):
+                    seconds.append(side())
+                print(f"round {number + 1}: bare {bare[-1]:.3f} s, topcoat {ours[-1]:.3f} s", flush=True)
+        finally:
+            bench.run("topcoat", "stop", "--all")
         version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True)
     print(f"\n{os.cpu_count()} cores, {platform.platform()}, {version.stdout.splitlines()[0]}")
     for name, seconds in (("bare QEMU + SSH probe", bare), ("luigi BootInstance", ours)):

@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,15 +57,22 @@ class Resource:
 
     def require(self) -> Path:
         """The path. Raises MissingResource if there is no readable, non-empty file."""
-        for problem, found in (
-            ("there is no such file", not self.path.exists()),
-            ("it is not a file", not self.path.is_file()),
-            ("it cannot be read", not os.access(self.path, os.R_OK)),
-            ("it is empty", self.path.is_file() and self.path.stat().st_size == 0),
-        ):
-            if found:
-                raise MissingResource(f"the build's {self.key} is missing: {self.path}: {problem}", hint=self.setting)
+        if problem := self._problem():
+            raise MissingResource(f"the build's {self.key} is missing: {self.path}: {problem}", hint=self.setting)
         return self.path
+
+    def _problem(self) -> str:
+        try:
+            facts = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return "there is no such file"
+        except OSError as error:
+            return error.strerror or str(error)
+        if not stat.S_ISREG(facts.st_mode):
+            return "it is not a file"
+        if not os.access(self.path, os.R_OK):
+            return "it cannot be read"
+        return "" if facts.st_size else "it is empty"
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,7 @@ def _local(root: Path, why: str) -> Build:
 def _build_directory(root: Path) -> Path:
     pointer = root / ".fx-build-dir"
     try:
-        named = pointer.read_text().strip()
+        named = pointer.read_text(errors="surrogateescape").strip()
     except OSError as error:
         raise MissingResource(
             f"FUCHSIA_DIR={root} is no configured checkout: {pointer}: {error.strerror}",
@@ -204,7 +212,7 @@ def _build_directory(root: Path) -> Path:
 
 def _target_arch(config: Path) -> Arch:
     try:
-        text = config.read_text()
+        text = config.read_text(errors="replace")
     except OSError as error:
         raise MissingResource(
             f"the build directory has no fx.config: {config}: {error.strerror}", hint="run fx set in the checkout"
@@ -226,7 +234,7 @@ def _listed_tools(out: Path) -> dict[str, Path]:
     """`ffx` by tool_paths.json. Without that file or entry the key is unknown; only who needs ffx is told."""
     try:
         entries = json.loads((out / "tool_paths.json").read_text())
-        return {entry["name"]: out / entry["path"] for entry in entries if entry["name"] == "ffx"}
+        return {entry["name"]: out / entry["path"] for entry in entries if entry.get("name") == "ffx"}
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return {}
 

@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -87,7 +88,7 @@ def publish(target: Path) -> Iterator[Path]:
     """
     with host_faults(f"making {target.name}"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        for remains in target.parent.glob(f".{_escaped(target.name)}.*.tmp"):
+        for remains in _remains(target):
             shutil.rmtree(remains)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
         try:
@@ -95,17 +96,26 @@ def publish(target: Path) -> Iterator[Path]:
             yield made
             sync(made)
             made.replace(target)
-            sync(target.parent)
+            _sync_one(target.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)  # what stays is swept by the next publish
 
 
-def _escaped(name: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+def _remains(target: Path) -> list[Path]:
+    # mkdtemp puts eight characters; less exact, "x" would match what is being made of "x.y" under another lock
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.tmp")
+    return [path for path in target.parent.iterdir() if ours.fullmatch(path.name)]
 
 
 def sync(path: Path) -> None:
-    """fsync a file or a directory."""
+    """fsync a file, or a directory with the files in it."""
+    if path.is_dir() and not path.is_symlink():
+        for file in path.iterdir():
+            sync(file)
+    _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -9,6 +9,7 @@ a typing mistake must not silently mean "default".
 import configparser
 import difflib
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ RESOURCE_KEYS = (
     "ffx",
 )
 """Every key under which a build may have a file; each can be overridden in `[build]`."""
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "store": ("root",),
@@ -187,7 +190,8 @@ class _Reader:
         return found
 
     def _read(self, path: Path) -> None:
-        parser = configparser.ConfigParser(interpolation=None)
+        # [DEFAULT] is luigi's business
+        parser = configparser.ConfigParser(interpolation=None, default_section="")
         try:
             parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
         except (configparser.Error, UnicodeDecodeError, OSError) as error:
@@ -255,10 +259,14 @@ class _Reader:
         return None if text is None else self.values[section, key][1].parent.absolute() / self._expand(section, key)
 
     def _expand(self, section: str, key: str) -> str:
-        text = str(Path(os.path.expandvars(self.values[section, key][0])).expanduser())
-        if "$" in text:
-            self._refuse(section, key, "a variable in it is not set")
-        return text
+        try:
+            return str(Path(_VARIABLE.sub(self._variable, self.values[section, key][0])).expanduser())
+        except (KeyError, RuntimeError) as error:
+            self._refuse(section, key, f"there is no such variable or user: {error}")
+            raise
+
+    def _variable(self, match: re.Match[str]) -> str:
+        return self.environ[match[1] or match[2]]
 
     def _refuse(self, section: str, key: str, hint: str) -> None:
         value, path = self.values[section, key]

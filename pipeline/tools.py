@@ -1,7 +1,7 @@
 """Running the programs of the host that prepare images (`zbi`, `fvm`, `cp`, `apt-get`).
 
 They run through `sh` in a session of their own, without a terminal, with captured output and a time limit; when the
-limit passes or the caller is interrupted, the whole session is killed, grandchildren too.
+limit passes or the caller is interrupted, the whole process group is killed, grandchildren too.
 """
 
 import os
@@ -9,17 +9,24 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ToolFailed, ToolLied, ToolMissing, ToolTimeout
 from pipeline.process import Process
 from pipeline.text import tail
 
+if TYPE_CHECKING:
+    from sh import RunningCommand
+
 _KEPT = 256
-"""Chunks of at most 4096 characters that are kept of each stream, so that a tool gone mad cannot fill the memory."""
+"""Chunks of 4096 bytes kept of each stream: a tool gone mad cannot fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -57,32 +64,8 @@ def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = N
     import sh  # 0.13 s to import, and most runs of Topcoat find nothing to prepare
 
     words = [*tool.argv[1:], *map(str, arguments)]
-    line = shlex.join([tool.argv[0], *words])
-    stdout: deque[str] = deque(maxlen=_KEPT)
-    stderr: deque[str] = deque(maxlen=_KEPT)
-    try:
-        with open(os.devnull, "rb") as nothing:
-            process = sh.Command(tool.argv[0])(
-                *words,
-                _bg=True,
-                _bg_exc=False,
-                _new_session=True,
-                _in=nothing,
-                _tty_in=False,
-                _tty_out=False,
-                _out=stdout.append,
-                _err=stderr.append,
-                _out_bufsize=4096,
-                _err_bufsize=4096,
-                _cwd=str(cwd) if cwd else None,
-                _decode_errors="replace",
-            )
-    except (sh.CommandNotFound, OSError) as error:
-        raise ToolMissing(
-            f"{tool.name} cannot be run: {tool.argv[0]}",
-            hint=f"is the file there, and executable? [build] {tool.name} = PATH names another one",
-            detail=str(error),
-        ) from error
+    said = _Said(shlex.join([tool.argv[0], *words]))
+    process = _start(tool, words, cwd, said)
     try:
         # sh's own limits poll, up to a second apart, and know nothing of grandchildren
         started = Process.find(process.pid)
@@ -90,26 +73,82 @@ def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = N
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-
-    def evidence() -> str:
-        return f"{line}\n{tail(''.join(stderr) or ''.join(stdout))}"
-
+    code = 0
+    try:
+        process.wait()  # only after this has all been read that it wrote
+    except sh.ErrorReturnCode as error:
+        code = error.exit_code
     if not in_time:
         raise ToolTimeout(
             f"{tool.name} did not end within {timeout:g} s and was killed",
             hint="if it only needs longer, raise [tools] timeout",
-            detail=evidence(),
+            detail=said.evidence(),
         )
-    try:
-        process.wait()
-    except sh.ErrorReturnCode as error:
-        how = f"by signal {-error.exit_code}" if error.exit_code < 0 else f"with exit code {error.exit_code}"
+    if code != 0:
         raise ToolFailed(
-            f"{tool.name} failed {how}",
+            f"{tool.name} failed " + (f"by signal {-code}" if code < 0 else f"with exit code {code}"),
             hint="its own words are above; run that command by hand to look closer",
-            detail=evidence(),
-        ) from None
-    return "".join(stdout)
+            detail=said.evidence(),
+        )
+    return "".join(said.stdout)
+
+
+class _Said:
+    """A command line, and the end of what it wrote."""
+
+    def __init__(self, line: str) -> None:
+        self.line = line
+        self.stdout: deque[str] = deque(maxlen=_KEPT)
+        self.stderr: deque[str] = deque(maxlen=_KEPT)
+
+    def evidence(self) -> str:
+        return f"{self.line}\n{tail(''.join(self.stderr) or ''.join(self.stdout))}"
+
+
+def _start(tool: Tool, words: list[str], cwd: Path | None, said: _Said) -> "RunningCommand":
+    import sh
+
+    try:
+        with _signals_deferred(), open(os.devnull, "rb") as nothing:
+            return sh.Command(tool.argv[0])(
+                *words,
+                _bg=True,
+                _bg_exc=False,
+                _new_session=True,
+                _in=nothing,
+                _tty_in=False,
+                _tty_out=False,
+                _out=said.stdout.append,
+                _err=said.stderr.append,
+                _out_bufsize=4096,
+                _err_bufsize=4096,
+                _cwd=str(cwd) if cwd else None,
+                _decode_errors="replace",
+            )
+    except (sh.CommandNotFound, sh.ForkException, OSError, ValueError) as error:
+        raise ToolMissing(
+            f"{tool.name} cannot be run: {tool.argv[0]}",
+            hint=f"is the file there, and executable? [build] {tool.name} = PATH names another one",
+            detail=tail(str(error), 1),
+        ) from error
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait for the end of the body: an exception in the midst of it would lose a process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, lambda *arguments: came.append(arguments)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0][0])
 
 
 def require_output(tool: Tool, path: Path) -> None:

@@ -22,6 +22,8 @@ from pipeline import settings
 from pipeline.errors import TopcoatError
 from pipeline.settings import Store
 
+log = logging.getLogger("topcoat")
+
 DEFAULTS = {
     "core": {
         "local_scheduler": "true",
@@ -85,13 +87,12 @@ def _lock_directory(store: Store) -> str:
 
 
 def _log_plainly() -> None:
-    ours = logging.getLogger("topcoat")
-    if not ours.handlers:
+    if not log.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(_Plain())
-        ours.addHandler(handler)
-        ours.setLevel(logging.INFO)
-        ours.propagate = False
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
     logging.getLogger("luigi-interface").addFilter(_without_traceback)
 
 
@@ -102,18 +103,17 @@ class _Plain(logging.Formatter):
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Turn luigi's record of one of our errors into that error's own words. For a mistake of the user, end here.
+    """Say one of our errors in its own words instead of luigi's. For a mistake of the user, end here.
 
     What luigi says of a missing file is dropped: the task has said more.
     """
-    if record.msg.startswith("Data for %s does not exist"):
-        return False
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, TopcoatError):
-        record.msg, record.args, record.exc_info = error.explain(), (), None
     if isinstance(error, _MISTAKES) or (isinstance(error, TopcoatError) and error.exit_code == USAGE):
         _refuse(error)
-    return True
+    if isinstance(error, TopcoatError):
+        log.error("%s", error.explain())
+        return False
+    return not record.msg.startswith("Data for %s does not exist")
 
 
 def _refuse(error: BaseException) -> NoReturn:
@@ -132,6 +132,8 @@ def _explained(error: BaseException) -> str:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)  # cleaning up has limits of its own; a second Ctrl-C must not cut it short
     raise Interrupted(signal.Signals(number).name)
 
 

@@ -11,11 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.instance import Instance
 from pipeline.process import Process
 from pipeline.publish import locked
 from pipeline.settings import Store
+
+settings.register_profile("topcoat", deadline=None, database=None)
+settings.load_profile("topcoat")
 
 FAKES = Path(__file__).parent / "fakes"
 BIN = Path(sys.executable).parent

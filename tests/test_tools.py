@@ -93,7 +93,6 @@ def test_what_cannot_be_run_is_missing(tmp_path: Path, kind: str) -> None:
     assert "[build] fvm = PATH" in caught.value.hint
 
 
-@pytest.mark.xfail(strict=True, reason="sh.ForkException is not turned into ToolMissing")
 @pytest.mark.parametrize("text", ["#!/no/such/interpreter\n", "no program at all\n"], ids=["interpreter", "text"])
 def test_what_the_kernel_does_not_run_is_missing(tmp_path: Path, text: str) -> None:
     with pytest.raises(ToolMissing):
@@ -107,7 +106,6 @@ def test_a_timeout_kills_grandchildren_too(tmp_path: Path) -> None:
     assert gone(int((tmp_path / "pid").read_text()))
 
 
-@pytest.mark.xfail(strict=True, reason="what sh has buffered (up to 4096 characters) is lost when the limit passes")
 def test_a_timeout_shows_what_the_tool_said_last() -> None:
     with pytest.raises(ToolTimeout) as caught:
         run(shell("echo waiting for the lock >&2; exec sleep 1000"), timeout=0.3)

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from pipeline.demo.packages import opened
 from pipeline.errors import ImageError
 
-_LZ4_LEGACY = b"\x02\x21\x4c\x18"
 _LZ4_BLOCK = 8 << 20
 _LARGEST = 256 << 20  # no kernel is larger when unpacked
 
@@ -29,7 +28,7 @@ def unpack(package: Path) -> bytes:
 
 def vmlinux(image: bytes) -> bytes:
     """The ELF file within a bzImage. Raises ImageError."""
-    if image[0x202:0x206] != b"HdrS":
+    if image[0x202:0x206] != b"HdrS" or len(image) < 0x250:
         raise _unreadable("it is no bzImage")
     setup_sectors = image[0x1F1] or 4
     offset, length = struct.unpack_from("<II", image, 0x248)
@@ -39,7 +38,7 @@ def vmlinux(image: bytes) -> bytes:
         raise _unreadable("it is cut off")
     # The last four bytes are the unpacked size, appended by the kernel's build
     size = int.from_bytes(payload[-4:], "little")
-    if size > _LARGEST:
+    if not 0 < size <= _LARGEST:
         raise _unreadable(f"it claims {size} bytes")
     unpacked = _decompress(payload, size)
     if len(unpacked) != size or not unpacked.startswith(b"\x7fELF"):
@@ -48,32 +47,53 @@ def vmlinux(image: bytes) -> bytes:
 
 
 def _decompress(payload: bytes, size: int) -> bytes:
-    try:
-        if payload.startswith(_LZ4_LEGACY):
-            return _lz4(payload[4:-4])
-        if payload.startswith(b"\xfd7zXZ"):
-            return lzma.LZMADecompressor().decompress(payload, max_length=size)
-        if payload.startswith(b"\x1f\x8b"):
-            return zlib.decompressobj(wbits=31).decompress(payload, size)
-        if payload.startswith(b"\x28\xb5\x2f\xfd"):
-            import zstandard
-
-            return zstandard.ZstdDecompressor().decompressobj().decompress(payload)
-    except (lzma.LZMAError, zlib.error, ValueError, RuntimeError) as error:
-        raise _unreadable(str(error)) from error
+    """At most one byte more than `size`, so that the caller sees when it is too much."""
+    for magic, unpack_payload in _UNPACKERS.items():
+        if payload.startswith(magic):
+            return unpack_payload(payload, size + 1)
     raise _unreadable(f"it is compressed in an unknown way ({payload[:4].hex()})")
 
 
-def _lz4(blocks: bytes) -> bytes:
+def _xz(payload: bytes, most: int) -> bytes:
+    try:
+        return lzma.LZMADecompressor().decompress(payload, max_length=most)
+    except lzma.LZMAError as error:
+        raise _unreadable(str(error)) from error
+
+
+def _gzip(payload: bytes, most: int) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(payload, most)
+    except zlib.error as error:
+        raise _unreadable(str(error)) from error
+
+
+def _zstd(payload: bytes, most: int) -> bytes:
+    import zstandard
+
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(payload) as stream:
+            return stream.read(most)
+    except zstandard.ZstdError as error:
+        raise _unreadable(str(error)) from error
+
+
+def _lz4(payload: bytes, most: int) -> bytes:
     import lz4.block
 
-    unpacked, position = bytearray(), 0
-    while position + 4 <= len(blocks):
-        length = int.from_bytes(blocks[position : position + 4], "little")
-        block = blocks[position + 4 : position + 4 + length]
-        unpacked += lz4.block.decompress(block, uncompressed_size=_LZ4_BLOCK)
-        position += 4 + length
-    return bytes(unpacked)
+    unpacked, position, end = bytearray(), 4, len(payload) - 4
+    try:
+        while position + 4 <= end and len(unpacked) < most:
+            length = int.from_bytes(payload[position : position + 4], "little")
+            block = payload[position + 4 : position + 4 + length]
+            unpacked += lz4.block.decompress(block, uncompressed_size=_LZ4_BLOCK)
+            position += 4 + length
+    except lz4.block.LZ4BlockError as error:
+        raise _unreadable(str(error)) from error
+    return bytes(unpacked[:most])
+
+
+_UNPACKERS = {b"\x02\x21\x4c\x18": _lz4, b"\xfd7zXZ": _xz, b"\x1f\x8b": _gzip, b"\x28\xb5\x2f\xfd": _zstd}
 
 
 def _unreadable(why: str) -> ImageError:

@@ -15,8 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import zstandard
+
 from pipeline.errors import PackageError, ToolFailed, ToolMissing, host_faults
 from pipeline.publish import publish
+from pipeline.text import tail
 from pipeline.tools import Tool, run
 
 ARCHITECTURE = "amd64"
@@ -30,6 +33,11 @@ _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 
 
+def _version(path: Path) -> list[tuple[int, str]]:
+    """Sorts 6.1.0-9 before 6.1.0-56."""
+    return [(int(number or 0), text) for number, text in re.findall(r"(\d+)|(\D+)", path.name)]
+
+
 @dataclass(frozen=True)
 class Packages:
     """A directory of .deb files, one for each package that the demo guest needs."""
@@ -37,8 +45,8 @@ class Packages:
     directory: Path
 
     def find(self, name: str) -> Path:
-        """The file of the package `name`; the last by name if there are several. Raises PackageError."""
-        found = sorted(self.directory.glob(f"{name}_*.deb"))
+        """The file of the package `name`; the newest if there are several. Raises PackageError."""
+        found = sorted(self.directory.glob(f"{name}_*.deb"), key=_version)
         if not found:
             raise PackageError(
                 f"there is no package {name} in {self.directory}",
@@ -48,7 +56,7 @@ class Packages:
 
     def kernel(self) -> Path:
         """The file of the kernel: linux-image-VERSION-cloud-amd64. Raises PackageError."""
-        found = sorted(self.directory.glob("linux-image-*-cloud-amd64_*.deb"))
+        found = sorted(self.directory.glob("linux-image-*-cloud-amd64_*.deb"), key=_version)
         if not found:
             raise PackageError(
                 f"there is no kernel in {self.directory}",
@@ -96,7 +104,7 @@ def collect(home: Path, provided: Path | None, *, timeout: float) -> Packages:
         with publish(target.directory) as made:
             made.mkdir()
             if provided is None:
-                fetch(made, home / "apt", timeout=timeout)
+                fetch(made, made.parent / "apt", timeout=timeout)
             else:
                 source = Packages(provided)
                 source.check()
@@ -145,13 +153,16 @@ def _private_lists(apt: Tool, directory: Path, timeout: float) -> tuple[str, ...
 
 
 def _kernel_name(cache: Tool, options: tuple[str, ...], timeout: float) -> str:
-    listing = run(cache, *options, "depends", KERNEL, timeout=timeout)
+    try:
+        listing = run(cache, *options, "depends", KERNEL, timeout=timeout)
+    except ToolFailed as error:  # an unknown name
+        listing = error.detail
     match = re.search(r"Depends: (linux-image-\S+-cloud-amd64)", listing)
     if match is None:
         raise PackageError(
             f"apt knows no kernel behind {KERNEL}",
             hint="is this Debian, with its main archive in sources.list? else provide packages by [demo] packages",
-            detail=listing,
+            detail=tail(listing),
         )
     return match[1]
 
@@ -176,7 +187,7 @@ def opened(package: Path) -> Iterator[tarfile.TarFile]:
             name, data = _data_member(stream, package)
             with tarfile.open(fileobj=_decompressed(name, data, package), mode="r|") as archive:
                 yield archive
-    except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
+    except (lzma.LZMAError, zstandard.ZstdError, tarfile.TarError, EOFError) as error:
         raise _damaged(package, str(error)) from error
 
 
@@ -198,8 +209,6 @@ def _decompressed(name: str, data: bytes, package: Path) -> io.BufferedIOBase:
     if name == "data.tar.xz":
         return lzma.LZMAFile(io.BytesIO(data))
     if name == "data.tar.zst":
-        import zstandard
-
         return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)))
     raise _damaged(package, f"{name} is compressed in an unknown way")
 

@@ -14,19 +14,20 @@ OUT is IN plus one more archive with the given files (mode 0600, owner 0) and th
 
 import argparse
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
-from pipeline.errors import ImageError, TopcoatError, UsageError, host_faults
+from pipeline.errors import ImageError, TopcoatError, UsageError
 from pipeline.publish import publish
 
 MAGIC = b"070701"
 BLOCK = 512
 _HEADER = 110
+_HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{110}")
 _TRAILER = "TRAILER!!!"
 _LONGEST_NAME = 4096  # PATH_MAX, as in the kernel
 
@@ -70,7 +71,7 @@ def encode(entries: Iterable[Entry]) -> bytes:
 
 
 def _record(inode: int, entry: Entry) -> bytes:
-    name = entry.name.encode() + b"\0"
+    name = os.fsencode(entry.name) + b"\0"
     if len(name) > _LONGEST_NAME:
         raise ImageError(f"the name {entry.name[:40]}… is too long for an initramfs", hint="shorten it")
     links = 2 if stat.S_ISDIR(entry.mode) else 1
@@ -101,10 +102,9 @@ def _entry_at(data: bytes, start: int) -> tuple[Entry, int]:
         raise _damaged(start, "no newc header")
     if len(header) < _HEADER:
         raise _damaged(start, "the header is cut off")
-    try:
-        numbers = [int(header[at : at + 8], 16) for at in range(6, _HEADER, 8)]
-    except ValueError:
-        raise _damaged(start, "the header is no hexadecimal text") from None
+    if not _HEXADECIMAL.fullmatch(header):
+        raise _damaged(start, "the header is no hexadecimal text")
+    numbers = [int(header[at : at + 8], 16) for at in range(6, _HEADER, 8)]
     mode, size, name_size = numbers[1], numbers[6], numbers[11]
     if not 1 < name_size <= _LONGEST_NAME:
         raise _damaged(start, f"a name of {name_size} bytes")
@@ -142,25 +142,25 @@ def injection(target: str, data: bytes) -> list[Entry]:
     return [*parents, file(str(path), data, 0o600)]
 
 
-def inject(output: BinaryIO, source: Path, files: dict[str, bytes], *, replace: bool = False) -> None:
-    """Write `source` and a second archive with `files` (target path to content) to `output`.
+def inject(base: bytes, files: Iterable[tuple[str, bytes]], *, replace: bool = False) -> bytes:
+    """The initramfs `base` with a second archive that holds `files` (target path and content).
 
-    Raises ImageError if `source` is damaged, or already holds one of the paths and `replace` is false.
+    Raises ImageError if `base` is damaged, or if a target is there already and `replace` is false: a file or link of
+    that name, a file or link where a directory must be, or the same target twice.
     """
-    base = source.read_bytes()
     present = {entry.name.removeprefix("./"): entry for entry in decode(base)}
     if not present:
-        raise ImageError(f"{source} holds no files", hint="give an uncompressed cpio in the newc format")
+        raise ImageError("the initramfs holds no files", hint="give an uncompressed cpio in the newc format")
     added: dict[str, Entry] = {}
-    for target, data in files.items():
+    for target, data in files:
         for entry in injection(target, data):
-            known = present.get(entry.name)
-            if known and not stat.S_ISDIR(entry.mode) and not replace:
+            known = added.get(entry.name) or present.get(entry.name)
+            both_directories = known and stat.S_ISDIR(known.mode) and stat.S_ISDIR(entry.mode)
+            if known and not both_directories and not replace:
                 raise ImageError(f"duplicate target path without --replace: {target}", hint="add --replace before -e")
-            if not known or not stat.S_ISDIR(known.mode):
+            if not both_directories:
                 added[entry.name] = entry
-    output.write(_padded(base, BLOCK))
-    output.write(encode(added.values()))
+    return _padded(base, BLOCK) + encode(added.values())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -178,8 +178,10 @@ def main(arguments: list[str] | None = None) -> int:
     """The command. 0, or 1 with one line on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        with host_faults("adding files"), publish(options.output.absolute()) as made, made.open("wb") as stream:
-            inject(stream, options.input, dict(map(_named_file, options.entry)), replace=options.replace)
+        base = _read(options.input)
+        image = inject(base, map(_named_file, options.entry), replace=options.replace)
+        with publish(options.output.absolute()) as made:
+            made.write_bytes(image)
     except TopcoatError as error:
         print(f"zbi: {error.explain()}", file=sys.stderr)
         return 1
@@ -190,7 +192,14 @@ def _named_file(entry: str) -> tuple[str, bytes]:
     target, equals, source = entry.partition("=")
     if not equals:
         raise UsageError(f"manifest entry has no '=' separator: {entry}", hint="write -e PATH=FILE")
-    return target, Path(os.fsdecode(source)).read_bytes()
+    return target, _read(Path(source))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", hint="is the path right?") from error
 
 
 if __name__ == "__main__":

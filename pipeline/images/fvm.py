@@ -61,6 +61,10 @@ class Header:
     @classmethod
     def for_disk(cls, size: int, slice_size: int) -> "Header":
         """The geometry of a new disk: as many slices as fit. Raises ImageError if not even one does."""
+        if slice_size <= 0 or slice_size % BLOCK:
+            raise ImageError(f"slices of {slice_size} bytes", hint=f"use a multiple of {BLOCK}")
+        if size // slice_size > _MOST_SLICES:
+            raise ImageError(f"{size} bytes need more than {_MOST_SLICES} slices of {slice_size}", hint="ask for less")
         table = _round_up(8 * (size // slice_size + 1), BLOCK)
         slices = (size - 2 * (_TABLES + table)) // slice_size
         if slices < 1:
@@ -155,7 +159,9 @@ def read(stream: BinaryIO) -> Metadata:
     copies = [copy for start in (0, first.metadata_size) if (copy := _copy_at(stream, start, first))]
     if not copies:
         raise _bad("neither of the two copies of its tables is intact")
-    return max(copies, key=lambda copy: copy.header.generation)
+    # Generations wrap: the largest is older than 0
+    newer = len(copies) == 2 and 0 < (copies[1].header.generation - copies[0].header.generation) % 2**64 < 2**63
+    return copies[newer]
 
 
 def _copy_at(stream: BinaryIO, start: int, first: Header) -> Metadata | None:

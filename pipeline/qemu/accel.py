@@ -124,7 +124,7 @@ def probe_firmware(qemu: Path) -> Probe:
         process.kill()
     if _FIRMWARE_DONE in said:
         return Probe()
-    first = tail(said).partition("\n")[0].partition("error: ")[2] or "it hangs"
+    first = tail(said).partition("\n")[0].removeprefix(f"{qemu.name}: ").removeprefix("error: ") or "it hangs"
     return Probe(f"/dev/kvm is there, but QEMU cannot run even its firmware with it: {first}", "use another host")
 
 

@@ -14,6 +14,7 @@ MARKER = b"{{{reset}}}"
 """Fuchsia's first line of symbolizer context, printed when the first user process starts: early boot is over."""
 
 _CHUNK = 1 << 20
+_CHUNKS_AT_ONCE = 64
 _KEPT = 1 << 16
 _TICK = 0.5  # the log is read this often even if the socket is silent: a marker may be cut by the moment of connecting
 
@@ -52,13 +53,16 @@ class Console:
         return self._position == 0
 
     def update(self) -> None:
-        """Read what is new in the log."""
+        """Read what is new in the log, at most 64 MiB: a guest that floods it must not hold up the caller."""
         with self._log.open("rb") as stream:
             stream.seek(self._position)
-            while chunk := stream.read(_CHUNK):
+            for _ in range(_CHUNKS_AT_ONCE):
+                chunk = stream.read(_CHUNK)
                 self._position += len(chunk)
                 self._scanner.feed(chunk)
                 self._kept = (self._kept + chunk)[-_KEPT:]
+                if len(chunk) < _CHUNK:
+                    return
 
     def tail(self, lines: int = 20) -> str:
         """The last lines, fit to print."""
@@ -74,8 +78,8 @@ def wait_for_marker(
 ) -> None:
     """Return as soon as the guest has printed the marker.
 
-    `serial` is QEMU's socket: it wakes the wait within milliseconds of a byte. `waiting` is called twice a second.
-    Raises QemuExited or BootTimeout.
+    `serial` is QEMU's socket: it wakes the wait within milliseconds of a byte. `waiting` is called at least twice a
+    second. Raises QemuExited or BootTimeout.
     """
     live = Scanner()  # the log is written after the socket, so the marker may be here and not yet there
     with (

@@ -26,6 +26,8 @@ log = logging.getLogger("topcoat")
 
 _STAGE = "QEMU's start"
 _BY_HAND = "see the command line that was used: topcoat argv NAME"
+_CLEANUP_LIMIT = 3.0
+_DYING = 1.0
 _START_POLL = 0.005  # nothing tells when a QEMU that was started this way is up
 
 
@@ -38,23 +40,15 @@ def running(argv: tuple[str, ...], pidfile: Path, qmp_socket: Path, qemu_log: Pa
     try:
         yield _start(argv, pidfile, qmp_socket, qemu_log, Deadline(limit))
     except BaseException:
-        _destroy(pidfile, qmp_socket)
+        try:
+            stop(pidfile, qmp_socket, _CLEANUP_LIMIT)
+        except StopError as error:  # must not hide the error that led here
+            log.error("%s", error.explain())
         raise
 
 
-def _destroy(pidfile: Path, qmp_socket: Path) -> None:
-    """Stop QEMU without hiding the error that led here."""
-    try:
-        stop(pidfile, qmp_socket, 3.0)
-    except StopError as error:
-        log.error("%s", error.explain())
-    for stray in _starting(pidfile):  # not yet, or never, in its pidfile
-        stray.send(signal.SIGKILL)
-        stray.wait(1.0)
-
-
-def _starting(pidfile: Path) -> list[Process]:
-    """Processes that were given this pidfile on their command line."""
+def _strays(pidfile: Path) -> list[Process]:
+    """Processes with this pidfile on their command line, which they may not have written yet."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -126,11 +120,19 @@ def _refused(message: str, qemu_log: Path) -> QemuRefused:
 def stop(pidfile: Path, qmp_socket: Path, limit: float) -> str:
     """End the QEMU of `pidfile`: by QMP, then SIGTERM, then SIGKILL, within `limit` seconds in all.
 
+    One that has not come as far as its pidfile, because its starter was killed, is killed too.
+
     Returns "quit", "SIGTERM", "SIGKILL" or "not running". Raises StopError if it still holds its pidfile's lock.
     """
     process = owner_of_pidfile(pidfile)
-    if process is None:
-        return "not running"
+    how = _end(process, pidfile, qmp_socket, limit) if process else "not running"
+    for stray in _strays(pidfile):
+        stray.send(signal.SIGKILL)
+        stray.wait(_DYING)
+    return how
+
+
+def _end(process: Process, pidfile: Path, qmp_socket: Path, limit: float) -> str:
     deadline = Deadline(limit)
     share = limit / 4  # asking by QMP, waiting for that, waiting for SIGTERM; the rest is SIGKILL's
     for how, patience in (("quit", share), ("SIGTERM", share), ("SIGKILL", limit)):

@@ -70,7 +70,7 @@ def _execute(channel: paramiko.Channel, command: bytes) -> None:
         for pump in pumps:
             pump.join()
         status = shell.wait()
-    with suppress(OSError):  # the client has gone
+    with suppress(OSError, EOFError):  # the client has gone
         if status >= 0:
             channel.send_exit_status(status)
         channel.close()
@@ -84,7 +84,7 @@ def _feed(channel: paramiko.Channel, stdin: IO[bytes]) -> None:
 
 
 def _pump(source: IO[bytes], send: Callable[[bytes], object]) -> None:
-    with suppress(OSError):  # the client has gone
+    with suppress(OSError, EOFError):  # the client has gone
         while chunk := source.read(65536):
             send(chunk)
 

@@ -256,7 +256,7 @@ def test_a_store_on_a_disk_that_is(bundle: Workspace, options: str, status: int,
     text = (done.stdout + done.stderr).decode()
     assert done.returncode == status, text
     assert "hint: " in text
-    assert reason in text
+    assert reason in text, text
     assert "Traceback" not in text
 
 

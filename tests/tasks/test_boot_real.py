@@ -123,8 +123,8 @@ def test_a_guest_that_refuses_the_key_is_not_called_ready(demo: Workspace) -> No
     """Its image holds another key: the marker comes, the login is refused."""
     _, other = ssh_keys.generate("ed25519")
     image = demo.store.images("demo") / "ssh-initramfs.cpio"
-    with image.open("wb") as stream:
-        cpio.inject(stream, demo.store.demo / "initramfs.cpio", {"data/ssh/authorized_keys": other})
+    base = (demo.store.demo / "initramfs.cpio").read_bytes()
+    image.write_bytes(cpio.inject(base, [("data/ssh/authorized_keys", other)]))
     done = demo.luigi("BootInstance")
     assert done.status == 30
     assert "refuses the key" in done.text
