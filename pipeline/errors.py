@@ -218,12 +218,16 @@ _STORE_HINTS = {
 }
 
 
+def hint_for(number: int | None) -> str:
+    """What to do about a store that answers with this errno."""
+    return _STORE_HINTS.get(number or 0, "see the reason above; the same command again goes on from here")
+
+
 @contextmanager
 def host_faults(doing: str) -> Iterator[None]:
     """Turn an OSError of the body into a StoreError that says what was being done and what to do about it."""
     try:
         yield
     except OSError as error:
-        hint = _STORE_HINTS.get(error.errno or 0, "see the reason above; the same command again goes on from here")
         where = f": {error.filename}" if error.filename else ""
-        raise StoreError(f"{doing}: {error.strerror or error}{where}", hint=hint) from error
+        raise StoreError(f"{doing}: {error.strerror or error}{where}", hint=hint_for(error.errno)) from error

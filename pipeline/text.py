@@ -14,7 +14,13 @@ def printable(data: bytes | str) -> str:
     return _CONTROLS.sub("", _ESCAPES.sub("", text))
 
 
-def tail(data: bytes | str, lines: int = 20, width: int = 200) -> str:
-    """The last non-empty `lines` lines of `data`, printable, each cut to `width` characters."""
+def tail(data: bytes | str, lines: int = 20, width: int = 400) -> str:
+    """The last non-empty `lines` lines of `data`, printable. Of longer ones than `width` the middle is left out."""
     kept = [line.rstrip() for line in printable(data).split("\n") if line.strip()]
-    return "\n".join(line if len(line) <= width else line[: width - 1] + "…" for line in kept[-lines:])
+    return "\n".join(_shortened(line, width) for line in kept[-lines:])
+
+
+def _shortened(line: str, width: int) -> str:
+    # The end of an error message is its reason
+    half = (width - 1) // 2
+    return line if len(line) <= width else f"{line[:half]}…{line[-half:]}"

@@ -4,6 +4,7 @@ They run through `sh` in a session of their own, without a terminal, with captur
 limit passes or the caller is interrupted, the whole process group is killed, grandchildren too.
 """
 
+import errno
 import os
 import shlex
 import shutil
@@ -18,13 +19,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ToolFailed, ToolLied, ToolMissing, ToolTimeout
+from pipeline.errors import ToolFailed, ToolLied, ToolMissing, ToolTimeout, hint_for
 from pipeline.process import Process
 from pipeline.text import tail
 
 if TYPE_CHECKING:
     from sh import RunningCommand
 
+_FULL = os.strerror(errno.ENOSPC)
 _KEPT = 256
 """Chunks of 4096 bytes kept of each stream: a tool gone mad cannot fill the memory."""
 
@@ -65,14 +67,10 @@ def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = N
 
     words = [*tool.argv[1:], *map(str, arguments)]
     said = _Said(shlex.join([tool.argv[0], *words]))
-    process = _start(tool, words, cwd, said)
-    try:
+    with _running(tool, words, cwd, said) as process:
         # sh's own limits poll, up to a second apart, and know nothing of grandchildren
         started = Process.find(process.pid)
         in_time = started is None or started.wait(timeout)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
     code = 0
     try:
         process.wait()  # only after this has all been read that it wrote
@@ -87,7 +85,7 @@ def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = N
     if code != 0:
         raise ToolFailed(
             f"{tool.name} failed " + (f"by signal {-code}" if code < 0 else f"with exit code {code}"),
-            hint="its own words are above; run that command by hand to look closer",
+            hint=hint_for(errno.ENOSPC) if _FULL in said.evidence() else "run that command by hand to look closer",
             detail=said.evidence(),
         )
     return "".join(said.stdout)
@@ -105,11 +103,25 @@ class _Said:
         return f"{self.line}\n{tail(''.join(self.stderr) or ''.join(self.stdout))}"
 
 
+@contextmanager
+def _running(tool: Tool, words: list[str], cwd: Path | None, said: _Said) -> "Iterator[RunningCommand]":
+    """The started tool; after the body nothing of it runs any more, whatever happened."""
+    process = None
+    try:
+        with _signals_deferred():
+            process = _start(tool, words, cwd, said)
+        yield process
+    finally:
+        if process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def _start(tool: Tool, words: list[str], cwd: Path | None, said: _Said) -> "RunningCommand":
     import sh
 
     try:
-        with _signals_deferred(), open(os.devnull, "rb") as nothing:
+        with open(os.devnull, "rb") as nothing:
             return sh.Command(tool.argv[0])(
                 *words,
                 _bg=True,

@@ -104,7 +104,7 @@ def _serve(listener: socket.socket, server: Server) -> None:
                 transport = paramiko.Transport(connection)
                 held.callback(transport.close)
                 transport.add_server_key(server.host_key)
-                with suppress(paramiko.SSHException, EOFError):  # the client went away
+                with suppress(paramiko.SSHException, EOFError, OSError):  # the client went away
                     transport.start_server(server=_Session(server))
 
 

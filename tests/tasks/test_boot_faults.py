@@ -236,7 +236,10 @@ def test_a_store_that_cannot_be_written(bundle: Workspace) -> None:
 
 @pytest.mark.parametrize(
     ("options", "status", "reason"),
-    [("size=300k", 30, "No space left on device"), ("ro", 20, "hint: the file system is mounted read-only")],
+    [
+        ("size=300k", 30, "No space left on device\n  hint: free some space on that disk"),
+        ("ro", 20, "hint: the file system is mounted read-only"),
+    ],
     ids=["full", "read-only"],
 )
 def test_a_store_on_a_disk_that_is(bundle: Workspace, options: str, status: int, reason: str) -> None:
