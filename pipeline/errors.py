@@ -22,6 +22,7 @@
     │   └── ConnectError        guest  SSH to the guest does not work
     │       └── HostKeyChanged  guest  something else answers on the guest's port
     ├── InstanceBusy            user   another process works on the instance
+    ├── BrokenInstance          host   QEMU lives, but its handle cannot be understood
     ├── StopError               host   QEMU survived SIGKILL
     └── CommandError            guest  a command in the guest could not be run to its end
 
@@ -190,6 +191,13 @@ class InstanceBusy(TopcoatError):
     phase = "instance"
     fault = "user"
     exit_code = 10
+
+
+class BrokenInstance(TopcoatError):
+    """QEMU lives, but its handle cannot be understood."""
+
+    phase = "instance"
+    fault = "host"
 
 
 class StopError(TopcoatError):

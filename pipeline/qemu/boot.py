@@ -13,6 +13,7 @@ from pipeline.deadline import Deadline
 from pipeline.demo import host_key_file
 from pipeline.errors import (
     BootTimeout,
+    BrokenInstance,
     CommandError,
     ConnectError,
     HostKeyChanged,
@@ -23,7 +24,7 @@ from pipeline.errors import (
 )
 from pipeline.instance import SSH, Handle, Instance, utc_now
 from pipeline.prepare import disk_path, initrd_path
-from pipeline.process import Process
+from pipeline.process import Process, owner_of_pidfile
 from pipeline.publish import locked, remove
 from pipeline.qemu import accel, disk, machine, qmp
 from pipeline.qemu.command import Files, command
@@ -78,7 +79,10 @@ class Plan:
 
 
 def plan(settings: Settings, build: Build, instance: Instance, images: Images, ready: Ready) -> Plan:
-    """Decide on everything. Makes nothing. Raises MissingResource or SettingsError."""
+    """Decide on everything. Makes nothing but the cached answer whether KVM works.
+
+    Raises MissingResource or SettingsError.
+    """
     qemu, kernel = build.paths("qemu", "kernel")
     chosen, slow = accel.choose(settings.qemu.accel, build.arch, qemu, settings.store.cache / "kvm.json")
     boot_id = uuid4().hex
@@ -119,12 +123,12 @@ def boot(plan: Plan) -> Handle:
     """
     instance = plan.instance
     with locked(instance.directory):
-        if (handle := instance.live_handle()) is not None:
+        if (handle := _running_already(instance)) is not None:
             return handle
         if plan.slow:
             log.warning("%s: no KVM: %s; the guest is emulated, several times slower", instance.name, plan.slow)
         try:
-            with host_faults("preparing the boot"):
+            with host_faults("booting"):
                 _clear(plan)
                 return _run(plan)
         except BaseException as error:
@@ -132,6 +136,19 @@ def boot(plan: Plan) -> Handle:
             if isinstance(error, TopcoatError):
                 error.about(instance.name)
             raise
+
+
+def _running_already(instance: Instance) -> Handle | None:
+    try:
+        handle = instance.handle()
+    except ValueError as error:
+        if owner_of_pidfile(instance.pidfile) is None:
+            return None
+        raise BrokenInstance(
+            f"{instance.name} is running, but its handle cannot be understood: {error}",
+            hint=f"it may be of another version of Topcoat; to end it: topcoat stop {instance.name}",
+        ) from error
+    return handle if handle and instance.live_handle() == handle else None
 
 
 def _abandon(instance: Instance) -> None:
@@ -147,7 +164,8 @@ def _clear(plan: Plan) -> None:
     """Make the instance's directory ready for a new boot. The logs of the last one stay, as *.previous."""
     instance = plan.instance
     instance.directory.mkdir(exist_ok=True)
-    machine.stop(instance.pidfile, plan.files.qmp, plan.timeouts.stop)  # one that lost its handle
+    if machine.stop(instance.pidfile, plan.files.qmp, plan.timeouts.stop) != "not running":
+        log.warning("%s: stopped a QEMU that an interrupted boot had left behind", instance.name)
     remove(instance.handle_file, instance.pidfile, instance.known_hosts)
     for old in (instance.serial_log, instance.timeline):
         if old.exists():

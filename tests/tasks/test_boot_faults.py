@@ -221,8 +221,23 @@ def test_a_boot_killed_with_sigkill_is_cleared_up_by_the_next_one(bundle: Worksp
     status, _ = interrupted(bundle, signal.SIGKILL, {"FAKE_QEMU": "no-marker"}, running)
     assert status == -signal.SIGKILL
     (orphan,) = qemus_of(bundle.directory)
-    assert_next_run_works(bundle)
+    outcome = bundle.luigi("BootInstance")
+    assert outcome.status == 0, outcome.text
+    assert "i0: stopped a QEMU that an interrupted boot had left behind" in outcome.text
     assert not orphan.alive
+
+
+def test_a_running_guest_whose_handle_is_not_understood_is_not_touched(bundle: Workspace) -> None:
+    assert bundle.luigi("BootInstance").status == 0
+    handle_file = bundle.instance().handle_file
+    handle_file.write_text(handle_file.read_text().replace('"schema": 1', '"schema": 2'))
+    (alive,) = qemus_of(bundle.directory)
+    outcome = bundle.luigi("BootInstance")
+    assert outcome.status == 30
+    assert "its handle cannot be understood: its schema is 2, not 1\n  hint: " in outcome.text
+    assert alive.alive
+    assert bundle.topcoat("stop", "i0").status == 0
+    assert not alive.alive
 
 
 def test_a_store_that_cannot_be_written(bundle: Workspace) -> None:
