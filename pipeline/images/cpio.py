@@ -112,8 +112,10 @@ def _entry_at(data: bytes, start: int) -> tuple[Entry, int]:
     content = start + _aligned(_HEADER + name_size)
     if content + size > len(data):
         raise _damaged(start, "the entry is cut off")
-    name = data[start + _HEADER : name_end - 1].decode(errors="surrogateescape")
-    entry = Entry(name, mode, data[content : content + size], (numbers[9], numbers[10]))
+    name = data[start + _HEADER : name_end - 1]
+    if b"\0" in name:
+        raise _damaged(start, "a NUL in a name")
+    entry = Entry(os.fsdecode(name), mode, data[content : content + size], (numbers[9], numbers[10]))
     return entry, content + _aligned(size)
 
 

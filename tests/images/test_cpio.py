@@ -120,7 +120,7 @@ def test_damaged_input_never_raises_anything_else(data: st.DataObject) -> None:
         entries = list(itertools.islice(cpio.decode(bytes(archive)), 1000))
     except ImageError:
         return
-    assert len(entries) <= len(BASE)
+    assert len(entries) <= len(BASE) + 1, "a damaged trailer may look like one entry more"
 
 
 def test_a_negative_size_is_damage() -> None:
