@@ -22,7 +22,6 @@ import time
 from pathlib import Path
 
 import paramiko
-import qemu.qmp  # noqa: F401  imported beforehand: the bare side shall not pay for it
 
 from pipeline.instance import Instance
 from pipeline.qemu import qmp

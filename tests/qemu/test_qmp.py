@@ -1,0 +1,100 @@
+"""The monitor protocol, against a server played in the test; the real QEMU answers in the boot tests."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from pipeline.qemu.qmp import Monitor, MonitorError, MonitorGoneError, quit_qemu, ssh_port
+
+GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
+OK = b'{"return": {}}\r\n'
+EVENT = b'{"event": "RESUME", "timestamp": {}}\r\n'
+USERNET = (
+    "Hub -1 (net0):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n"
+    "  TCP[ESTABLISHED]   13       127.0.0.1 40001    192.168.3.9    22     0     0\r\n"
+    "  TCP[HOST_FORWARD]  12       127.0.0.1 43865    192.168.3.9    22     0     0\r\n"
+)
+
+
+@contextmanager
+def playing(path: Path, *answers: bytes) -> Iterator[list[dict[str, object]]]:
+    """A server that greets with the first answer and gives one more for each command; then it hangs up."""
+    commands: list[dict[str, object]] = []
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client, client.makefile("rb") as lines, suppress(OSError):  # the client has had enough
+                for answer in answers:
+                    client.sendall(answer)
+                    if answer is not answers[-1]:
+                        commands.append(json.loads(lines.readline()))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield commands
+        thread.join(5)
+
+
+def test_the_port_is_that_of_the_forward_and_of_no_connection(tmp_path: Path) -> None:
+    answer = json.dumps({"return": USERNET}).encode() + b"\r\n"
+    with playing(tmp_path / "qmp", GREETING, OK, answer) as commands:
+        assert ssh_port(tmp_path / "qmp", 5) == 43865
+    assert commands[0] == {"execute": "qmp_capabilities"}
+    assert commands[1] == {"execute": "human-monitor-command", "arguments": {"command-line": "info usernet"}}
+
+
+def test_events_are_passed_over_and_pieces_are_put_together(tmp_path: Path) -> None:
+    answers = (GREETING, EVENT + OK, EVENT * 3 + b'{"return": 7}\r\n' + EVENT)
+    with playing(tmp_path / "qmp", *answers), Monitor(tmp_path / "qmp", 5) as monitor:
+        assert monitor.execute("x") == 7
+
+
+def test_a_quit_that_is_answered_by_hanging_up_is_taken(tmp_path: Path) -> None:
+    with playing(tmp_path / "qmp", GREETING, OK, b"") as commands:
+        quit_qemu(tmp_path / "qmp", 5)
+    assert commands[1] == {"execute": "quit"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ((b'{"return": {}}\r\n',), "it gives no greeting"),
+        ((b"hello\r\n",), "its answer is no JSON"),
+        ((b"[]\r\n",), "its answer is no object"),
+        ((GREETING, b'{"error": {"class": "GenericError", "desc": "no"}}\r\n'), "qmp_capabilities: .*no"),
+        ((GREETING, OK, b'{"return": "Hub"}\r\n'), "QEMU forwards no port: Hub"),
+        ((GREETING,), "it closed the connection|it is gone"),
+        ((b"x" * (3 << 20),), "its answer has no end|it is gone"),
+    ],
+)
+def test_answers_that_make_no_sense(tmp_path: Path, answers: tuple[bytes, ...], message: str) -> None:
+    with playing(tmp_path / "qmp", *answers), pytest.raises(MonitorError, match=message):
+        ssh_port(tmp_path / "qmp", 5)
+
+
+def test_silence_has_a_limit(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "qmp"))
+        server.listen()
+        began = time.monotonic()
+        with pytest.raises(MonitorError, match=r"no answer within 0\.2 s"):
+            ssh_port(tmp_path / "qmp", 0.2)
+    assert time.monotonic() - began < 2
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(MonitorGoneError, match="cannot connect"):
+        ssh_port(tmp_path / "qmp", 1)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "qmp"))
+    with pytest.raises(MonitorGoneError, match="nobody listens"):
+        ssh_port(tmp_path / "qmp", 0.1)
