@@ -12,13 +12,16 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline import settings
-from pipeline.errors import CommandError, ConnectError, StopError, TopcoatError, UsageError
+from pipeline.errors import CommandError, ConnectError, StopError, TopcoatError, UsageError, host_faults
 from pipeline.instance import Handle, Instance
 from pipeline.settings import Settings, Timeouts
 from pipeline.text import printable
+
+if TYPE_CHECKING:
+    import luigi  # only its name: see _task
 
 SSH_FAILED = 255
 _FOLLOW = 0.2
@@ -27,7 +30,11 @@ _CHUNK = 1 << 16
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Mistakes and failures are explained on stderr, without a traceback."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, parameters = parser.parse_known_args(arguments)
+    if parameters and "task" not in options:
+        parser.error(f"unrecognized arguments: {' '.join(parameters)}")
+    options.parameters = parameters
     try:
         command: Callable[[Settings, argparse.Namespace], int] = options.run
         return command(settings.load(), options)
@@ -70,6 +77,22 @@ def _parser() -> argparse.ArgumentParser:
     stop.add_argument("--all", action="store_true", help="all instances of the store")
     stop.add_argument("--json", action="store_true", help="for machines")
     stop.set_defaults(run=_stop)
+
+    why = commands.add_parser("why", help="which artifacts are fresh, which are stale, and why")
+    why.set_defaults(run=_why)
+    plan = commands.add_parser("plan", help="what a run would make")
+    plan.add_argument("--check", action="store_true", help="exit code 1 if anything would be made")
+    plan.set_defaults(run=_plan)
+    force = commands.add_parser("force", help="have the next run make an artifact again")
+    force.set_defaults(run=_force)
+    for about_a_task in (why, plan, force):
+        about_a_task.add_argument("task", nargs="?", default="BootInstance", help="and its parameters, as for luigi")
+    for listing in (why, plan):
+        listing.add_argument("--json", action="store_true", help="for machines")
+
+    clean = commands.add_parser("clean", help="delete prepared images, the demo guest's parts and caches")
+    clean.add_argument("--yes", action="store_true", help="do it; without, only show what would be deleted")
+    clean.set_defaults(run=_clean)
 
     argv = commands.add_parser("argv", help="print QEMU's command line; before a boot, the one that it would have")
     argv.add_argument("name")
@@ -197,6 +220,72 @@ _ENDED = {
     "SIGKILL": "stopped by SIGKILL; it took neither QEMU's quit command nor SIGTERM",
     "not running": "was not running",
 }
+
+
+def _task(options: argparse.Namespace) -> "luigi.Task":
+    """The task that is named, with its parameters."""
+    from luigi.task_register import TaskClassException
+
+    import tasks
+    from tasks import explain
+
+    try:
+        return explain.task_of([options.task, *options.parameters])
+    except TaskClassException as error:
+        raise UsageError(str(error).partition(".")[0], hint=f"there are: {', '.join(tasks.__all__)}") from error
+
+
+def _why(chosen: Settings, options: argparse.Namespace) -> int:
+    task = _task(options)
+    from tasks import explain
+
+    node = explain.look(task)
+    if options.json:
+        print(json.dumps({"schema": 1, "tree": node.encode()}, indent=2))
+    else:
+        print(*explain.tree(node), sep="\n")
+    return 0
+
+
+def _plan(chosen: Settings, options: argparse.Namespace) -> int:
+    task = _task(options)
+    from tasks import explain
+
+    pending = list(explain.look(task).pending())
+    if options.json:
+        rows = [{"task": node.task, "parameters": node.parameters, "reason": node.reason} for node in pending]
+        print(json.dumps({"schema": 1, "pending": rows}, indent=2))
+    else:
+        print("".join(f"{node.title}: {node.reason}\n" for node in pending), end="")
+    return 1 if pending and options.check else 0
+
+
+def _force(chosen: Settings, options: argparse.Namespace) -> int:
+    task = _task(options)
+    from tasks import explain
+
+    print(explain.force(task))
+    return 0
+
+
+def _clean(chosen: Settings, options: argparse.Namespace) -> int:
+    """Whole directories of what can be made again; not keys, not instances, nothing that a running guest uses."""
+    store = chosen.store
+    used = {handle.build for instance in Instance.all(store) if (handle := instance.live_handle())}
+    images = sorted((store.root / "images").glob("*"))
+    found = [path for path in (*images, store.demo, store.cache) if path.is_dir()]
+    kept = [path for path in found if path.name in used]
+    for path in kept:
+        print(f"keep    {path} (a guest runs on it)")
+    for path in (path for path in found if path not in kept):
+        size = sum(file.lstat().st_blocks * 512 for file in path.rglob("*"))
+        print(f"delete  {path} ({size / 2**20:.0f} MiB)")
+        if options.yes:
+            with host_faults(f"deleting {path.name}"):
+                shutil.rmtree(path)
+    if not options.yes and len(found) > len(kept):
+        print("nothing was deleted; to do it: topcoat clean --yes")
+    return 0
 
 
 def _argv(chosen: Settings, options: argparse.Namespace) -> int:

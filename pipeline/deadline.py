@@ -1,7 +1,8 @@
-"""Deadlines: limits as objects on the monotonic clock."""
+"""Deadlines: limits as objects on the monotonic clock; and the time of day as it stands in our files."""
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 Clock = Callable[[], float]
 """Seconds on a clock that never goes back."""
@@ -33,3 +34,8 @@ class Deadline:
     def within(self, seconds: float) -> float:
         """The shorter of `seconds` and what remains: the limit for one step of a longer wait."""
         return min(seconds, self.remaining)
+
+
+def utc_now() -> str:
+    """The time of day, for people who read our files; nothing is ever decided by it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -22,6 +22,7 @@
     │   └── ConnectError        guest  SSH to the guest does not work
     │       └── HostKeyChanged  guest  something else answers on the guest's port
     ├── InstanceBusy            user   another process works on the instance
+    ├── StaleInstance           user   the instance runs with other images or settings than today's
     ├── BrokenInstance          host   QEMU lives, but its handle cannot be understood
     ├── StopError               host   QEMU survived SIGKILL
     └── CommandError            guest  a command in the guest could not be run to its end
@@ -191,6 +192,13 @@ class InstanceBusy(TopcoatError):
     phase = "instance"
     fault = "user"
     exit_code = 10
+
+
+class StaleInstance(TopcoatError):
+    """The instance runs with other images, another QEMU or other settings than today's."""
+
+    phase = "instance"
+    fault = "user"
 
 
 class BrokenInstance(TopcoatError):

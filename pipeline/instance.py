@@ -4,13 +4,13 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.deadline import Deadline
 from pipeline.errors import StoreError, UnknownInstance, UsageError, host_faults
+from pipeline.freshness import Key
 from pipeline.process import Process, owner_of_pidfile
 from pipeline.publish import is_locked, locked, publish_json, remove
 from pipeline.settings import Store
@@ -62,6 +62,8 @@ class Handle:
     sockets: str
     """The directory with the sockets `qmp` and `serial`."""
     ssh: SSH
+    made_of: Key
+    """The images, the QEMU and the settings that it was booted with."""
 
     def encode(self) -> dict[str, object]:
         """As JSON: the fields by name, and the schema."""
@@ -75,8 +77,9 @@ class Handle:
                 raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA}")
             values = {key: value for key, value in data.items() if key != "schema"}
             values["argv"] = tuple(map(str, data["argv"]))
-            return cls(**values | {"process": Process(**data["process"]), "ssh": SSH(**data["ssh"])})
-        except (KeyError, TypeError) as error:
+            parts = {"process": Process(**data["process"]), "ssh": SSH(**data["ssh"])}
+            return cls(**values | parts | {"made_of": Key.decode(data["made_of"])})
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a field is missing or wrong: {error}") from error
 
 
@@ -246,8 +249,3 @@ class Instance:
             remove(self.handle_file, self.pidfile, self.overlay, self.known_hosts)
             self.remove_sockets()
         return how
-
-
-def utc_now() -> str:
-    """The time as it stands in our files."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from pipeline.build import Build
+from pipeline.images.fvm import parse_size
+from pipeline.proof import prove_disk, prove_initrd
 from pipeline.publish import publish
-from pipeline.settings import Store
+from pipeline.settings import Store, Tools
 from pipeline.tools import Tool, require_output, run
 
 KEY_IN_IMAGE = "data/ssh/authorized_keys"
@@ -24,15 +26,17 @@ def disk_path(store: Store, build: Build) -> Path:
     return store.images(build.name) / f"extended-{build.path('blk').name}"
 
 
-def make_initrd(build: Build, public_key: Path, output: Path, timeout: float) -> None:
+def make_initrd(build: Build, public_key: Path, output: Path, tools: Tools) -> None:
     """Put `public_key` into the build's ZBI by the build's `zbi` tool. Raises ToolError or StoreError."""
     zbi = build.tool("zbitool")
     with publish(output) as made:
-        run(zbi, "-o", made, build.path("zbi"), "-e", f"{KEY_IN_IMAGE}={public_key}", timeout=timeout)
+        run(zbi, "-o", made, build.path("zbi"), "-e", f"{KEY_IN_IMAGE}={public_key}", timeout=tools.timeout)
         require_output(zbi, made)
+        if tools.proof:
+            prove_initrd(zbi, made, KEY_IN_IMAGE, public_key.read_bytes())
 
 
-def make_disk(build: Build, length: str, output: Path, timeout: float) -> None:
+def make_disk(build: Build, length: str, output: Path, tools: Tools) -> None:
     """Copy the build's disk, sharing or skipping what can be, and extend the copy by the build's `fvm` tool.
 
     `length` is in bytes, or with a suffix K, M or G. Raises ToolError or StoreError.
@@ -40,6 +44,8 @@ def make_disk(build: Build, length: str, output: Path, timeout: float) -> None:
     copy = Tool.in_path("cp", hint="install coreutils")
     fvm = build.tool("fvm")
     with publish(output) as made:
-        run(copy, "--reflink=auto", "--sparse=always", build.path("blk"), made, timeout=timeout)
-        run(fvm, made, "extend", "--length", length, timeout=timeout)
+        run(copy, "--reflink=auto", "--sparse=always", build.path("blk"), made, timeout=tools.timeout)
+        run(fvm, made, "extend", "--length", length, timeout=tools.timeout)
         require_output(fvm, made)
+        if tools.proof:
+            prove_disk(fvm, made, build.path("blk"), parse_size(length))

@@ -8,10 +8,10 @@ a typing mistake must not silently mean "default".
 
 import configparser
 import difflib
+import errno
 import os
 import re
 import shlex
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -44,7 +44,7 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 _KEYS: dict[str, tuple[str, ...]] = {
     "store": ("root",),
     "build": ("kind", *RESOURCE_KEYS),
-    "tools": ("timeout",),
+    "tools": ("timeout", "proof"),
     "qemu": ("accel", "memory", "smp", "cpu", "restrict", "arguments"),
     "boot": ("ready", "timeout", "scale"),
     "demo": ("packages",),
@@ -56,6 +56,15 @@ def known_keys() -> Mapping[str, tuple[str, ...]]:
     return _KEYS
 
 
+def _unwritable(path: Path) -> int | None:
+    """Why nothing can be made in `path`, as an errno; None if it can."""
+    if not path.is_dir():
+        return errno.ENOTDIR
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return errno.EROFS
+    return None if os.access(path, os.W_OK | os.X_OK) else errno.EACCES
+
+
 @dataclass(frozen=True)
 class Store:
     """Where everything that Topcoat makes lies. `root` is absolute."""
@@ -63,11 +72,12 @@ class Store:
     root: Path
 
     def require_writable(self) -> None:
-        """Make the root if need be. Raises StoreError if files cannot be made in it."""
+        """Raise StoreError if files cannot be made in it. Makes nothing."""
         with host_faults("the store cannot be used"):
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
+            there = next(path for path in (self.root, *self.root.parents) if path.exists())
+            number = _unwritable(there)
+            if number is not None:
+                raise OSError(number, os.strerror(number), str(there))
 
     @property
     def keys(self) -> Path:
@@ -92,6 +102,16 @@ class Store:
     def images(self, build: str) -> Path:
         """The directory of the prepared images of the build with this name."""
         return self.root / "images" / build
+
+
+@dataclass(frozen=True)
+class Tools:
+    """`[tools]`"""
+
+    timeout: float = 600.0
+    """Seconds that one run of a host tool may take."""
+    proof: bool = True
+    """What a tool has made is looked into before it counts."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +182,7 @@ class Settings:
     build_kind: BuildKind
     resources: Mapping[str, Path]
     """Overridden resources of the build, by key."""
-    tool_timeout: float
-    """Seconds that one run of a host tool may take."""
+    tools: Tools
     qemu: Qemu
     boot: Boot
     demo_packages: Path | None
@@ -284,7 +303,7 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
         store=Store(Path(os.path.abspath(root))),
         build_kind=cast(BuildKind, reader.choice("build", "kind", ("auto", "local", "clusterfuzz", "demo"))),
         resources=overrides,
-        tool_timeout=reader.number("tools", "timeout") or 600.0,
+        tools=Tools(reader.number("tools", "timeout") or 600.0, reader.switch("tools", "proof", "on")),
         qemu=Qemu(
             accel=cast(Accel, reader.choice("qemu", "accel", ("auto", "kvm", "tcg"))),
             memory=reader.whole("qemu", "memory"),

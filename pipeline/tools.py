@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -33,20 +34,24 @@ _KEPT = 256
 
 @dataclass(frozen=True)
 class Tool:
-    """A host program: its name for people, and the words that start it."""
+    """A host program: its name for people, the words that start it, and the file whose content makes it what it is."""
 
     name: str
     argv: tuple[str, ...]
+    file: Path
 
     @classmethod
     def at(cls, name: str, path: Path) -> "Tool":
         """The program in the file `path`."""
-        return cls(name, (str(path),))
+        return cls(name, (str(path),), path)
 
     @classmethod
     def module(cls, name: str, module: str) -> "Tool":
         """One of Topcoat's own programs, run by this Python."""
-        return cls(name, (sys.executable, "-m", module))
+        found = find_spec(module)
+        assert found is not None
+        assert found.origin is not None
+        return cls(name, (sys.executable, "-m", module), Path(found.origin))
 
     @classmethod
     def in_path(cls, name: str, *, hint: str) -> "Tool":
@@ -54,7 +59,7 @@ class Tool:
         found = shutil.which(name)
         if found is None:
             raise ToolMissing(f"there is no program named {name} in PATH", hint=hint)
-        return cls(name, (found,))
+        return cls(name, (found,), Path(found))
 
 
 def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = None) -> str:

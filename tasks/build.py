@@ -1,7 +1,7 @@
 """The files that a build brings, and tasks that need some of them."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import ClassVar
 
 import luigi
@@ -11,7 +11,8 @@ from pipeline.build import Build
 from pipeline.errors import MissingResource, StoreError
 from pipeline.settings import Settings
 from pipeline.targets import ArtifactTarget
-from tasks.base import Tasks, say_once
+from pipeline.tools import Tool
+from tasks.base import ArtifactTask, Check, Tasks, say_once
 from tasks.demo import DemoDisk, DemoInitramfs, DemoKernel
 
 _DEMO: dict[str, type[luigi.Task]] = {"zbi": DemoInitramfs, "blk": DemoDisk, "kernel": DemoKernel}
@@ -69,18 +70,32 @@ class BuildTask(luigi.Task):
 
     def requires(self) -> Tasks:
         """The missing files; if there are none, what provides the files, and all prerequisites."""
-        return self._missing() or {**self._providers(), **self.prerequisites()}
+        return self.missing() or {**self.providers(), **self.prerequisites()}
 
-    def complete(self) -> bool:
-        """Never while a file of the build is missing."""
-        complete: Callable[[], bool] = super().complete
-        return not self._missing() and complete()
-
-    def _missing(self) -> Tasks:
+    def missing(self) -> Tasks:
+        """The store or the files of the build that are not there."""
         wanted: Tasks = {"store": StoreRoot(), **{key: BuildResource(key=key) for key in self.needs}}
         return {key: task for key, task in wanted.items() if not task.complete()}
 
-    def _providers(self) -> Tasks:
+    def providers(self) -> Tasks:
+        """For each needed file of the build, the task behind it."""
         found = current()[1]
         made = {key: maker() for key, maker in _DEMO.items() if key in found.demo_made}
         return {key: made.get(key) or BuildResource(key=key) for key in self.needs if key not in found.own_tools}
+
+
+class BuildArtifactTask(BuildTask, ArtifactTask):
+    """A task that makes files of files of the build."""
+
+    uses: ClassVar[tuple[str, ...]] = ()
+    """Those of `needs` that are programs."""
+
+    def tools(self) -> Mapping[str, Tool]:
+        """The build's programs, or ours in their place."""
+        found = current()[1]
+        return {key: found.tool(key) for key in self.uses}
+
+    def why(self, check: Check) -> str | None:
+        """A missing file of the build is a reason before all others."""
+        missing = self.missing()
+        return f"{next(iter(missing))} is missing" if missing else super().why(check)

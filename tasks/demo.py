@@ -1,10 +1,11 @@
 """The demo guest: what takes the place of a Fuchsia build, so that everything runs without a checkout."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import settings
-from pipeline.demo import host_key_file
+from pipeline.demo import INIT, host_key_file
 from pipeline.publish import publish_bytes, publish_json
 from tasks.base import ArtifactTask, Tasks
 
@@ -23,7 +24,7 @@ class DemoPackages(ArtifactTask):
 
         chosen = settings.load()
         demo, provided = chosen.store.demo, chosen.demo_packages
-        found = packages.collect(demo, provided, timeout=chosen.tool_timeout)
+        found = packages.collect(demo, provided, timeout=chosen.tools.timeout)
         publish_json(*self.artifacts(), found.listing())
 
 
@@ -56,6 +57,9 @@ class DemoInitramfs(_DemoPart):
     def artifacts(self) -> tuple[Path, Path]:
         demo = settings.load().store.demo
         return (demo / "initramfs.cpio", host_key_file(demo))
+
+    def inputs(self) -> Mapping[str, Path]:
+        return {**super().inputs(), "init": INIT}
 
     def make(self) -> None:
         from pipeline.demo import initramfs

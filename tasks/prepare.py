@@ -6,7 +6,7 @@ from typing import cast
 from pipeline import prepare, settings, ssh_keys
 from pipeline.publish import publish_bytes
 from tasks.base import ArtifactTask, Tasks
-from tasks.build import BuildTask, current
+from tasks.build import BuildArtifactTask, current
 from tasks.parameters import Choice, Size
 
 
@@ -26,10 +26,11 @@ class SSHKeyPair(ArtifactTask):
         publish_bytes(public, public_key)
 
 
-class InitrdWithKey(BuildTask, ArtifactTask):
+class InitrdWithKey(BuildArtifactTask):
     """The build's ZBI with our public key in it, by the build's `zbi` tool."""
 
     needs = ("zbi", "zbitool")
+    uses = ("zbitool",)
 
     def prerequisites(self) -> Tasks:
         return {"key": SSHKeyPair()}
@@ -41,13 +42,14 @@ class InitrdWithKey(BuildTask, ArtifactTask):
     def make(self) -> None:
         chosen, build = current()
         _, public = SSHKeyPair().artifacts()
-        prepare.make_initrd(build, public, *self.artifacts(), chosen.tool_timeout)
+        prepare.make_initrd(build, public, *self.artifacts(), chosen.tools)
 
 
-class ExtendedBlk(BuildTask, ArtifactTask):
+class ExtendedBlk(BuildArtifactTask):
     """A copy of the build's disk, extended by the build's `fvm` tool."""
 
     needs = ("blk", "fvm")
+    uses = ("fvm",)
 
     length = Size(default=prepare.DISK_LENGTH, description="bytes, or with a suffix K, M or G")
 
@@ -57,4 +59,4 @@ class ExtendedBlk(BuildTask, ArtifactTask):
 
     def make(self) -> None:
         chosen, build = current()
-        prepare.make_disk(build, self.length, *self.artifacts(), chosen.tool_timeout)
+        prepare.make_disk(build, self.length, *self.artifacts(), chosen.tools)

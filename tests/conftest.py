@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from pipeline.images import cpio
 from pipeline.instance import Instance
 from pipeline.process import Process
 from pipeline.publish import locked
@@ -132,7 +133,7 @@ def bundle(workspace: Workspace) -> Workspace:
     """A workspace whose build is a ClusterFuzz bundle with scripted qemu, zbi and fvm; ready means the marker."""
     root = workspace.directory / "bundle"
     contents = {
-        "target/x64/fuchsia.zbi": b"the zbi",
+        "target/x64/fuchsia.zbi": cpio.encode([cpio.directory("data")]),
         "target/x64/fvm.blk": b"the disk" * 1000,
         "target/x64/multiboot.bin": b"the kernel",
     }
@@ -147,7 +148,7 @@ def bundle(workspace: Workspace) -> Workspace:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(FAKES / fake, root / name)
     workspace.environment["FUCHSIA_RESOURCES_DIR"] = str(root)
-    workspace.configure("[boot]\nready = marker\ntimeout = 5\n[qemu]\naccel = tcg\n[tools]\ntimeout = 1\n")
+    workspace.configure("[boot]\nready = marker\ntimeout = 5\n[qemu]\naccel = tcg\n[tools]\ntimeout = 1\nproof = off\n")
     return workspace
 
 

@@ -1,6 +1,5 @@
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from pipeline.build import Build, Resource, choose, load
 from pipeline.errors import MissingResource
-from pipeline.settings import Boot, BuildKind, Qemu, Settings, Store
+from pipeline.settings import Boot, BuildKind, Qemu, Settings, Store, Tools
 from pipeline.tools import Tool
 
 BUNDLE = {
@@ -41,7 +40,7 @@ CHECKOUT = {
 
 
 def settings(root: Path, kind: BuildKind = "auto", resources: Mapping[str, Path] | None = None) -> Settings:
-    return Settings(Store(root / "out"), kind, resources or {}, 600.0, Qemu(), Boot(), None)
+    return Settings(Store(root / "out"), kind, resources or {}, Tools(), Qemu(), Boot(), None)
 
 
 def checkout(root: Path, config: str | None = "FUCHSIA_ARCH='x64'\n", pointer: str = "out/default\n") -> Build:
@@ -215,8 +214,8 @@ def test_demo_build_serves_its_own_tools_and_makes_its_own_images(tmp_path: Path
     assert build.paths("zbi", "blk", "kernel") == (demo / "initramfs.cpio", demo / "fvm.blk", demo / "vmlinux")
     for key in ("zbi", "blk", "kernel", "zbitool", "fvm"):
         build.require(key)
-    assert build.tool("zbitool") == Tool("zbitool", (sys.executable, "-m", "pipeline.images.cpio"))
-    assert build.tool("fvm") == Tool("fvm", (sys.executable, "-m", "pipeline.images.fvm"))
+    assert build.tool("zbitool") == Tool.module("zbitool", "pipeline.images.cpio")
+    assert build.tool("fvm") == Tool.module("fvm", "pipeline.images.fvm")
 
 
 def test_demo_build_takes_qemu_from_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,3 +198,84 @@ class TestInTheGuest:
         assert words[-1] == "clusterfuchsia@127.0.0.1"
         assert "StrictHostKeyChecking=yes" in words
         assert demo.instance().known_hosts.read_text() == f"[127.0.0.1]:{handle.ssh.port} {handle.ssh.host_key}\n"
+
+
+class TestExplaining:
+    """`why`, `plan`, `force` and `clean`."""
+
+    def test_before_anything_is_made(self, bundle: Workspace) -> None:
+        why = bundle.topcoat("why", "BootInstance")
+        assert why.status == 0
+        lines = why.stdout.decode().splitlines()
+        assert lines[0] == "BootInstance(name=i0)  stale: not running"
+        assert "├─ initrd: InitrdWithKey  stale: missing" in lines
+        plan = bundle.topcoat("plan", "BootInstance").stdout.decode().splitlines()
+        assert plan == [
+            "SSHKeyPair(type=ed25519): missing",
+            "InitrdWithKey: missing",
+            "ExtendedBlk(length=3G): missing",
+            "BootInstance(name=i0): not running",
+        ]
+        assert not bundle.store.root.exists(), "nothing was made"
+
+    def test_when_all_is_fresh_and_after_an_edit(self, running: Workspace) -> None:
+        assert running.topcoat("plan", "BootInstance", "--check").status == 0
+        assert running.topcoat("plan", "BootInstance").stdout == b""
+        before = running.files()
+        with (running.directory / "bundle/target/x64/fuchsia.zbi").open("ab") as stream:
+            stream.write(b"more")
+        plan = running.topcoat("plan", "BootInstance", "--check")
+        assert plan.status == 1
+        lines = plan.stdout.decode().splitlines()
+        assert lines[0].startswith("InitrdWithKey: input zbi changed: b3:")
+        assert lines[1].startswith("BootInstance(name=i0): initrd is stale: input zbi changed: b3:")
+        tree = json.loads(running.topcoat("why", "--json").stdout)
+        assert (tree["schema"], tree["tree"]["task"], tree["tree"]["fresh"]) == (1, "BootInstance", False)
+        assert tree["tree"]["needs"]["disk"]["fresh"] is True
+        assert tree["tree"]["needs"]["disk"]["seconds"] >= 0
+        pending = json.loads(running.topcoat("plan", "--json").stdout)["pending"]
+        assert [row["task"] for row in pending] == ["InitrdWithKey", "BootInstance"]
+        assert running.files() == before
+
+    def test_parameters_are_taken_as_luigi_takes_them(self, running: Workspace) -> None:
+        why = running.topcoat("why", "ExtendedBlk", "--length", "4G").stdout.decode()
+        assert why.startswith("ExtendedBlk(length=4G)  stale: parameter length 3G -> 4G, took ")
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["why", "Nope"], "error: No task Nope\n  hint: there are: BootInstance"),
+            (["plan", "ExtendedBlk", "--length", "3T"], "error: Bad size: 3T"),
+            (["force", "BootInstance"], "error: BootInstance makes no file\n  hint: "),
+        ],
+    )
+    def test_mistakes(self, bundle: Workspace, words: list[str], message: str) -> None:
+        outcome = bundle.topcoat(*words)
+        assert outcome.status == 2
+        assert message in outcome.text
+        assert "Traceback" not in outcome.text
+
+    def test_force_makes_one_artifact_again(self, running: Workspace) -> None:
+        running.topcoat("stop", "i0")
+        forced = running.topcoat("force", "InitrdWithKey")
+        assert forced.stdout == b"InitrdWithKey: the next run makes ssh-fuchsia.zbi again\n"
+        text = running.luigi("BootInstance").text
+        assert "InitrdWithKey: no record" in text
+        assert "ExtendedBlk" not in text
+
+    def test_clean_shows_first_and_spares_what_is_used(self, running: Workspace) -> None:
+        images = running.store.images("clusterfuzz")
+        running.store.cache.mkdir(exist_ok=True)
+        shown = running.topcoat("clean").stdout.decode()
+        assert f"keep    {images} (a guest runs on it)" in shown
+        assert f"delete  {running.store.cache}" in shown
+        assert running.store.cache.exists()
+        assert running.topcoat("clean", "--yes").status == 0
+        assert images.exists()
+        assert not running.store.cache.exists()
+        assert running.instance().live_handle()
+        running.topcoat("stop", "i0")
+        assert running.topcoat("clean", "--yes").status == 0
+        assert not images.exists()
+        assert (running.store.keys / "sshid").exists()
+        assert running.luigi("BootInstance").status == 0

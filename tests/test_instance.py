@@ -36,6 +36,13 @@ SAMPLE = {
         "key": "/the store/日本語/sshid",
         "host_key": "ssh-ed25519 AAAA",
     },
+    "made_of": {
+        "task": "BootInstance",
+        "version": 1,
+        "parameters": {"memory": "default"},
+        "inputs": {"disk": "b3s:00ff"},
+        "tools": {"qemu": "b3:1234"},
+    },
 }
 """Frozen: what earlier versions have written must be understood. A change of the format is a new schema."""
 

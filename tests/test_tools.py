@@ -14,7 +14,7 @@ LONG = 30.0
 
 
 def shell(script: str) -> Tool:
-    return Tool("helper", ("/bin/sh", "-c", script, "sh"))
+    return Tool("helper", ("/bin/sh", "-c", script, "sh"), Path("/bin/sh"))
 
 
 def program(path: Path, text: str, mode: int = 0o755) -> Path:
@@ -122,7 +122,8 @@ def test_an_interrupt_kills_the_tool_and_its_children(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     # The first, short sleep lets the caller come to its wait for the tool
     script = 'sleep 0.3; sleep 1000 & echo $! >"$1"; wait'
-    code = f"import sys; from pipeline.tools import *\nTOOL = Tool('x', ('/bin/sh', '-c', {script!r}, 'sh'))\n"
+    code = "import sys; from pipeline.tools import *\n"
+    code += f"TOOL = Tool('x', ('/bin/sh', '-c', {script!r}, 'sh'), Path('/bin/sh'))\n"
     code += "run(TOOL, sys.argv[1], timeout=60)"
     with subprocess.Popen([sys.executable, "-c", code, str(pipe)], stderr=subprocess.PIPE) as caller:
         grandchild = int(pipe.read_text())
@@ -150,7 +151,7 @@ def test_in_path_finds_a_program_or_says_what_to_do(tmp_path: Path, monkeypatch:
         Tool.in_path("cp", hint="install coreutils")
     assert caught.value.hint == "install coreutils"
     program(tmp_path / "cp", "#!/bin/sh\n")
-    assert Tool.in_path("cp", hint="") == Tool("cp", (f"{tmp_path}/cp",))
+    assert Tool.in_path("cp", hint="") == Tool.at("cp", tmp_path / "cp")
 
 
 def test_a_module_runs_by_this_python() -> None:

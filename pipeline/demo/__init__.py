@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+INIT = Path(__file__).with_name("init")
+"""The guest's first program."""
+
 
 def host_key_file(demo: Path) -> Path:
     """Where the public half of the guest's host key lies, "TYPE BASE64"."""

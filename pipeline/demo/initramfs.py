@@ -4,9 +4,9 @@ import lzma
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
-from importlib import resources
 from pathlib import PurePosixPath
 
+from pipeline.demo import INIT
 from pipeline.demo.packages import LIBRARIES, Packages, opened
 from pipeline.errors import PackageError
 from pipeline.images import cpio
@@ -46,7 +46,7 @@ def build(packages: Packages, host_key: bytes) -> bytes:
     entries = [cpio.directory(name) for name in _DIRECTORIES]
     entries += [
         cpio.character_device("dev/console", 5, 1),
-        cpio.file("init", resources.files(__package__).joinpath("init").read_bytes(), 0o755),
+        cpio.file("init", INIT.read_bytes(), 0o755),
         # dropbear reads ~/.ssh; Fuchsia's place for keys is data/ssh
         cpio.directory("data/ssh", 0o700),
         cpio.symlink("data/.ssh", "ssh"),

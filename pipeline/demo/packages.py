@@ -17,6 +17,7 @@ from pathlib import Path
 
 import zstandard
 
+from pipeline.digests import digest
 from pipeline.errors import PackageError, ToolFailed, ToolMissing, host_faults
 from pipeline.publish import publish
 from pipeline.text import tail
@@ -70,7 +71,7 @@ class Packages:
 
     def listing(self) -> dict[str, object]:
         """What was collected, for packages.json."""
-        return {"schema": 1, "packages": sorted(path.name for path in self.files())}
+        return {"schema": 1, "packages": {path.name: digest(path) for path in self.files()}}
 
     def check(self) -> None:
         """Raise PackageError, naming all that must be provided, unless every package is there."""

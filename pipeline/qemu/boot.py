@@ -2,14 +2,15 @@
 
 import json
 import logging
+import shlex
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
 from pipeline.build import Build
-from pipeline.deadline import Deadline
+from pipeline.deadline import Deadline, utc_now
 from pipeline.demo import host_key_file
 from pipeline.errors import (
     BootTimeout,
@@ -22,7 +23,8 @@ from pipeline.errors import (
     TopcoatError,
     host_faults,
 )
-from pipeline.instance import SSH, Handle, Instance, utc_now
+from pipeline.freshness import Key
+from pipeline.instance import SSH, Handle, Instance
 from pipeline.prepare import disk_path, initrd_path
 from pipeline.process import Process, owner_of_pidfile
 from pipeline.publish import locked, remove
@@ -36,6 +38,9 @@ from pipeline.text import printable
 log = logging.getLogger("topcoat")
 
 LOOPBACK = "127.0.0.1"
+UNKNOWN = Key("", 0, {}, {}, {})
+"""For a plan that is not carried out."""
+
 _REPORT_EVERY = 10.0
 _DYING = 1.0  # a process closes its sockets before it counts as ended
 _REFUSALS = 3  # of our key, before the guest is believed
@@ -72,13 +77,22 @@ class Plan:
     files: Files
     boot_id: str
     argv: tuple[str, ...]
+    made_of: Key
     timeouts: Timeouts
     ready: Ready
     slow: str
     """Why the guest is emulated although KVM was welcome; empty if it is not."""
 
 
-def plan(settings: Settings, build: Build, instance: Instance, images: Images, ready: Ready) -> Plan:
+def settings_of(settings: Settings, build: Build) -> dict[str, str]:
+    """What of the settings makes one guest differ from another, as texts by name."""
+    chosen = {name: "default" if value is None else str(value) for name, value in asdict(settings.qemu).items()}
+    return {"build": build.name, **chosen, "arguments": shlex.join(settings.qemu.arguments)}
+
+
+def plan(
+    settings: Settings, build: Build, instance: Instance, images: Images, ready: Ready, made_of: Key = UNKNOWN
+) -> Plan:
     """Decide on everything. Makes nothing but the cached answer whether KVM works.
 
     Raises MissingResource or SettingsError.
@@ -97,7 +111,7 @@ def plan(settings: Settings, build: Build, instance: Instance, images: Images, r
     )
     argv = command(guest_of(build, instance.name, boot_id), chosen, settings.qemu, files)
     timeouts = settings.boot.timeouts(chosen)
-    return Plan(instance, build, images, files, boot_id, argv, timeouts, ready, slow)
+    return Plan(instance, build, images, files, boot_id, argv, made_of, timeouts, ready, slow)
 
 
 class Timeline:
@@ -196,6 +210,7 @@ def _run(plan: Plan) -> Handle:
             process=process,
             sockets=str(plan.files.sockets),
             ssh=address,
+            made_of=plan.made_of,
         )
         instance.publish_handle(handle)
         timeline.reached("ready")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ssh_keys
 from tests.conftest import Outcome, Workspace, qemus_of
 from tests.fakes import sshd
 
@@ -46,20 +45,20 @@ def assert_next_run_works(workspace: Workspace) -> None:
     ],
 )
 def test_a_qemu_that_does_not_come_up(bundle: Workspace, part: str, message: str, evidence: str) -> None:
-    bundle.configure("[boot]\nready = marker\ntimeout = 2\nscale = 0.1\n[qemu]\naccel = tcg\n")
+    bundle.configure("[boot]\nready = marker\ntimeout = 2\nscale = 0.1\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
     outcome = bundle.luigi("BootInstance", FAKE_QEMU=part)
     assert_clean_failure(outcome, bundle)
     assert f"i0: {message}" in outcome.text
     assert evidence in outcome.text
     assert "\x1b" not in outcome.text
     assert [name for name in bundle.files() if name.startswith("instances")] == LOGS, "the logs stay"
-    bundle.configure("[boot]\nready = marker\n[qemu]\naccel = tcg\n")
+    bundle.configure("[boot]\nready = marker\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
     assert_next_run_works(bundle)
 
 
 def test_a_qemu_that_prints_the_marker_and_dies_is_not_ready(bundle: Workspace) -> None:
     """With the marker as the proof it may count as ready if it dies afterwards; with SSH it never does."""
-    bundle.configure("[boot]\ntimeout = 5\n[qemu]\naccel = tcg\n")
+    bundle.configure("[boot]\ntimeout = 5\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
     outcome = bundle.luigi("BootInstance", FAKE_QEMU="marker-die")
     assert_clean_failure(outcome, bundle)
     assert "QEMU ended before the guest was ready (while waiting for the ssh)" in outcome.text
@@ -106,7 +105,7 @@ def test_a_tool_that_fails(bundle: Workspace, tool: str, part: str, message: str
     assert message in outcome.text
     if part == "fail":
         assert "header size doesn't match" in outcome.text or "Magic mismatch" in outcome.text
-    whole = [name for name in bundle.files() if name.startswith("images")]
+    whole = [name for name in bundle.files() if name.startswith("images") and not name.endswith(".made.json")]
     assert whole == [IMAGES[0] if tool == "ZBI" else IMAGES[1]], "the other image is there, this one is not, no rest"
     assert_next_run_works(bundle)
 
@@ -161,7 +160,7 @@ def test_one_file_of_the_build_can_be_replaced_by_a_setting(bundle: Workspace) -
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("part", ["hang", "no-marker"])
 def test_an_interrupted_boot_leaves_no_qemu(bundle: Workspace, number: signal.Signals, part: str) -> None:
-    bundle.configure("[boot]\nready = marker\ntimeout = 60\n[qemu]\naccel = tcg\n")
+    bundle.configure("[boot]\nready = marker\ntimeout = 60\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
     status, text = interrupted(bundle, number, {"FAKE_QEMU": part}, lambda: bool(qemus_of(bundle.directory)))
     assert_clean_failure(Outcome(status, b"", text), bundle)
     assert f"error: interrupted by {number.name}" in text.decode()
@@ -170,7 +169,7 @@ def test_an_interrupted_boot_leaves_no_qemu(bundle: Workspace, number: signal.Si
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_tool_is_killed_and_nothing_else_is_begun(bundle: Workspace, number: signal.Signals) -> None:
-    bundle.configure("[boot]\nready = marker\n[qemu]\naccel = tcg\n[tools]\ntimeout = 50\n")
+    bundle.configure("[boot]\nready = marker\n[qemu]\naccel = tcg\n[tools]\ntimeout = 50\nproof = off\n")
     images = bundle.store.images("clusterfuzz")
     parts = {"FAKE_FVM": "hang", "FAKE_ZBI": "hang"}
     status, text = interrupted(bundle, number, parts, lambda: any(images.glob(".*.tmp")))
@@ -213,7 +212,7 @@ def processes_with(text: bytes) -> list[str]:
 
 
 def test_a_boot_killed_with_sigkill_is_cleared_up_by_the_next_one(bundle: Workspace) -> None:
-    bundle.configure("[boot]\nready = marker\ntimeout = 60\n[qemu]\naccel = tcg\n")
+    bundle.configure("[boot]\nready = marker\ntimeout = 60\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
 
     def running() -> bool:
         return (bundle.instance().directory / "qemu.pid").exists()
@@ -284,13 +283,9 @@ class TestSSH:
     @pytest.fixture
     def with_key(self, bundle: Workspace) -> str:
         """A key pair in the store; returns the public half. Ready means SSH."""
-        bundle.configure("[boot]\ntimeout = 4\n[qemu]\naccel = tcg\n")
-        private, public = ssh_keys.generate("ed25519")
-        bundle.store.keys.mkdir(parents=True)
-        (bundle.store.keys / "sshid").write_bytes(private)
-        (bundle.store.keys / "sshid").chmod(0o600)
-        (bundle.store.keys / "sshid.pub").write_bytes(public)
-        return public.decode().strip()
+        bundle.configure("[boot]\ntimeout = 4\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
+        assert bundle.luigi("SSHKeyPair").status == 0
+        return (bundle.store.keys / "sshid.pub").read_text().strip()
 
     def test_a_server_that_answers_makes_the_guest_ready(self, bundle: Workspace, with_key: str) -> None:
         with sshd.running(with_key) as server:

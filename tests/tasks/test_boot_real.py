@@ -1,10 +1,10 @@
 """The main job with the real QEMU and the real demo guest."""
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline import ssh_keys
-from pipeline.images import cpio
 from tests.conftest import Workspace, qemus_of
 
 
@@ -120,11 +120,15 @@ def test_the_timeline_tells_every_stage_in_order(demo: Workspace) -> None:
 
 
 def test_a_guest_that_refuses_the_key_is_not_called_ready(demo: Workspace) -> None:
-    """Its image holds another key: the marker comes, the login is refused."""
+    """Its tool puts in another key: the marker comes, the login is refused."""
     _, other = ssh_keys.generate("ed25519")
-    image = demo.store.images("demo") / "ssh-initramfs.cpio"
-    base = (demo.store.demo / "initramfs.cpio").read_bytes()
-    image.write_bytes(cpio.inject(base, [("data/ssh/authorized_keys", other)]))
+    (demo.directory / "other.pub").write_bytes(other)
+    tool = demo.directory / "zbi"
+    tool.write_text(
+        f'#!/bin/sh\n{sys.executable} -m pipeline.images.cpio -o "$2" "$3" -e data/ssh/authorized_keys=other.pub\n'
+    )
+    tool.chmod(0o755)
+    demo.configure("[build]\nzbitool = zbi\n[tools]\nproof = off\n")
     done = demo.luigi("BootInstance")
     assert done.status == 30
     assert "refuses the key" in done.text

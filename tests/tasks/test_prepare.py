@@ -2,6 +2,7 @@
 
 import subprocess
 
+from pipeline.images import cpio
 from tests.conftest import Workspace
 
 
@@ -23,7 +24,8 @@ def test_the_tools_are_called_as_fuchsia_s_own_launcher_calls_them(bundle: Works
     made(bundle, "ExtendedBlk", "--length", "5M")
     public = (bundle.store.keys / "sshid.pub").read_bytes()
     images = bundle.store.images("clusterfuzz")
-    assert (images / "ssh-fuchsia.zbi").read_bytes() == b"the zbi" + b"data/ssh/authorized_keys\0" + public
+    entries = list(cpio.decode((images / "ssh-fuchsia.zbi").read_bytes()))
+    assert [(entry.name, entry.data) for entry in entries] == [("data", b""), ("data/ssh/authorized_keys", public)]
     assert (images / "extended-fvm.blk").stat().st_size == 5 << 20
     assert (images / "extended-fvm.blk").read_bytes().startswith(b"the disk")
 
