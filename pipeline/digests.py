@@ -31,7 +31,6 @@ _CHUNK = 8 << 20  # as fast as mapping the file (measured), and a file that is c
 _LARGE = 1 << 20  # threads do not pay below
 _MOST_ENTRIES = 100_000
 _ZEROS = bytes(BLOCK)
-_PROBE = bytes(16)
 
 Signature = tuple[int, int, int, int, int]
 """What tells a file that has not changed: device, inode, size, times of modification and of change in nanoseconds."""
@@ -93,10 +92,11 @@ def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 def _dense(buffer: Any, length: int) -> Iterator[tuple[int, int]]:
     """The longest runs of blocks in the first `length` bytes that are not all zero."""
-    begun = 0
-    for block in range(0, length, BLOCK):
-        end = min(block + len(_PROBE), length)
-        if buffer[block:end] == _PROBE[: end - block] and _is_zero(buffer, block, length):
+    begun, number = 0, -1
+    firsts = bytes(buffer[0:length:BLOCK])  # only a block whose first byte is zero can be all zero
+    while (number := firsts.find(0, number + 1)) >= 0:
+        block = number * BLOCK
+        if _is_zero(buffer, block, length):
             if begun < block:
                 yield begun, block
             begun = block + BLOCK

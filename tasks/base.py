@@ -1,8 +1,9 @@
 """What every task that makes files has in common: it makes them when they are stale, and says why."""
 
+import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -58,6 +59,13 @@ class ArtifactTask(luigi.Task):
 
     version: ClassVar[int] = 1
     """To be raised by hand when `make` makes something else of the same inputs."""
+
+    @classmethod
+    @functools.cache  # luigi asks four times for each instance, and looks through the whole class each time
+    def get_params(cls) -> list[tuple[str, luigi.Parameter]]:
+        """The parameters of the class."""
+        look: Callable[[], list[tuple[str, luigi.Parameter]]] = super().get_params
+        return look()
 
     def artifacts(self) -> tuple[Path, ...]:
         """The files that the task makes. The first one carries the lock and the record."""
