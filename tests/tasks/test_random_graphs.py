@@ -1,0 +1,141 @@
+"""What runs equals what an oracle says is out of date, over random graphs and random edits."""
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import luigi
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.publish import publish_bytes
+from tasks.base import ArtifactTask, Tasks
+
+
+@dataclass
+class World:
+    """One graph on disk: node n is made of its source and of the nodes that it needs, all with smaller numbers."""
+
+    root: Path
+    needs: list[set[int]]
+    made: list[int] = field(default_factory=list)
+
+    def source(self, node: int) -> Path:
+        return self.root / f"source{node}"
+
+    def output(self, node: int) -> Path:
+        return self.root / f"out{node}"
+
+    def content(self, node: int, outputs: list[bytes]) -> bytes:
+        """What a node is made of, cut so short that different sources often yield the same."""
+        whole = self.source(node).read_bytes() + b"".join(outputs[need] for need in sorted(self.needs[node]))
+        return bytes([sum(whole) % 3])
+
+    def all_contents(self) -> list[bytes]:
+        """Everything made from scratch, in memory."""
+        outputs: list[bytes] = []
+        for node in range(len(self.needs)):
+            outputs.append(self.content(node, outputs))
+        return outputs
+
+
+class RandomNode(ArtifactTask):
+    """One node of the world under test."""
+
+    world: ClassVar[World]
+    number = luigi.IntParameter()
+
+    def requires(self) -> Tasks:
+        return {str(need): RandomNode(number=need) for need in sorted(self.world.needs[self.number])}
+
+    def artifacts(self) -> tuple[Path]:
+        return (self.world.output(self.number),)
+
+    def inputs(self) -> dict[str, Path]:
+        return {**super().inputs(), "source": self.world.source(self.number)}
+
+    def make(self) -> None:
+        self.world.made.append(self.number)
+        outputs = [
+            self.world.output(node).read_bytes() if node in self.world.needs[self.number] else b""
+            for node in range(self.number)
+        ]
+        publish_bytes(*self.artifacts(), self.world.content(self.number, outputs))
+
+
+class RandomRoot(luigi.WrapperTask):
+    """All nodes."""
+
+    def requires(self) -> list[RandomNode]:
+        return [RandomNode(number=node) for node in range(len(RandomNode.world.needs))]
+
+
+def run(world: World) -> set[int]:
+    """Run luigi; which nodes were made."""
+    world.made.clear()
+    RandomNode.world = world
+    assert luigi.build([RandomRoot()], local_scheduler=True, log_level="CRITICAL")
+    assert len(world.made) == len(set(world.made)), "each at most once"
+    return set(world.made)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> list[set[int]]:
+    count = draw(st.integers(1, 6))
+    return [draw(st.sets(st.integers(0, node - 1), max_size=3)) if node else set() for node in range(count)]
+
+
+@settings(max_examples=25)
+@given(
+    graphs(),
+    st.lists(
+        st.tuples(st.sampled_from(["source", "output", "record", "touch"]), st.integers(0, 5), st.binary(max_size=2)),
+        max_size=4,
+    ),
+)
+def test_what_runs_is_what_is_out_of_date(needs: list[set[int]], edits: list[tuple[str, int, bytes]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["TOPCOAT_ROOT"] = directory
+        try:
+            check(World(Path(directory), needs), edits)
+        finally:
+            del os.environ["TOPCOAT_ROOT"]
+
+
+def check(world: World, edits: list[tuple[str, int, bytes]]) -> None:
+    count = len(world.needs)
+    for node in range(count):
+        world.source(node).write_bytes(bytes([node]))
+    assert run(world) == set(range(count))
+    outputs = world.all_contents()
+    dirty = set()
+    for kind, number, data in edits:
+        node = number % count
+        if kind == "source":
+            world.source(node).write_bytes(data)
+        elif kind == "output":
+            world.output(node).write_bytes(b"tampered" + data)
+            dirty.add(node)
+        elif kind == "record":
+            world.output(node).with_name(f"out{node}.made.json").unlink(missing_ok=True)
+            dirty.add(node)
+        else:
+            os.utime(world.source(node), (1, 1))
+    expected = oracle(world, outputs, dirty)
+    assert run(world) == expected
+    assert [world.output(node).read_bytes() for node in range(count)] == world.all_contents()
+    assert run(world) == set()
+
+
+def oracle(world: World, before: list[bytes], dirty: set[int]) -> set[int]:
+    """A node must be made if it was damaged, its source has other bytes, or something it needs came out different."""
+    after = world.all_contents()
+    return {
+        node
+        for node, needs in enumerate(world.needs)
+        if node in dirty
+        or world.source(node).read_bytes() != bytes([node])
+        or any(before[need] != after[need] for need in needs)
+    }
