@@ -87,7 +87,8 @@ class Connection:
         deadline: Deadline | None,
     ) -> int:
         try:
-            with self._transport.open_session(timeout=deadline.seconds if deadline else None) as channel:
+            channel = self._transport.open_session(timeout=deadline.seconds if deadline else None)
+            try:
                 channel.exec_command(command)
                 if stdin is None:
                     channel.shutdown_write()
@@ -96,6 +97,9 @@ class Connection:
                     threading.Thread(target=_feed, args=(stdin, channel), daemon=True).start()
                 _drain(channel, stdout, stderr, deadline)
                 return _status(channel, command)
+            finally:
+                with suppress(OSError, EOFError, paramiko.SSHException):  # must not hide what came before
+                    channel.close()
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise _broken(command, str(error) or type(error).__name__) from error
 

@@ -107,10 +107,10 @@ def same_size(path: str) -> Edit:
     def edit(workspace: Workspace) -> None:
         target = workspace.directory / path
         facts = target.stat()
-        data = bytearray(target.read_bytes()[:100])
-        data[0] ^= 1
         with target.open("r+b") as stream:
-            stream.write(data)
+            first = stream.read(1)[0]
+            stream.seek(0)
+            stream.write(bytes([first ^ 1]))
         os.utime(target, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
     return edit
