@@ -12,16 +12,13 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from pipeline import settings
 from pipeline.errors import CommandError, ConnectError, StopError, TopcoatError, UsageError, host_faults
 from pipeline.instance import Handle, Instance
 from pipeline.settings import Settings, Timeouts
 from pipeline.text import printable
-
-if TYPE_CHECKING:
-    import luigi  # only its name: see _task
 
 SSH_FAILED = 255
 _FOLLOW = 0.2
@@ -222,24 +219,10 @@ _ENDED = {
 }
 
 
-def _task(options: argparse.Namespace) -> "luigi.Task":
-    """The task that is named, with its parameters."""
-    from luigi.task_register import TaskClassException
-
-    import tasks
-    from tasks import explain
-
-    try:
-        return explain.task_of([options.task, *options.parameters])
-    except TaskClassException as error:
-        raise UsageError(str(error).partition(".")[0], hint=f"there are: {', '.join(tasks.__all__)}") from error
-
-
 def _why(chosen: Settings, options: argparse.Namespace) -> int:
-    task = _task(options)
     from tasks import explain
 
-    node = explain.look(task)
+    node = explain.look([options.task, *options.parameters])
     if options.json:
         print(json.dumps({"schema": 1, "tree": node.encode()}, indent=2))
     else:
@@ -248,10 +231,9 @@ def _why(chosen: Settings, options: argparse.Namespace) -> int:
 
 
 def _plan(chosen: Settings, options: argparse.Namespace) -> int:
-    task = _task(options)
     from tasks import explain
 
-    pending = list(explain.look(task).pending())
+    pending = list(explain.look([options.task, *options.parameters]).pending())
     if options.json:
         rows = [{"task": node.task, "parameters": node.parameters, "reason": node.reason} for node in pending]
         print(json.dumps({"schema": 1, "pending": rows}, indent=2))
@@ -261,10 +243,9 @@ def _plan(chosen: Settings, options: argparse.Namespace) -> int:
 
 
 def _force(chosen: Settings, options: argparse.Namespace) -> int:
-    task = _task(options)
     from tasks import explain
 
-    print(explain.force(task))
+    print(explain.force([options.task, *options.parameters]))
     return 0
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import luigi
 from luigi.cmdline_parser import CmdlineParser
+from luigi.task_register import TaskClassException
 
 from pipeline import freshness
 from pipeline.errors import UsageError
@@ -39,29 +40,38 @@ class Node:
     def pending(self) -> "Iterator[Node]":
         """All that would run, in an order in which it could, each once."""
         seen = set()
-        for node in self._depth_first():
+        for node in self.depth_first():
             if node.reason is not None and node.title not in seen:
                 seen.add(node.title)
                 yield node
 
-    def _depth_first(self) -> "Iterator[Node]":
+    def depth_first(self) -> "Iterator[Node]":
+        """All nodes, each after those that it needs; one that several need comes several times."""
         for node in self.needs.values():
-            yield from node._depth_first()  # noqa: SLF001  of another node
+            yield from node.depth_first()
         yield self
 
 
 def task_of(words: Sequence[str]) -> luigi.Task:
     """The task that luigi would run for these words: its name and its parameters.
 
-    Raises UsageError in our parameters' words, or luigi's own exceptions for an unknown task.
+    Raises UsageError for an unknown task or a value that its parameters refuse.
     """
-    with CmdlineParser.global_instance(list(words)) as parser:
-        task: luigi.Task = parser.get_task_obj()
+    try:
+        with CmdlineParser.global_instance(list(words)) as parser:
+            task: luigi.Task = parser.get_task_obj()
+    except TaskClassException as error:
+        import tasks
+
+        raise UsageError(str(error).partition(".")[0], hint=f"there are: {', '.join(tasks.__all__)}") from error
     return task
 
 
-def look(root: luigi.Task) -> Node:
-    """The whole graph below a task, as it stands now. Changes nothing, not even the cache of digests."""
+def look(words: Sequence[str]) -> Node:
+    """The whole graph below a task, as it stands now. Changes nothing, not even the cache of digests.
+
+    `words` are the task and its parameters, as for luigi. Raises UsageError.
+    """
     check = Check(digests())
     nodes: dict[str, Node] = {}
 
@@ -72,7 +82,7 @@ def look(root: luigi.Task) -> Node:
             nodes[task.task_id] = Node(task.task_family, shown, check.why(task), _cost(task), needs)
         return nodes[task.task_id]
 
-    return node_of(root)
+    return node_of(task_of(words))
 
 
 def _needs(task: luigi.Task) -> dict[str, luigi.Task]:
@@ -113,11 +123,12 @@ def _line(node: Node, name: str) -> str:
     return f"{name}{node.title}  " + (f"stale: {node.reason}{cost}" if node.reason else f"fresh{cost}")
 
 
-def force(task: luigi.Task) -> str:
+def force(words: Sequence[str]) -> str:
     """Delete the record of one artifact, so that the next run makes it again. Returns what to say.
 
     Raises UsageError for a task that makes no artifact.
     """
+    task = task_of(words)
     if not isinstance(task, ArtifactTask):
         raise UsageError(
             f"{task.task_family} makes no file",
