@@ -27,6 +27,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 	@echo "setting up $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m compileall -q pipeline tasks
 	@touch $@
 
 # Only the demo guest needs the host's QEMU; Fuchsia builds bring their own

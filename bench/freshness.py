@@ -1,11 +1,13 @@
 """What it costs to find out that there is nothing to do.
 
-    pip install doit snakemake     # the others; without them their rows are left out
-    python bench/freshness.py [--rounds N]
+    python -m bench.freshness [--rounds N] [--engines DIRECTORY]
 
 First a run without work over the graph of bench/graph.py, by turns: Topcoat (`luigi`), doit, snakemake; seconds of
-process time, imports included. Then the check of one sparse image of 3 GiB with a warm cache, and the speed of hashing
-against BLAKE3's own way with files.
+process time, imports included, and how much of it is only importing the engine. The other engines are installed by
+pip into environments of their own below DIRECTORY: luigi imports requests and jsonschema where it finds them, so that
+in one environment with snakemake it would be slower than it is. Then `luigi --module tasks BootInstance` while the
+demo guest lives; the check of one sparse image of 3 GiB with a warm cache; and the speed of hashing against BLAKE3's
+own way with files.
 """
 
 import argparse
@@ -17,84 +19,143 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
 
 from bench import graph
-from pipeline.digests import Digests, digest
+from pipeline.digest_cache import DigestCache
+from pipeline.digests import digest
 
-BIN = Path(sys.executable).parent
+PYTHON = Path(sys.executable)
+BIN = PYTHON.parent
+PROJECT = Path(__file__).parents[1]
+RACY = 2.5
+"""Seconds until what was made just now is remembered by its times."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One of those that are compared: how it is run, and how it is only imported."""
+
+    name: str
+    command: list[str]
+    imports: list[str]
 
 
 def main() -> int:
     """Run all and print it."""
     parser = argparse.ArgumentParser(description="Measure runs without work.")
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--engines", type=Path, default=PROJECT / "out/bench", metavar="DIRECTORY")
+    options = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}")
+    engines = [topcoat(), *others(options.engines)]
     with tempfile.TemporaryDirectory() as directory:
-        compare_engines(Path(directory), rounds)
-        check_image(Path(directory), rounds)
-        hash_file(Path(directory), rounds)
+        compare_engines(engines, Path(directory), options.rounds)
+        check_instance(Path(directory), options.rounds)
+        check_image(Path(directory), options.rounds)
+        hash_file(Path(directory), options.rounds)
     return 0
 
 
-def compare_engines(directory: Path, rounds: int) -> None:
-    """The same graph, three engines."""
-    commands = {
-        "topcoat": [str(BIN / "luigi"), "--module", "bench.graph", "All"],
-        "doit": [str(BIN / "doit"), "-f", "dodo.py"],
-        "snakemake": [str(BIN / "snakemake"), "--cores", "2", "--quiet", "all"],
+def topcoat() -> Engine:
+    """As its users run it."""
+    command = [str(BIN / "luigi"), "--module", "bench.graph", "All"]
+    return Engine("topcoat", command, [str(PYTHON), "-c", "import luigi.cmdline, tasks"])
+
+
+def others(directory: Path) -> list[Engine]:
+    """doit and snakemake, installed where they are not yet."""
+    words = {
+        "doit": (["-f", "dodo.py"], "doit.doit_cmd"),
+        "snakemake": (["--cores", "2", "--quiet", "all"], "snakemake.cli"),
     }
-    found = {name: command for name, command in commands.items() if Path(command[0]).exists()}
-    for name in found:
-        graph.write_sources(directory / name)
-    (directory / "doit/dodo.py").write_text(graph.DODO) if "doit" in found else None
-    (directory / "snakemake/Snakefile").write_text(graph.SNAKEFILE) if "snakemake" in found else None
-    for name, command in found.items():
-        run(command, directory / name)
-    time.sleep(2.5)  # what was made just now is not remembered yet
-    for name, command in found.items():
-        run(command, directory / name)
-    seconds: dict[str, list[float]] = {name: [] for name in found}
+    found = []
+    for name, (arguments, module) in words.items():
+        home = directory / name
+        if not (home / "bin" / name).exists():
+            print(f"installing {name} in {home}")
+            subprocess.run([PYTHON, "-m", "venv", "--clear", home], check=True)
+            subprocess.run([home / "bin/pip", "install", "--quiet", name], check=True)
+        imports = [str(home / "bin/python"), "-c", f"import {module}"]
+        found.append(Engine(name, [str(home / "bin" / name), *arguments], imports))
+    return found
+
+
+def compare_engines(engines: list[Engine], directory: Path, rounds: int) -> None:
+    """The same graph for all engines, by turns."""
+    homes = {engine.name: directory / engine.name for engine in engines}
+    for home in homes.values():
+        graph.write_sources(home)
+    (homes["doit"] / "dodo.py").write_text(graph.DODO)
+    (homes["snakemake"] / "Snakefile").write_text(graph.SNAKEFILE)
+    for engine in engines:
+        process_time(engine.command, homes[engine.name])
+    time.sleep(RACY)
+    for engine in engines:
+        process_time(engine.command, homes[engine.name])
+    whole: dict[str, list[float]] = {engine.name: [] for engine in engines}
+    imports: dict[str, list[float]] = {engine.name: [] for engine in engines}
     for _ in range(rounds):
-        for name, command in found.items():
-            seconds[name].append(run(command, directory / name))
-    ours = statistics.median(seconds["topcoat"])
+        for engine in engines:
+            whole[engine.name].append(process_time(engine.command, homes[engine.name]))
+            imports[engine.name].append(process_time(engine.imports, homes[engine.name]))
     print(f"\na run without work, {2 * graph.COUNT} artifacts, {5 * graph.COUNT} inputs (process time, n={rounds})")
-    for name, values in seconds.items():
-        middle = statistics.median(values)
-        print(f"  {name:<10} {middle:6.3f} s   topcoat / {name}: {ours / middle:.2f}")
-    for name in commands.keys() - found.keys():
-        print(f"  {name:<10} not installed")
+    print("             median  fastest  only imports   topcoat / it")
+    ours = statistics.median(whole["topcoat"])
+    for name, values in whole.items():
+        middle, only = statistics.median(values), statistics.median(imports[name])
+        print(f"  {name:<10} {middle:6.3f} s {min(values):6.3f} s     {only:6.3f} s   {ours / middle:12.2f}")
 
 
-def run(command: list[str], directory: Path) -> float:
-    """Run a command; returns the process time of it and its children, in seconds."""
-    environment = {
-        **os.environ,
-        "GRAPH_ROOT": str(directory),
-        "TOPCOAT_ROOT": str(directory / "out"),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, check=False)
+def environment(directory: Path) -> Mapping[str, str]:
+    """What the commands are run with. Python may keep what it has compiled, as pip does for what it installs."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    ours = {"GRAPH_ROOT": str(directory), "TOPCOAT_ROOT": str(directory / "out"), "PYTHONPATH": str(PROJECT)}
+    return {**kept, **ours}
+
+
+def run(command: list[str], directory: Path) -> None:
+    """Run a command to its end, or stop here."""
+    done = subprocess.run(command, cwd=directory, env=environment(directory), capture_output=True, check=False)
     if done.returncode:
         sys.exit(f"{command}: {done.stderr.decode()[-2000:]}")
+
+
+def process_time(command: list[str], directory: Path) -> float:
+    """Run a command; returns the process time of it and its children, in seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run(command, directory)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def timed(work: Callable[[], object], rounds: int) -> float:
-    """The median of the wall time of `work`, in seconds."""
+def timed(work: Callable[[], object], rounds: int) -> list[float]:
+    """The wall times of `work`, in seconds."""
     values = []
     for _ in range(rounds):
         began = time.perf_counter()
         work()
         values.append(time.perf_counter() - began)
-    return statistics.median(values)
+    return values
+
+
+def check_instance(directory: Path, rounds: int) -> None:
+    """The main job when there is nothing to do: the demo guest lives, and all is fresh."""
+    boot = [str(BIN / "luigi"), "--module", "tasks", "BootInstance"]
+    try:
+        run(boot, directory)
+        time.sleep(RACY)
+        run(boot, directory)
+        seconds = timed(lambda: run(boot, directory), 2 * rounds)
+    finally:
+        run([str(BIN / "topcoat"), "stop", "--all"], directory)
+    print(
+        f"\nBootInstance, all fresh, the guest alive: {statistics.median(seconds):.3f} s, at best {min(seconds):.3f} s"
+    )
 
 
 def check_image(directory: Path, rounds: int) -> None:
@@ -105,24 +166,24 @@ def check_image(directory: Path, rounds: int) -> None:
             stream.seek(part * 12 << 20)
             stream.write(os.urandom(1 << 20))
         stream.truncate(3 << 30)
-    digests = Digests(None, lambda: time.time_ns() + 10**10)
-    cold = timed(lambda: digest(image), 3)
+    digests = DigestCache(None, lambda: time.time_ns() + 10**10)
+    cold = statistics.median(timed(lambda: digest(image), 3))
     digests.of(image)
-    warm = timed(lambda: digests.of(image), rounds * 100)
+    warm = statistics.median(timed(lambda: digests.of(image), rounds * 100))
     print(f"\none sparse image of 3 GiB, 256 MiB of data: hashed in {cold:.3f} s, checked in {warm * 1e6:.0f} us")
     image.unlink()
 
 
 def hash_file(directory: Path, rounds: int) -> None:
-    """1 GiB of data: ours, and BLAKE3's own file hashing."""
+    """1 GiB of data: ours, and BLAKE3's own file hashing, which maps the file."""
     file = directory / "data"
     with file.open("wb") as stream:
         for _ in range(64):
             stream.write(os.urandom(16 << 20))
     ours, theirs = [], []
-    for _ in range(rounds):
-        ours.append(timed(lambda: digest(file), 1))
-        theirs.append(timed(lambda: blake3(max_threads=blake3.AUTO).update_mmap(file).digest(), 1))
+    for _ in range(2 * rounds):
+        ours += timed(lambda: digest(file), 1)
+        theirs += timed(lambda: blake3(max_threads=blake3.AUTO).update_mmap(file).digest(), 1)
     mine, its = (1 / statistics.median(values) for values in (ours, theirs))
     print(f"\nhashing 1 GiB in the page cache: {mine:.2f} GiB/s, blake3 itself {its:.2f} GiB/s, ratio {mine / its:.2f}")
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline import settings
-from pipeline.errors import CommandError, ConnectError, StopError, TopcoatError, UsageError, host_faults
+from pipeline.errors import CommandError, ConnectError, StopError, TopcoatError, UsageError
 from pipeline.instance import Handle, Instance
 from pipeline.settings import Settings, Timeouts
+from pipeline.size import readable
 from pipeline.text import printable
 
 SSH_FAILED = 255
@@ -82,13 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
     force = commands.add_parser("force", help="have the next run make an artifact again")
     force.set_defaults(run=_force)
-    for about_a_task in (why, plan, force):
+    force.add_argument("task", help="and its parameters, as for luigi")
+    for about_a_task in (why, plan):
         about_a_task.add_argument("task", nargs="?", default="BootInstance", help="and its parameters, as for luigi")
     for listing in (why, plan):
         listing.add_argument("--json", action="store_true", help="for machines")
 
     clean = commands.add_parser("clean", help="delete prepared images, the demo guest's parts and caches")
     clean.add_argument("--yes", action="store_true", help="do it; without, only show what would be deleted")
+    clean.add_argument("--json", action="store_true", help="for machines")
     clean.set_defaults(run=_clean)
 
     argv = commands.add_parser("argv", help="print QEMU's command line; before a boot, the one that it would have")
@@ -222,24 +225,23 @@ _ENDED = {
 def _why(chosen: Settings, options: argparse.Namespace) -> int:
     from tasks import explain
 
-    node = explain.look([options.task, *options.parameters])
+    graph = explain.look([options.task, *options.parameters])
     if options.json:
-        print(json.dumps({"schema": 1, "tree": node.encode()}, indent=2))
+        print(json.dumps(graph.encode_tree(), indent=2, sort_keys=True))
     else:
-        print(*explain.tree(node), sep="\n")
+        print(*graph.tree(), sep="\n")
     return 0
 
 
 def _plan(chosen: Settings, options: argparse.Namespace) -> int:
     from tasks import explain
 
-    pending = list(explain.look([options.task, *options.parameters]).pending())
+    graph = explain.look([options.task, *options.parameters])
     if options.json:
-        rows = [{"task": node.task, "parameters": node.parameters, "reason": node.reason} for node in pending]
-        print(json.dumps({"schema": 1, "pending": rows}, indent=2))
+        print(json.dumps(graph.encode_plan(), indent=2, sort_keys=True))
     else:
-        print("".join(f"{node.title}: {node.reason}\n" for node in pending), end="")
-    return 1 if pending and options.check else 0
+        print("".join(f"{line}\n" for line in graph.plan()), end="")
+    return 1 if options.check and graph.pending() else 0
 
 
 def _force(chosen: Settings, options: argparse.Namespace) -> int:
@@ -250,21 +252,19 @@ def _force(chosen: Settings, options: argparse.Namespace) -> int:
 
 
 def _clean(chosen: Settings, options: argparse.Namespace) -> int:
-    """Whole directories of what can be made again; not keys, not instances, nothing that a running guest uses."""
-    store = chosen.store
-    used = {handle.build for instance in Instance.all(store) if (handle := instance.live_handle())}
-    images = sorted((store.root / "images").glob("*"))
-    found = [path for path in (*images, store.demo, store.cache) if path.is_dir()]
-    kept = [path for path in found if path.name in used]
-    for path in kept:
-        print(f"keep    {path} (a guest runs on it)")
-    for path in (path for path in found if path not in kept):
-        size = sum(file.lstat().st_blocks * 512 for file in path.rglob("*"))
-        print(f"delete  {path} ({size / 2**20:.0f} MiB)")
-        if options.yes:
-            with host_faults(f"deleting {path.name}"):
-                shutil.rmtree(path)
-    if not options.yes and len(found) > len(kept):
+    from pipeline import clean
+
+    items = clean.items(chosen.store)
+    if options.yes:
+        items = [item if item.kept else clean.delete(item) for item in items]
+    if options.json:
+        rows = [{"path": str(item.path), "bytes": item.bytes, "kept": item.kept or None} for item in items]
+        print(json.dumps({"schema": 1, "done": options.yes, "items": rows}, indent=2, sort_keys=True))
+        return 0
+    for item in items:
+        verb = "keep" if item.kept else "deleted" if options.yes else "delete"
+        print(f"{verb:<8} {item.path} ({readable(item.bytes)})" + (f": {item.kept}" if item.kept else ""))
+    if not options.yes and not all(item.kept for item in items):
         print("nothing was deleted; to do it: topcoat clean --yes")
     return 0
 

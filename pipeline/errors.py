@@ -13,6 +13,7 @@
     │   ├── ToolFailed          tool   it exited with an error
     │   ├── ToolTimeout         tool   it did not end in time and was killed
     │   └── ToolLied            tool   it exited with 0 but its output is not there or not right
+    ├── InputChanged            user   what an artifact is made of changed while it was being made
     ├── ImageError              user   an image is not what it should be
     ├── PackageError            host   a Debian package for the demo guest is not to be had
     ├── BootError               -      a boot failed; `stage` says how far it came
@@ -135,6 +136,13 @@ class ToolTimeout(ToolError):
 
 class ToolLied(ToolError):
     """A host program exited with 0 but its output is not there or not right."""
+
+
+class InputChanged(TopcoatError):
+    """What an artifact is made of changed while it was being made, so that nobody knows what it would be."""
+
+    phase = "prepare"
+    fault = "user"
 
 
 class ImageError(TopcoatError):

@@ -7,12 +7,12 @@ clock that is wrong cannot hurt. No path of the machine is in a record, so a sto
 
 import json
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.digests import Digests
+from pipeline.digest_cache import DigestCache
 from pipeline.publish import publish_json
 
 SCHEMA = 1
@@ -31,12 +31,16 @@ class Key:
 
     @classmethod
     def decode(cls, data: Any) -> "Key":
-        """From JSON. Raises KeyError, TypeError or AttributeError if a field is missing or wrong."""
-        maps = ({str(name): str(value) for name, value in data[field].items()} for field in _MAPS)
-        return cls(str(data["task"]), int(data["version"]), *maps)
+        """From JSON. Raises KeyError or TypeError if a field is missing or wrong."""
+        maps = [data["parameters"], data["inputs"], data["tools"]]
+        if not all(isinstance(field, dict) for field in maps):
+            raise TypeError("no mapping")
+        return cls(data["task"], data["version"], *maps)
 
-
-_MAPS = ("parameters", "inputs", "tools")
+    def without(self, names: Collection[str]) -> "Key":
+        """The same, but for the inputs NAME and NAME/FILE of these names."""
+        kept = {name: digest for name, digest in self.inputs.items() if name.partition("/")[0] not in names}
+        return replace(self, inputs=kept)
 
 
 @dataclass(frozen=True)
@@ -69,25 +73,46 @@ class Record:
     def decode(cls, data: Any) -> "Record":
         """The reverse. Raises ValueError for anything else than a record of this schema."""
         try:
-            if data["schema"] != SCHEMA:
-                raise ValueError(f"record of schema {data['schema']}")
-            outputs = {str(name): Output(**output) for name, output in data["outputs"].items()}
-            return cls(Key.decode(data), outputs, str(data["ended"]), float(data["seconds"]), str(data["host"]))
-        except (KeyError, TypeError, AttributeError) as error:
+            schema = data["schema"]
+            if schema == SCHEMA:
+                outputs = {name: Output(**output) for name, output in data["outputs"].items()}
+                return cls(Key.decode(data), outputs, str(data["ended"]), float(data["seconds"]), str(data["host"]))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError("record damaged") from error
+        raise ValueError(f"record of schema {schema}")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something would be made. `text` is short, `str(reason)` goes on to what lies behind it; one line both."""
+
+    text: str
+    cause: "Reason | None" = None
+    """Why that is stale which this is made of. If it comes out as it was, this is not made."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether it would be made whatever comes out of what it is made of."""
+        return self.cause is None
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.cause}" if self.cause else self.text
 
 
 def record_path(artifact: Path) -> Path:
     """Where the record of an artifact lies."""
-    return artifact.with_name(artifact.name + ".made.json")
+    return Path(f"{artifact}.made.json")
 
 
 def read(artifact: Path) -> Record | None:
     """The record of an artifact, or None if there is none. Raises ValueError if it cannot be understood."""
     try:
-        text = record_path(artifact).read_bytes()
+        with open(f"{artifact}.made.json", "rb", buffering=0) as stream:
+            text = stream.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise ValueError(f"record cannot be read: {error.strerror}") from error
     try:
         data = json.loads(text)
     except ValueError as error:
@@ -95,21 +120,23 @@ def read(artifact: Path) -> Record | None:
     return Record.decode(data)
 
 
-def write(artifacts: tuple[Path, ...], key: Key, ended: str, seconds: float, digests: Digests) -> None:
+def write(artifacts: tuple[Path, ...], key: Key, ended: str, seconds: float, digests: DigestCache) -> None:
     """Write the record of the artifacts that were just made: the moment from which they count."""
-    outputs = {path.name: Output(digests.of(path), path.stat().st_size) for path in artifacts}
+    outputs = {path.name: Output(*digests.look(path)) for path in artifacts}
     record = Record(key, outputs, ended, round(seconds, 3), platform.node())
     publish_json(record_path(artifacts[0]), record.encode())
 
 
-def short(digest: str) -> str:
+def short(digest: object) -> str:
     """A digest for people."""
-    kind, _, value = digest.partition(":")
-    return f"{kind}:{value[:8]}…" if value else digest
+    kind, _, value = str(digest).partition(":")
+    return f"{kind}:{value[:8]}…" if value else kind
 
 
 def changed(before: Key, now: Key) -> str | None:
     """The first difference between what something was made of and what it would be made of now."""
+    if before == now:
+        return None
     if before.task != now.task:
         return f"made by {before.task}"
     if before.version != now.version:
@@ -121,22 +148,26 @@ def changed(before: Key, now: Key) -> str | None:
     )
 
 
-def _difference(words: str, before: Mapping[str, str], now: Mapping[str, str], shown: Any) -> str | None:
+def _difference(
+    words: str, before: Mapping[str, str], now: Mapping[str, str], shown: Callable[[object], str]
+) -> str | None:
     for name in sorted({**before, **now}):
         if before.get(name) != now.get(name):
             return words.format(name, shown(before.get(name, "none")), shown(now.get(name, "none")))
     return None
 
 
-def damaged(record: Record, artifacts: tuple[Path, ...], digests: Digests) -> str | None:
+def damaged(record: Record, artifacts: tuple[Path, ...], digests: DigestCache) -> str | None:
     """What has become of the artifacts since they were made: the first that is missing or changed."""
-    if set(record.outputs) != {path.name for path in artifacts}:
-        return "other files were made"
+    names = {path.name for path in artifacts}
+    for name in sorted(record.outputs.keys() ^ names):
+        return f"output {name} is new" if name in names else f"output {name} missing"
     for path in artifacts:
         output = record.outputs[path.name]
         try:
-            if path.stat().st_size != output.bytes or digests.of(path) != output.digest:
-                return f"output {path.name} changed"
+            same = digests.look(path) == (output.digest, output.bytes)
         except OSError:
             return f"output {path.name} missing"
+        if not same:
+            return f"output {path.name} changed"
     return None

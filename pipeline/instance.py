@@ -212,6 +212,14 @@ class Instance:
             return None
         return handle if handle and owner_of_pidfile(self.pidfile) == handle.process else None
 
+    def boot_seconds(self) -> float | None:
+        """How long the last boot took until the guest was ready; None if it failed, or there was none."""
+        try:
+            events = [json.loads(line) for line in self.timeline.read_text().splitlines()[1:]]
+            return next((float(event["seconds"]) for event in events if event["event"] == "ready"), None)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def state(self) -> State:
         """What can be said of the instance now."""
         try:
@@ -236,15 +244,18 @@ class Instance:
         """Write the handle: from here on the instance counts as running."""
         publish_json(self.handle_file, handle.encode(), mode=0o600)
 
-    def stop(self, limit: float) -> str:
+    def stop(self, limit: float, booted: Handle | None = None) -> str:
         """End QEMU within `limit` seconds and remove all but the logs. Returns how it ended.
 
-        Raises InstanceBusy while another process boots the instance, StopError if QEMU survives.
+        With `booted`, only if it is still that boot which runs. Raises InstanceBusy while another process boots the
+        instance, StopError if QEMU survives.
         """
         from pipeline.qemu import machine
 
         deadline = Deadline(limit)
         with locked(self.directory, limit):
+            if booted is not None and self.live_handle() != booted:
+                return "not running"
             how = machine.stop(self.pidfile, self.sockets / "qmp", deadline.remaining)
             remove(self.handle_file, self.pidfile, self.overlay, self.known_hosts)
             self.remove_sockets()

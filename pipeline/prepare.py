@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from pipeline.build import Build
-from pipeline.images.fvm import parse_size
-from pipeline.proof import prove_disk, prove_initrd
 from pipeline.publish import publish
 from pipeline.settings import Store, Tools
+from pipeline.size import parse_size
 from pipeline.tools import Tool, require_output, run
 
 KEY_IN_IMAGE = "data/ssh/authorized_keys"
@@ -28,6 +27,8 @@ def disk_path(store: Store, build: Build) -> Path:
 
 def make_initrd(build: Build, public_key: Path, output: Path, tools: Tools) -> None:
     """Put `public_key` into the build's ZBI by the build's `zbi` tool. Raises ToolError or StoreError."""
+    from pipeline.proof import prove_initrd
+
     zbi = build.tool("zbitool")
     with publish(output) as made:
         run(zbi, "-o", made, build.path("zbi"), "-e", f"{KEY_IN_IMAGE}={public_key}", timeout=tools.timeout)
@@ -41,6 +42,8 @@ def make_disk(build: Build, length: str, output: Path, tools: Tools) -> None:
 
     `length` is in bytes, or with a suffix K, M or G. Raises ToolError or StoreError.
     """
+    from pipeline.proof import prove_disk
+
     copy = Tool.in_path("cp", hint="install coreutils")
     fvm = build.tool("fvm")
     with publish(output) as made:

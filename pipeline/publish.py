@@ -24,6 +24,7 @@ log = logging.getLogger("topcoat")
 LOCK_LIMIT = 3600.0
 """Seconds to wait for another process that makes the same artifact: the largest image on the slowest disk."""
 
+_WORK = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
 _LOCK_POLL = 0.05  # flock(2) knows no time limit, so the wait for it is the one place that polls
 
 
@@ -34,15 +35,43 @@ def locked(path: Path, limit: float = LOCK_LIMIT) -> Iterator[None]:
     The kernel gives the lock back when its holder ends, however it ends. Waits at most `limit` seconds for another
     holder, then raises InstanceBusy. A process that forks inside the body shares the lock with its child.
     """
-    lock = path.with_name(path.name + ".lock")
-    with host_faults(f"locking {path.name}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = _take(path, Deadline(limit))
     try:
-        _acquire(descriptor, path, Deadline(limit))
         yield
     finally:
         os.close(descriptor)
+
+
+def _take(path: Path, deadline: Deadline) -> int:
+    """A descriptor that holds the lock."""
+    while True:
+        descriptor = _open_lock(path)
+        try:
+            _acquire(descriptor, path, deadline)
+            if _is_current(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # somebody has deleted the file meanwhile, and another may hold its successor
+
+
+def lock_of(path: Path) -> Path:
+    """The file whose lock is held by who works on `path`."""
+    return Path(f"{path}.lock")
+
+
+def _open_lock(path: Path) -> int:
+    with host_faults(f"locking {path.name}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _is_current(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), lock_of(path).stat())
+    except FileNotFoundError:
+        return False
 
 
 def _acquire(descriptor: int, path: Path, deadline: Deadline) -> None:
@@ -66,7 +95,7 @@ def _acquire(descriptor: int, path: Path, deadline: Deadline) -> None:
 def is_locked(path: Path) -> bool:
     """Whether some process holds `locked(path)` at this moment."""
     try:
-        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -102,9 +131,15 @@ def publish(target: Path) -> Iterator[Path]:
 
 
 def _remains(target: Path) -> list[Path]:
+    names = os.listdir(target.parent)  # noqa: PTH208  a Path for each of thousands of neighbours takes its time
+    return [target.parent / name for name in names if target_of_remains(name) == target.name]
+
+
+def target_of_remains(name: str) -> str | None:
+    """The name of what was to be made in the directory `name`, if that is one which `publish` has made."""
     # mkdtemp puts eight characters; less exact, "x" would match what is being made of "x.y" under another lock
-    ours = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.tmp")
-    return [path for path in target.parent.iterdir() if ours.fullmatch(path.name)]
+    match = _WORK.fullmatch(name)
+    return match[1] if match else None
 
 
 def sync(path: Path) -> None:

@@ -99,9 +99,14 @@ class Store:
         """The directory of what can be lost at any time."""
         return self.root / "cache"
 
+    @property
+    def all_images(self) -> Path:
+        """The directory with one directory for each build."""
+        return self.root / "images"
+
     def images(self, build: str) -> Path:
         """The directory of the prepared images of the build with this name."""
-        return self.root / "images" / build
+        return self.all_images / build
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 Importing this module gives luigi safe defaults; see `tasks.defaults`.
 """
 
+import gc
+
 from tasks import defaults
 
 defaults.install()
@@ -21,3 +23,5 @@ __all__ = [
     "InitrdWithKey",
     "SSHKeyPair",
 ]
+
+gc.freeze()  # what has been imported stays: no use in looking through it again and again (measured: 5 % of a short run)

@@ -3,7 +3,7 @@
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,8 +11,9 @@ import luigi
 
 from pipeline import freshness, settings
 from pipeline.deadline import utc_now
-from pipeline.digests import Digests
-from pipeline.freshness import Key
+from pipeline.digest_cache import DigestCache
+from pipeline.errors import InputChanged
+from pipeline.freshness import Key, Reason
 from pipeline.publish import locked, remove
 from pipeline.targets import ArtifactTarget
 from pipeline.tools import Tool
@@ -22,7 +23,7 @@ log = logging.getLogger("topcoat")
 Tasks = Mapping[str, luigi.Task]
 
 _said: set[str] = set()
-_digests: dict[Path, Digests] = {}
+_digests: dict[Path, DigestCache] = {}
 
 
 def say_once(level: int, text: str) -> None:
@@ -32,33 +33,41 @@ def say_once(level: int, text: str) -> None:
         log.log(level, "%s", text)
 
 
-def digests() -> Digests:
+def digests() -> DigestCache:
     """The digests that are known in the store."""
-    path = settings.load().store.cache / "digests.json"
-    return _digests.setdefault(path, Digests(path))
+    path = settings.load().store.cache / "digests.jsonl"
+    return _digests.setdefault(path, DigestCache(path))
 
 
 class Check:
     """One look at the graph: every task is asked once, however many depend on it."""
 
-    def __init__(self, known: Digests) -> None:
+    def __init__(self, known: DigestCache) -> None:
         self.digests = known
-        self._reasons: dict[str, str | None] = {}
+        self._reasons: dict[str, Reason | None] = {}
 
-    def why(self, task: luigi.Task) -> str | None:
+    def why(self, task: luigi.Task) -> Reason | None:
         """Why the task would run: None if it is done. For an artifact, the first reason that there is."""
-        if task.task_id not in self._reasons:
-            ask = getattr(task, "why", None)
-            done = None if ask else task.complete()
-            self._reasons[task.task_id] = ask(self) if ask else (None if done else "missing")
-        return self._reasons[task.task_id]
+        name = task.task_id
+        if name not in self._reasons:
+            self._reasons[name] = task.why(self) if isinstance(task, FreshTask) else _missing(task)
+        return self._reasons[name]
+
+    def first_stale(self, tasks: Tasks) -> Reason | None:
+        """That one of these tasks is not done, by its name; None if all are."""
+        return _first((name, self.why(task)) for name, task in tasks.items())
 
 
-class ArtifactTask(luigi.Task):
-    """A task that makes files: whole or not at all, by one process at a time, and only when they are stale."""
+def _first(reasons: Iterable[tuple[str, Reason | None]]) -> Reason | None:
+    return next((Reason(f"{name} is stale", reason) for name, reason in reasons if reason), None)
 
-    version: ClassVar[int] = 1
-    """To be raised by hand when `make` makes something else of the same inputs."""
+
+def _missing(task: luigi.Task) -> Reason | None:
+    return None if task.complete() else Reason("missing")
+
+
+class FreshTask(luigi.Task):
+    """A task that can say why it would run."""
 
     @classmethod
     @functools.cache  # luigi asks four times for each instance, and looks through the whole class each time
@@ -66,6 +75,54 @@ class ArtifactTask(luigi.Task):
         """The parameters of the class."""
         look: Callable[[], list[tuple[str, luigi.Parameter]]] = super().get_params
         return look()
+
+    def why(self, check: Check) -> Reason | None:
+        """Why the task would run: the first reason, or None if it is done and all that it depends on."""
+        raise NotImplementedError
+
+    def complete(self) -> bool:
+        """Whether nothing must be done."""
+        known = digests()
+        fresh = Check(known).why(self) is None
+        known.save()
+        return fresh
+
+    def unusual(self) -> dict[str, str]:
+        """The parameters that identify the task, without those that have the value of luigi.cfg or the default."""
+        return {
+            name: str(self.param_kwargs[name])
+            for name, parameter in self.get_params()
+            if parameter.significant
+            and not (
+                parameter.has_task_value(self.task_family, name)
+                and parameter.task_value(self.task_family, name) == self.param_kwargs[name]
+            )
+        }
+
+    @property
+    def title(self) -> str:
+        """The task as for people."""
+        shown = ", ".join(f"{name}={value}" for name, value in self.unusual().items())
+        return f"{self.task_family}({shown})" if shown else str(self.task_family)
+
+
+class WrapperTask(FreshTask, luigi.WrapperTask):
+    """luigi's WrapperTask, but it looks at all that it requires once, whatever they have in common."""
+
+    def requires(self) -> Tasks:
+        """The tasks, by names for people."""
+        raise NotImplementedError
+
+    def why(self, check: Check) -> Reason | None:
+        """The first one that is not done."""
+        return check.first_stale(self.requires())
+
+
+class ArtifactTask(FreshTask):
+    """A task that makes files: whole or not at all, by one process at a time, and only when they are stale."""
+
+    version: ClassVar[int] = 1
+    """To be raised by hand when `make` makes something else of the same inputs."""
 
     def artifacts(self) -> tuple[Path, ...]:
         """The files that the task makes. The first one carries the lock and the record."""
@@ -84,62 +141,79 @@ class ArtifactTask(luigi.Task):
         return {}
 
     def inputs(self) -> Mapping[str, Path]:
-        """The files that go in: those of all that is required, but for the tools."""
+        """The files that go in, by name: "NAME" or "NAME/FILE" for those of the required task NAME, without tools."""
         found: dict[str, Path] = {}
         for name, task in self.requires().items():
             paths = [target.path for target in luigi.task.flatten(task.output())]
             found |= {name: paths[0]} if len(paths) == 1 else {f"{name}/{path.name}": path for path in paths}
         return {name: path for name, path in found.items() if name not in self.tools()}
 
-    def key(self, known: Digests) -> Key:
-        """All that the files depend on, as it is now. Raises OSError if an input cannot be read."""
+    def key(self, known: DigestCache, without: Collection[str] = ()) -> Key:
+        """All that the files depend on, as it is now, but for what the required tasks in `without` make.
+
+        Raises OSError if an input cannot be read.
+        """
+        inputs = self.inputs().items()
         return Key(
             task=self.task_family,
             version=self.version,
             parameters={name: str(value) for name, value in self.param_kwargs.items()},
-            inputs={name: known.of(path) for name, path in self.inputs().items()},
+            inputs={name: known.of(path) for name, path in inputs if name.partition("/")[0] not in without},
             tools={name: known.of(tool.file) for name, tool in self.tools().items()},
         )
 
-    def why(self, check: Check) -> str | None:
+    def why(self, check: Check) -> Reason | None:
         """Why the files must be made: the first reason, or None if they are fresh."""
         artifacts = self.artifacts()
         try:
             record = freshness.read(artifacts[0])
         except ValueError as error:
-            return str(error)
+            return Reason(str(error))
         if record is None:
-            return "no record" if artifacts[0].exists() else "missing"
-        for name, task in self.requires().items():
-            if check.why(task) is not None:
-                return f"{name} is stale"
-        difference = freshness.changed(record.key, self.key(check.digests))
-        return difference or freshness.damaged(record, artifacts, check.digests)
+            return Reason("no record" if artifacts[0].exists() else "missing")
+        stale = {name: reason for name, task in self.requires().items() if (reason := check.why(task))}
+        made_of = record.key.without(stale) if stale else record.key
+        own = freshness.changed(made_of, self.key(check.digests, stale))
+        own = own or freshness.damaged(record, artifacts, check.digests)
+        return Reason(own) if own else _first(stale.items())
 
     def output(self) -> list[ArtifactTarget]:
         """The files as luigi knows them."""
         return [ArtifactTarget(path) for path in self.artifacts()]
 
-    def complete(self) -> bool:
-        """Whether the files are fresh, and all that they are made of."""
-        known = digests()
-        fresh = Check(known).why(self) is None
-        known.save()
-        return fresh
-
     def run(self) -> None:
-        """Make the files unless they are fresh by now: another process made them, or what they need came out equal."""
+        """Make the files unless they are fresh by now: another process made them, or what they need came out equal.
+
+        Raises InputChanged if what they are made of does not hold still meanwhile.
+        """
         artifacts, known = self.artifacts(), digests()
         with locked(artifacts[0]):
             reason = Check(known).why(self)
             if reason is None:
                 return
-            log.info("%s: %s", self.task_family, reason)
+            log.info("%s: %s", self.title, reason)
+            if not reason.certain:
+                raise _changed(self, str(reason))
             remove(freshness.record_path(artifacts[0]), *artifacts)
             key = self.key(known)
             started = time.monotonic()
             self.make()
             seconds = time.monotonic() - started
-            freshness.write(artifacts, key, utc_now(), seconds, known)
+            if difference := freshness.changed(key, self.key(known)):
+                raise _changed(self, difference)
+            made = self.artifacts()
+            freshness.write(made, key, utc_now(), seconds, known)
             known.save()
-            log.info("%s: made %s in %.1f s", self.task_family, ", ".join(path.name for path in artifacts), seconds)
+            log.info("%s: made %s in %.1f s", self.title, _names(made), seconds)
+
+
+def _names(paths: Sequence[Path]) -> str:
+    first, *others = [path.name for path in paths]
+    return f"{first} and {len(others)} others" if len(others) > 2 else ", ".join([first, *others])
+
+
+def _changed(task: ArtifactTask, difference: str) -> InputChanged:
+    return InputChanged(
+        f"{task.title} was being made when what it is made of changed: {difference}",
+        hint="when nobody works on it any more, the same command again makes it",
+    )

@@ -8,19 +8,22 @@ from typing import ClassVar, cast
 import luigi
 
 from pipeline import freshness
-from pipeline.digests import Digests
+from pipeline.digest_cache import DigestCache
 from pipeline.errors import StaleInstance
-from pipeline.freshness import Key
+from pipeline.freshness import Key, Reason
 from pipeline.instance import Instance
+from pipeline.qemu.guest import settings_of
 from pipeline.settings import Ready, Timeouts, load
 from pipeline.targets import InstanceTarget
-from tasks.base import Check, Tasks, digests, say_once
+from tasks.base import Check, FreshTask, Tasks, digests, say_once
 from tasks.build import BuildTask, current
 from tasks.parameters import Choice, InstanceName
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
 
+log = logging.getLogger("topcoat")
 
-class BootInstance(BuildTask):
+
+class BootInstance(BuildTask, FreshTask):
     """A running guest, proved ready. While it lives and is what a boot would make today, running it does nothing."""
 
     version: ClassVar[int] = 1
@@ -36,12 +39,17 @@ class BootInstance(BuildTask):
     def instance(self) -> Instance:
         return Instance.named(load().store, self.name)
 
+    @property
+    def refuses(self) -> bool:
+        """Whether a run would rather fail than replace what is running."""
+        return not self.replace and self.output().exists()
+
     def prerequisites(self) -> Tasks:
         return {"key": SSHKeyPair(), "initrd": InitrdWithKey(), "disk": ExtendedBlk()}
 
     def requires(self) -> Tasks:
         """Nothing for a running instance that must not be replaced: what it was made of stays as it is."""
-        return super().requires() if self.replace or not self.output().exists() else {}
+        return {} if self.refuses else super().requires()
 
     def output(self) -> InstanceTarget:
         return InstanceTarget(self.instance)
@@ -51,31 +59,27 @@ class BootInstance(BuildTask):
         (initrd,), (disk,) = InitrdWithKey().artifacts(), ExtendedBlk().artifacts()
         return {"initrd": initrd, "disk": disk, "kernel": build.path("kernel")}
 
-    def key(self, known: Digests) -> Key:
+    def key(self, known: DigestCache) -> Key:
         """All that the guest is booted with."""
-        from pipeline.qemu.boot import settings_of
-
         settings, build = current()
         inputs = {name: known.of(path) for name, path in self.inputs().items()}
         tools = {"qemu": known.of(build.path("qemu"))}
-        return Key(self.task_family, self.version, settings_of(settings, build), inputs, tools)
+        return Key(self.task_family, self.version, settings_of(settings.qemu, build), inputs, tools)
 
-    def why(self, check: Check) -> str | None:
+    def why(self, check: Check) -> Reason | None:
         """Why the guest must be booted: it is not running, or the first thing that has changed since it was booted."""
         handle = self.instance.live_handle()
         if handle is None:
-            return "not running"
+            return Reason("not running")
         if missing := self.missing():
-            return f"{next(iter(missing))} is missing"
-        for name, task in self.prerequisites().items():
-            if reason := check.why(task):
-                return f"{name} is stale: {reason}"
-        return freshness.changed(handle.made_of, self.key(check.digests))
+            return Reason(f"{next(iter(missing))} is missing")
+        if stale := check.first_stale({**self.providers(), **self.prerequisites()}):
+            return stale
+        difference = freshness.changed(handle.made_of, self.key(check.digests))
+        return Reason(difference) if difference else None
 
     def complete(self) -> bool:
-        known = digests()
-        done = Check(known).why(self) is None
-        known.save()
+        done = super().complete()
         if done:
             say_once(logging.INFO, f"{self.name} is running: topcoat ssh {self.name}")
         return done
@@ -87,16 +91,22 @@ class BootInstance(BuildTask):
         settings, build = current()
         images, ready = images_of(settings.store, build), cast(Ready, self.ready or settings.boot.ready)
         boot(plan(settings, build, self.instance, images, ready, self.key(digests())))
+        if reason := Check(digests()).why(self):
+            raise self.stale(f"was booted, but meanwhile something has changed: {reason}")
 
     def clear_the_way(self) -> None:
         """Stop a stale instance if that is wanted. Raises StaleInstance if it is not."""
-        reason = Check(digests()).why(self)
-        if not self.output().exists():
+        handle, reason = self.instance.live_handle(), Check(digests()).why(self)
+        if reason is None or handle is None:
             return
         if not self.replace:
-            raise StaleInstance(
-                f"{self.name} is running, but it is not what a boot would make now: {reason}",
-                hint=f"to stop it and boot anew: luigi --module tasks BootInstance --name {self.name} --replace",
-            )
-        say_once(logging.INFO, f"BootInstance: stopping {self.name}, which is stale: {reason}")
-        self.instance.stop(Timeouts().stop)
+            raise self.stale(f"is running, but it is not what a boot would make now: {reason}")
+        log.info("%s: stopping %s, which is stale: %s", self.title, self.name, reason)
+        self.instance.stop(Timeouts().stop, handle)
+
+    def stale(self, problem: str) -> StaleInstance:
+        """What to raise about the running instance."""
+        return StaleInstance(
+            f"{self.name} {problem}",
+            hint=f"to stop it and boot anew: luigi --module tasks BootInstance --name {self.name} --replace",
+        )

@@ -9,6 +9,7 @@ import luigi
 from pipeline import build, settings
 from pipeline.build import Build
 from pipeline.errors import MissingResource, StoreError
+from pipeline.freshness import Reason
 from pipeline.settings import Settings
 from pipeline.targets import ArtifactTarget
 from pipeline.tools import Tool
@@ -95,7 +96,7 @@ class BuildArtifactTask(BuildTask, ArtifactTask):
         found = current()[1]
         return {key: found.tool(key) for key in self.uses}
 
-    def why(self, check: Check) -> str | None:
+    def why(self, check: Check) -> Reason | None:
         """A missing file of the build is a reason before all others."""
         missing = self.missing()
-        return f"{next(iter(missing))} is missing" if missing else super().why(check)
+        return Reason(f"{next(iter(missing))} is missing") if missing else super().why(check)

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 
 
 class DemoPackages(ArtifactTask):
-    """The Debian packages: downloaded by apt, or copied from `[demo] packages`."""
+    """The Debian packages: downloaded by apt, or copied from `[demo] packages`; and their list."""
 
-    def artifacts(self) -> tuple[Path]:
-        return (settings.load().store.demo / "packages.json",)
+    def artifacts(self) -> tuple[Path, ...]:
+        demo = settings.load().store.demo
+        return (demo / "packages.json", *sorted((demo / "packages").glob("*.deb")))
+
+    def inputs(self) -> Mapping[str, Path]:
+        provided = settings.load().demo_packages
+        return {path.name: path for path in sorted(provided.glob("*.deb"))} if provided else {}
 
     def make(self) -> None:
         from pipeline.demo import packages
@@ -25,7 +30,7 @@ class DemoPackages(ArtifactTask):
         chosen = settings.load()
         demo, provided = chosen.store.demo, chosen.demo_packages
         found = packages.collect(demo, provided, timeout=chosen.tools.timeout)
-        publish_json(*self.artifacts(), found.listing())
+        publish_json(demo / "packages.json", found.listing())
 
 
 class _DemoPart(ArtifactTask):

@@ -1,7 +1,7 @@
 """What luigi would do, and why: the answers of `topcoat why`, `plan` and `force`. Nothing here makes anything."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import luigi
 from luigi.cmdline_parser import CmdlineParser
@@ -9,47 +9,127 @@ from luigi.task_register import TaskClassException
 
 from pipeline import freshness
 from pipeline.errors import UsageError
+from pipeline.freshness import Reason
 from pipeline.publish import locked, remove
-from tasks.base import ArtifactTask, Check, digests
+from tasks.base import ArtifactTask, Check, FreshTask, digests
 from tasks.boot import BootInstance
 from tasks.build import BuildResource, StoreRoot
+
+SCHEMA = 2
+"""Of `topcoat why --json` and `topcoat plan --json`. README describes both."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One task as it stands: `reason` is None if it is done. `seconds` is what it cost the last time, if known."""
+    """One task as it stands."""
 
+    title: str
+    """Unique in its graph."""
     task: str
     parameters: dict[str, str]
-    reason: str | None
+    reason: Reason | None
+    """None if it is done."""
+    refused: bool
+    """It would not run but fail: a stale instance is only stopped when that is asked for."""
     seconds: float | None
-    needs: dict[str, "Node"] = field(default_factory=dict)
+    """What it cost the last time, if known."""
+    files: tuple[str, ...]
+    needs: dict[str, str]
+    """Titles, by the names that stand in the record."""
 
     def encode(self) -> dict[str, object]:
-        """As JSON, schema 1 of `topcoat why --json`: the same fields, and whether the task is fresh."""
-        needs = {name: node.encode() for name, node in self.needs.items()}
-        fresh = {"fresh": self.reason is None, "reason": self.reason, "seconds": self.seconds}
-        return {"task": self.task, "parameters": self.parameters, **fresh, "needs": needs}
+        """As JSON, without `files` and `needs`."""
+        return {
+            "title": self.title,
+            "task": self.task,
+            "parameters": self.parameters,
+            "reason": self.reason and self.reason.text,
+            "certain": self.reason is not None and self.reason.certain,
+            "refused": self.refused,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A task and all that it needs. `nodes` are in an order in which they could run: the last is the task itself."""
+
+    nodes: dict[str, Node]
 
     @property
-    def title(self) -> str:
-        """The task with its parameters, as for people."""
-        shown = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
-        return f"{self.task}({shown})" if shown else self.task
+    def root(self) -> Node:
+        """The task that was asked about."""
+        return next(reversed(self.nodes.values()))
 
-    def pending(self) -> "Iterator[Node]":
-        """All that would run, in an order in which it could, each once."""
-        seen = set()
-        for node in self.depth_first():
-            if node.reason is not None and node.title not in seen:
-                seen.add(node.title)
-                yield node
+    def pending(self) -> list[Node]:
+        """All that would run. What only a task needs that would be refused does not."""
+        wanted = {self.root.title}
+        for node in reversed(self.nodes.values()):
+            if node.title in wanted and not node.refused:
+                wanted.update(node.needs.values())
+        return [node for node in self.nodes.values() if node.reason and node.title in wanted]
 
-    def depth_first(self) -> "Iterator[Node]":
-        """All nodes, each after those that it needs; one that several need comes several times."""
-        for node in self.needs.values():
-            yield from node.depth_first()
-        yield self
+    def because_of(self, title: str) -> list[Node]:
+        """All that would be made again because of a task that is stale: what needs it, directly or not."""
+        if self.nodes[title].reason is None:
+            return []
+        found = {title}
+        for node in self.nodes.values():
+            if found.intersection(node.needs.values()):
+                found.add(node.title)
+        return [node for node in self.nodes.values() if node.title in found - {title}]
+
+    def encode_tree(self) -> dict[str, object]:
+        """As JSON."""
+        return {
+            "schema": SCHEMA,
+            "root": self.root.title,
+            "tasks": [self._encode(node) for node in self.nodes.values()],
+        }
+
+    def _encode(self, node: Node) -> dict[str, object]:
+        redone = [other.title for other in self.because_of(node.title)]
+        return {**node.encode(), "files": list(node.files), "needs": node.needs, "redone": redone}
+
+    def encode_plan(self) -> dict[str, object]:
+        """As JSON."""
+        return {"schema": SCHEMA, "pending": [node.encode() for node in self.pending()]}
+
+    def tree(self) -> Iterator[str]:
+        """The lines of `topcoat why`. What several tasks need is told once."""
+        yield self._line(self.root, "")
+        yield from self._branches(self.root, "", {self.root.title})
+
+    def _branches(self, node: Node, indent: str, told: set[str]) -> Iterator[str]:
+        for number, (name, title) in enumerate(node.needs.items(), start=1):
+            last = number == len(node.needs)
+            branch = indent + ("└─ " if last else "├─ ")
+            if title in told:
+                yield f"{branch}{name}: {title}  (see above)"
+                continue
+            told.add(title)
+            yield branch + self._line(self.nodes[title], f"{name}: ")
+            yield from self._branches(self.nodes[title], indent + ("   " if last else "│  "), told)
+
+    def _line(self, node: Node, name: str) -> str:
+        cost = f", took {node.seconds:.1f} s" if node.seconds is not None else ""
+        if node.reason is None:
+            return f"{name}{node.title}  fresh{cost}"
+        redone = ", ".join(other.title for other in self.because_of(node.title))
+        return f"{name}{node.title}  stale: {node.reason.text}{cost}" + (f"; would redo {redone}" if redone else "")
+
+    def plan(self) -> Iterator[str]:
+        """The lines of `topcoat plan`."""
+        for node in self.pending():
+            assert node.reason is not None
+            notes = [f"took {node.seconds:.1f} s"] if node.seconds is not None else []
+            if node.refused:
+                notes.append("would be refused without --replace")
+            elif not node.reason.certain:
+                notes.append("unless that comes out as it was")
+            # Why what lies behind is stale has a line of its own, unless that would not run
+            reason = str(node.reason) if node.refused else node.reason.text
+            yield f"{node.title}: {reason}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def task_of(words: Sequence[str]) -> luigi.Task:
@@ -67,29 +147,44 @@ def task_of(words: Sequence[str]) -> luigi.Task:
     return task
 
 
-def look(words: Sequence[str]) -> Node:
+def look(words: Sequence[str]) -> Graph:
     """The whole graph below a task, as it stands now. Changes nothing, not even the cache of digests.
 
     `words` are the task and its parameters, as for luigi. Raises UsageError.
     """
     check = Check(digests())
+    titles: dict[str, str] = {}
     nodes: dict[str, Node] = {}
 
-    def node_of(task: luigi.Task) -> Node:
-        if task.task_id not in nodes:
-            needs = {name: node_of(need) for name, need in _needs(task).items() if not _done_resource(need)}
-            shown = {name: str(value) for name, value in task.param_kwargs.items() if name not in ("ready", "replace")}
-            nodes[task.task_id] = Node(task.task_family, shown, check.why(task), _cost(task), needs)
-        return nodes[task.task_id]
+    def visit(task: luigi.Task) -> str:
+        if task.task_id not in titles:
+            needs = {name: visit(need) for name, need in _needs(task).items() if not _done_resource(need)}
+            node = _node(task, check.why(task), needs)
+            titles[task.task_id] = node.title
+            nodes[node.title] = node
+        return titles[task.task_id]
 
-    return node_of(task_of(words))
+    visit(task_of(words))
+    return Graph(nodes)
+
+
+def _node(task: luigi.Task, reason: Reason | None, needs: dict[str, str]) -> Node:
+    return Node(
+        title=task.title if isinstance(task, FreshTask) else str(task),
+        task=task.task_family,
+        parameters=task.to_str_params(only_significant=True),
+        reason=reason,
+        refused=reason is not None and isinstance(task, BootInstance) and task.refuses,
+        seconds=_cost(task),
+        files=tuple(str(path) for path in task.artifacts()) if isinstance(task, ArtifactTask) else (),
+        needs=needs,
+    )
 
 
 def _needs(task: luigi.Task) -> dict[str, luigi.Task]:
     if isinstance(task, BootInstance):  # which requires nothing while it runs
         return dict(task.missing() or {**task.providers(), **task.prerequisites()})
-    required = task.requires()
-    return dict(required) if required else {}
+    return dict(task.requires() or {})
 
 
 def _done_resource(task: luigi.Task) -> bool:
@@ -97,6 +192,8 @@ def _done_resource(task: luigi.Task) -> bool:
 
 
 def _cost(task: luigi.Task) -> float | None:
+    if isinstance(task, BootInstance):
+        return task.instance.boot_seconds()
     if not isinstance(task, ArtifactTask):
         return None
     try:
@@ -104,23 +201,6 @@ def _cost(task: luigi.Task) -> float | None:
     except ValueError:
         return None
     return record.seconds if record else None
-
-
-def tree(node: Node) -> list[str]:
-    """The lines of `topcoat why`."""
-    return [_line(node, ""), *_branches(node, "")]
-
-
-def _branches(node: Node, indent: str) -> Iterator[str]:
-    for number, (name, need) in enumerate(node.needs.items(), start=1):
-        last = number == len(node.needs)
-        yield indent + ("└─ " if last else "├─ ") + _line(need, f"{name}: ")
-        yield from _branches(need, indent + ("   " if last else "│  "))
-
-
-def _line(node: Node, name: str) -> str:
-    cost = f", took {node.seconds:.1f} s" if node.seconds is not None else ""
-    return f"{name}{node.title}  " + (f"stale: {node.reason}{cost}" if node.reason else f"fresh{cost}")
 
 
 def force(words: Sequence[str]) -> str:
@@ -137,7 +217,7 @@ def force(words: Sequence[str]) -> str:
     artifact = task.artifacts()[0]
     record = freshness.record_path(artifact)
     if not record.exists():
-        return f"{task.task_family} has no record; the next run makes it anyhow"
+        return f"{task.title} has no record; the next run makes it anyhow"
     with locked(artifact):
         remove(record)
-    return f"{task.task_family}: the next run makes {artifact.name} again"
+    return f"{task.title}: the next run makes {artifact.name} again"

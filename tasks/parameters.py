@@ -5,8 +5,8 @@ from typing import Any
 import luigi
 
 from pipeline.errors import UsageError
-from pipeline.images.fvm import parse_size
 from pipeline.instance import check_name
+from pipeline.size import parse_size
 
 
 class InstanceName(luigi.Parameter):

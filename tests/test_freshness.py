@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import freshness
-from pipeline.digests import Digests
+from pipeline.digest_cache import DigestCache
 from pipeline.freshness import Key, Output, Record
 
 SAMPLE = {
@@ -78,12 +78,13 @@ def test_what_became_of_the_outputs(tmp_path: Path) -> None:
     files = (tmp_path / "a", tmp_path / "b")
     for path in files:
         path.write_text(path.name)
-    digests = Digests(None)
+    digests = DigestCache(None)
     freshness.write(files, KEY, "2026-11-23T14:00:00Z", 0.1, digests)
     record = freshness.read(files[0])
     assert record
     assert freshness.damaged(record, files, digests) is None
-    assert freshness.damaged(record, files[:1], digests) == "other files were made"
+    assert freshness.damaged(record, files[:1], digests) == "output b missing"
+    assert freshness.damaged(record, (*files, tmp_path / "c"), digests) == "output c is new"
     files[1].write_text("B")
     assert freshness.damaged(record, files, digests) == "output b changed"
     files[1].unlink()

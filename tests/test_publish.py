@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InstanceBusy, StoreError
-from pipeline.publish import is_locked, locked, publish, publish_bytes, publish_json, remove
+from pipeline.publish import is_locked, lock_of, locked, publish, publish_bytes, publish_json, remove
 
 NAMES = ["plain.bin", "a*b", "[x]", "what?", "-e", "ümläut 字", "a.b.c", ".hidden", "[!a]*?.tmp"]
 
@@ -229,6 +229,22 @@ def test_a_waiting_process_gets_the_lock_of_a_killed_one(tmp_path: Path) -> None
         holder.send_signal(signal.SIGKILL)
         assert waiter.communicate()[0] == b"got it\n"
         assert waiter.returncode == 0
+
+
+def test_a_lock_file_that_is_deleted_under_a_waiting_process_misleads_nobody(tmp_path: Path) -> None:
+    """It would wake with the lock of a file that is gone, while another process holds that of the new one."""
+    target = tmp_path / "file"
+    wait = "import pipeline.publish\npipeline.publish.log.info = lambda *_: print('ready', flush=True)\n"
+    wait += "with locked(target, 30):\n    print('got it', flush=True)\n"
+    with helper(HOLD, target) as holder, helper(wait, target) as waiter:
+        lock_of(target).unlink()
+        with helper(HOLD, target) as second:
+            holder.send_signal(signal.SIGKILL)
+            holder.wait()
+            with pytest.raises(subprocess.TimeoutExpired):
+                waiter.wait(0.5)
+            second.communicate()
+        assert waiter.communicate()[0].endswith(b"got it\n")
 
 
 def test_locks_of_different_targets_do_not_meet(tmp_path: Path) -> None:

@@ -132,6 +132,18 @@ def test_an_interrupt_kills_the_tool_and_its_children(tmp_path: Path) -> None:
     assert gone(grandchild)
 
 
+def test_a_tool_does_not_outlive_a_caller_that_is_killed(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code = "import sys; from pipeline.tools import *\n"
+    code += "TOOL = Tool('x', ('/bin/sh', '-c', 'echo $$ >\"$1\"; exec sleep 1000', 'sh'), Path('/bin/sh'))\n"
+    code += "run(TOOL, sys.argv[1], timeout=60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(pipe)]) as caller:
+        tool = int(pipe.read_text())
+        caller.kill()
+    assert gone(tool)
+
+
 def test_endless_output_stays_bounded() -> None:
     with pytest.raises(ToolTimeout) as caught:
         run(shell("yes"), timeout=0.3)

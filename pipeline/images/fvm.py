@@ -10,7 +10,6 @@ numbers: Fuchsia, src/storage/fvm/format.h. As a command it takes the arguments 
 
 import argparse
 import hashlib
-import re
 import struct
 import sys
 import uuid
@@ -21,6 +20,7 @@ from typing import BinaryIO
 
 from pipeline.errors import ImageError, TopcoatError, UsageError, host_faults
 from pipeline.publish import publish
+from pipeline.size import parse_size
 
 MAGIC = b"FVM PART"
 SPARSE_MAGIC = b"FVM SPRS"
@@ -239,15 +239,6 @@ def extend(source: BinaryIO, output: BinaryIO, length: int) -> None:
             output.seek(header.slice_offset(number))
             output.write(content)
     output.truncate(length)
-
-
-def parse_size(text: str) -> int:
-    """Bytes, or with a suffix K, M or G (either case) powers of 1024. Raises UsageError ("Bad size: X")."""
-    match = re.fullmatch(r"([0-9]+)([KkMmGg]?)", text)
-    size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()] if match else 0
-    if size == 0:
-        raise UsageError(f"Bad size: {text}", hint="write bytes, or a number with K, M or G, such as 3G")
-    return size
 
 
 def _extend_file(path: Path, length: int, *, lower_bound: bool) -> None:

@@ -2,10 +2,9 @@
 
 import json
 import logging
-import shlex
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -82,12 +81,6 @@ class Plan:
     ready: Ready
     slow: str
     """Why the guest is emulated although KVM was welcome; empty if it is not."""
-
-
-def settings_of(settings: Settings, build: Build) -> dict[str, str]:
-    """What of the settings makes one guest differ from another, as texts by name."""
-    chosen = {name: "default" if value is None else str(value) for name, value in asdict(settings.qemu).items()}
-    return {"build": build.name, **chosen, "arguments": shlex.join(settings.qemu.arguments)}
 
 
 def plan(

@@ -1,9 +1,11 @@
 """What differs between the guests that Topcoat knows: size, CPU, kernel arguments."""
 
 import secrets
-from dataclasses import dataclass
+import shlex
+from dataclasses import asdict, dataclass
 
 from pipeline.build import Arch, Build
+from pipeline.settings import Qemu
 
 USER = "clusterfuchsia"
 """The user of `undercoat` on every guest."""
@@ -56,3 +58,9 @@ def guest_of(build: Build, name: str, boot_id: str) -> Guest:
     entropy = f"kernel.entropy-mixin={secrets.token_hex(32)}"
     cpu = "Skylake-Client,-check" if build.arch == "x64" else "max"
     return Guest(build.arch, 3072, 4, cpu, (*_FUCHSIA_ARGUMENTS, entropy))
+
+
+def settings_of(qemu: Qemu, build: Build) -> dict[str, str]:
+    """What of the settings makes one guest differ from another, as texts by name."""
+    chosen = {name: "default" if value is None else str(value) for name, value in asdict(qemu).items()}
+    return {"build": build.name, **chosen, "arguments": shlex.join(qemu.arguments)}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ImageError, UsageError
+from pipeline.errors import ImageError
 from pipeline.images import fvm
 from pipeline.images.fvm import Header, Metadata
 
@@ -235,24 +235,6 @@ def test_a_length_below_the_volume_is_refused() -> None:
     image = make({"data": b"x"})
     with pytest.raises(ImageError, match="cannot extend to 196607 bytes: the volume has 196608"):
         extended(image, len(image) - 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("3G", 3 * GIB), ("10k", 10240), ("7", 7), ("512M", 512 << 20), ("1K", 1024), ("2m", 2 << 20), ("1g", GIB)],
-)
-def test_a_size(text: str, size: int) -> None:
-    assert fvm.parse_size(text) == size
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["3T", "0", "0K", "-1", "+1", "3GiB", "3GB", "0x10", "", "G", " 3G", "3G ", "3G\n", "٣", "1.5G", "1_0"],
-)
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        fvm.parse_size(text)
-    assert str(caught.value) == f"Bad size: {text}"
 
 
 @pytest.fixture

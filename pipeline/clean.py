@@ -1,0 +1,101 @@
+"""What of a store can be deleted because it can be made again: images, the demo guest's parts, caches, remains.
+
+Keys, instances and their logs are never touched, nor anything that a guest runs on or that somebody is making. Lock
+files stay: deleting one would let two processes hold it.
+"""
+
+import os
+import shutil
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.errors import InstanceBusy, host_faults
+from pipeline.instance import Instance
+from pipeline.process import locked_by_someone
+from pipeline.publish import locked, remove, target_of_remains
+from pipeline.settings import Store
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file, or a directory with all that is in it but lock files."""
+
+    path: Path
+    bytes: int
+    """On the disk."""
+    kept: str
+    """Why it is not to be deleted; empty if it is."""
+
+
+def items(store: Store) -> list[Item]:
+    """All that can be deleted, and what cannot although it is of that kind. Changes nothing."""
+    users = _users(store)
+    places = [*sorted(store.all_images.glob("*")), store.demo, store.cache]
+    whole = [_item(path, users.get(path.name) or users.get("")) for path in places if _files(path)]
+    kept = [item.path for item in whole if item.kept]
+    remains = [_item(path, None) for directory in (store.keys, *kept) for path in _remains(directory)]
+    return [*whole, *remains]
+
+
+def delete(item: Item) -> Item:
+    """Delete it; kept if somebody works on it at this moment. Raises StoreError."""
+    try:
+        with ExitStack() as held, host_faults(f"deleting {item.path.name}"):
+            for lock in _locks(item.path):
+                held.enter_context(locked(lock.with_suffix(""), 0))
+            _delete_contents(item.path)
+    except InstanceBusy:
+        return replace(item, kept="another process works on it")
+    return item
+
+
+def _users(store: Store) -> dict[str, str]:
+    """For each build whose images are in use: by whom. The build "" stands for all: nobody knows which it is."""
+    users = {}
+    for instance in Instance.all(store):
+        handle, state = instance.live_handle(), instance.state()
+        if handle:
+            users[handle.build] = f"{instance.name} runs on it"
+        elif state == "booting":
+            users[""] = f"{instance.name} is being booted"
+        elif locked_by_someone(instance.pidfile):
+            users[""] = f"{instance.name} runs without a handle; to end it: topcoat stop {instance.name}"
+    return users
+
+
+def _item(path: Path, user: str | None) -> Item:
+    return Item(path, sum(map(_blocks, _files(path))), user or "")
+
+
+def _files(directory: Path) -> list[Path]:
+    """All files at and below a path but lock files."""
+    found = (Path(parent) / name for parent, _, names in os.walk(directory) for name in names)
+    return [path for path in found if path.suffix != ".lock"]
+
+
+def _blocks(path: Path) -> int:
+    with suppress(FileNotFoundError):  # it is gone meanwhile
+        return path.lstat().st_blocks * 512
+    return 0
+
+
+def _remains(directory: Path) -> list[Path]:
+    """What killed processes have left behind."""
+    return sorted(path for path in directory.glob(".*.tmp") if target_of_remains(path.name))
+
+
+def _locks(path: Path) -> list[Path]:
+    """What must be locked before the item may be deleted: for remains, all that their makers may have locked."""
+    return sorted(path.parent.glob("*.lock") if target_of_remains(path.name) else path.rglob("*.lock"))
+
+
+def _delete_contents(path: Path) -> None:
+    if target_of_remains(path.name):
+        shutil.rmtree(path)
+        return
+    remove(*path.rglob("*.made.json"))  # first: no record, no artifact
+    remove(*_files(path))
+    for directory, _, _ in os.walk(path, topdown=False):
+        if Path(directory) != path and not any(Path(directory).iterdir()):
+            Path(directory).rmdir()
