@@ -5,6 +5,7 @@ ends with the status of the command in the guest, or with 255 if there is none, 
 """
 
 import argparse
+import io
 import json
 import os
 import shlex
@@ -12,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from pipeline import settings
 from pipeline.errors import CommandError, ConnectError, StopError, TopcoatError, UsageError
@@ -143,9 +144,17 @@ def _ssh(chosen: Settings, options: argparse.Namespace) -> int:
     timeouts = Timeouts()
     try:
         with ssh.connect(address, timeouts, timeouts.connect + timeouts.banner + timeouts.auth) as connection:
-            return connection.stream(ssh.quote(words), sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer)
+            return connection.stream(ssh.quote(words), _stdin(), sys.stdout.buffer, sys.stderr.buffer)
     except (CommandError, ConnectError) as error:
         raise error.about(instance.name) from error
+
+
+def _stdin() -> IO[bytes]:
+    """What comes on stdin, unbuffered; nothing if it is closed."""
+    if sys.stdin is None:
+        return io.BytesIO()
+    # A thread that still waits for a key on the terminal would hold a buffer's lock when Python ends, which is fatal
+    return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
 
 
 def _log_in(instance: Instance, handle: Handle) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import paramiko
 
@@ -71,7 +71,7 @@ class Connection:
         status = self._stream(command, None, stdout.write, stderr.write, Deadline(limit))
         return Result(status, bytes(stdout.data), bytes(stderr.data))
 
-    def stream(self, command: str, stdin: BinaryIO, stdout: BinaryIO, stderr: BinaryIO) -> int:
+    def stream(self, command: str, stdin: IO[bytes], stdout: BinaryIO, stderr: BinaryIO) -> int:
         """Run a shell command with these streams, byte for byte and without a time limit. Returns its exit status.
 
         Raises CommandError if the connection breaks or the command was ended by a signal.
@@ -81,7 +81,7 @@ class Connection:
     def _stream(
         self,
         command: str,
-        stdin: BinaryIO | None,
+        stdin: IO[bytes] | None,
         stdout: Callable[[bytes], object],
         stderr: Callable[[bytes], object],
         deadline: Deadline | None,
@@ -123,7 +123,7 @@ def _flushed(stream: BinaryIO) -> Callable[[bytes], object]:
     return write
 
 
-def _feed(stdin: BinaryIO, channel: paramiko.Channel) -> None:
+def _feed(stdin: IO[bytes], channel: paramiko.Channel) -> None:
     read = getattr(stdin, "read1", stdin.read)  # what is there, without waiting for a full buffer
     with suppress(OSError, EOFError, paramiko.SSHException, ValueError):  # the command has ended; the reader says so
         while chunk := read(CHUNK):

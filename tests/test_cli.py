@@ -173,6 +173,26 @@ class TestInTheGuest:
         assert demo.topcoat("ssh", "i0", "--", "no-such-program").status == 127
         assert demo.topcoat("ssh", "i0", "--", "cat /proc/cmdline").stdout.decode().count("topcoat.boot=") == 1
 
+    def test_a_terminal_or_nothing_as_stdin(self, demo: Workspace) -> None:
+        """On a terminal a thread still waits for a key when the command has ended."""
+        assert demo.luigi("BootInstance").status == 0
+        main, terminal = pty.openpty()
+        try:
+            for stdin in ("<&0", "<&-"):
+                line = shlex.join(demo.command("topcoat", "ssh", "i0", "--", "echo", "done")) + stdin
+                done = subprocess.run(
+                    ["sh", "-c", line],
+                    stdin=terminal,
+                    capture_output=True,
+                    env=demo.environment,
+                    cwd=demo.directory,
+                    check=False,
+                )
+                assert (done.returncode, done.stdout, done.stderr) == (0, b"done\n", b"")
+        finally:
+            os.close(main)
+            os.close(terminal)
+
     def test_the_guest_serves_sftp(self, demo: Workspace) -> None:
         import paramiko
 
