@@ -233,3 +233,29 @@ def test_qemu_s_lock_is_seen_by_other_processes_only(instance: Instance) -> None
         probe = "import sys; from pathlib import Path; from pipeline.process import locked_by_someone as f;"
         probe += "sys.exit(not f(Path(sys.argv[1])))"
         assert subprocess.run([sys.executable, "-c", probe, instance.pidfile], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ('{"schema": 1}\n{"event": "spawn", "seconds": 0.1}\n', None),
+        ('{"schema": 1}\n{"event": "spawn", "seconds": 0.1}\n{"event": "ready", "seconds": 2.5}\n', 2.5),
+        ('{"schema": 1}\n{"event": "ready", "sec', None),
+        ('{"schema": 1}\n[]\n', None),
+    ],
+    ids=["none", "empty", "failed", "ready", "cut off", "damaged"],
+)
+def test_what_the_last_boot_took(instance: Instance, text: str | None, seconds: float | None) -> None:
+    instance.directory.mkdir(parents=True, exist_ok=True)
+    if text is not None:
+        instance.timeline.write_text(text)
+    assert instance.boot_seconds() == seconds
+
+
+def test_stopping_a_boot_that_is_another_by_now_does_nothing(instance: Instance) -> None:
+    instance.directory.mkdir(parents=True, exist_ok=True)
+    instance.overlay.touch()
+    assert instance.stop(3, Handle.decode(SAMPLE)) == "not running"
+    assert instance.overlay.exists()

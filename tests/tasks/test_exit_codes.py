@@ -126,3 +126,20 @@ def test_the_shipped_settings_file_lists_every_setting() -> None:
         body = shipped.split(f"[{section}]\n")[1].split("\n[")[0]
         for key in keys:
             assert f"#{key} =" in body or (key in RESOURCE_KEYS and key in body), f"[{section}] {key}"
+
+
+def test_luigi_s_parser_is_built_once_for_each_task(bundle: Workspace) -> None:
+    """It would be nine times, which is a fifth of a run that has nothing to do."""
+    count = (
+        "import luigi.cmdline_parser as parser, argparse, atexit\n"
+        "made = []\nreal = argparse.ArgumentParser.__init__\n"
+        "def init(self, *arguments, **options): made.append(1); real(self, *arguments, **options)\n"
+        "argparse.ArgumentParser.__init__ = init\n"
+        "import tasks\natexit.register(lambda: print('parsers:', len(made)))\n"
+    )
+    (bundle.directory / "count.py").write_text(count)
+    bundle.environment["PYTHONPATH"] = str(bundle.directory)
+    outcome = bundle.run("luigi", "--module", "count", "SSHKeyPair", "--type", "rsa")
+    assert outcome.status == 0, outcome.text
+    assert "parsers: 2" in outcome.text, "without a task and with it"
+    assert (bundle.store.keys / "sshid").read_text().startswith("-----BEGIN RSA PRIVATE KEY-----")

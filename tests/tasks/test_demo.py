@@ -1,0 +1,75 @@
+"""When the packages of the demo guest are collected again: small ones, from a directory."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.demo.packages import LIBRARIES, PROGRAMS
+from tests.conftest import Workspace
+from tests.demo import debs
+
+LIBC = "libc6_1_amd64.deb"
+
+
+@pytest.fixture
+def collected(workspace: Workspace) -> Workspace:
+    """A workspace with `[demo] packages`, which have been collected."""
+    for name in (debs.KERNEL_NAME, *PROGRAMS, *LIBRARIES):
+        debs.write(workspace.directory / "debs", name, {"file": name.encode()})
+    workspace.configure("[demo]\npackages = debs\n")
+    assert reasons(workspace) == ["missing"]
+    return workspace
+
+
+def reasons(workspace: Workspace) -> list[str]:
+    outcome = workspace.luigi("DemoPackages")
+    assert outcome.status == 0, outcome.text
+    said = [line.removeprefix("DemoPackages: ") for line in outcome.text.splitlines()]
+    assert said.count("made packages.json and 11 others in 0.0 s") == len(said) // 2
+    return [line for line in said if not line.startswith("made")]
+
+
+def test_they_are_collected_once(collected: Workspace) -> None:
+    assert reasons(collected) == []
+
+
+def test_a_provided_package_that_changes_is_collected_again(collected: Workspace) -> None:
+    debs.write(collected.directory / "debs", "libc6", {"file": b"newer"})
+    (reason,) = reasons(collected)
+    assert reason.startswith(f"input {LIBC} changed: b3:")
+    assert reasons(collected) == []
+
+
+def test_a_newer_provided_package_is_collected(collected: Workspace) -> None:
+    debs.write(collected.directory / "debs", "libc6", {"file": b"newer"}, version="2")
+    (reason,) = reasons(collected)
+    assert reason.startswith("input libc6_2_amd64.deb changed: none -> b3:")
+    assert (collected.store.demo / "packages/libc6_2_amd64.deb").exists()
+    assert not (collected.store.demo / "packages" / LIBC).exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (Path.unlink, f"output {LIBC} missing"),
+        (lambda path: path.write_bytes(b"x"), f"output {LIBC} changed"),
+        (lambda path: shutil.copy(path, path.with_name("another.deb")), "output another.deb is new"),
+    ],
+)
+def test_a_collected_package_that_is_touched_is_collected_again(
+    collected: Workspace, edit: Callable[[Path], object], reason: str
+) -> None:
+    edit(collected.store.demo / "packages" / LIBC)
+    assert reasons(collected) == [reason]
+    assert reasons(collected) == []
+
+
+def test_provided_packages_that_have_gone_are_asked_for(collected: Workspace) -> None:
+    shutil.rmtree(collected.directory / "debs")
+    outcome = collected.luigi("DemoPackages")
+    assert outcome.status == 30
+    assert "11 packages of the demo guest are missing" in outcome.text
+    assert "[demo] packages names the directory" in outcome.text
+    assert "Traceback" not in outcome.text
