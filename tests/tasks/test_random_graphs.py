@@ -1,7 +1,8 @@
-"""What runs equals what an oracle says is out of date, over random graphs and random edits."""
+"""What runs equals what an oracle says is out of date, and fits what was foretold, over random graphs and edits."""
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.publish import publish_bytes
-from tasks.base import ArtifactTask, Tasks
+from tasks.base import ArtifactTask, Check, Tasks, WrapperTask, digests
 
 
 @dataclass
@@ -65,11 +66,20 @@ class RandomNode(ArtifactTask):
         publish_bytes(*self.artifacts(), self.world.content(self.number, outputs))
 
 
-class RandomRoot(luigi.WrapperTask):
+class RandomRoot(WrapperTask):
     """All nodes."""
 
-    def requires(self) -> list[RandomNode]:
-        return [RandomNode(number=node) for node in range(len(RandomNode.world.needs))]
+    def requires(self) -> Tasks:
+        return {str(node): RandomNode(number=node) for node in range(len(RandomNode.world.needs))}
+
+
+def foretold(world: World) -> tuple[set[int], set[int]]:
+    """Which nodes would be made for certain, and which at the most."""
+    RandomNode.world = world
+    check = Check(digests())
+    reasons = {node: check.why(RandomNode(number=node)) for node in range(len(world.needs))}
+    certain = {node for node, reason in reasons.items() if reason and reason.certain}
+    return certain, {node for node, reason in reasons.items() if reason}
 
 
 def run(world: World) -> set[int]:
@@ -87,14 +97,14 @@ def graphs(draw: st.DrawFn) -> list[set[int]]:
     return [draw(st.sets(st.integers(0, node - 1), max_size=3)) if node else set() for node in range(count)]
 
 
-@settings(max_examples=25)
-@given(
-    graphs(),
-    st.lists(
-        st.tuples(st.sampled_from(["source", "output", "record", "touch"]), st.integers(0, 5), st.binary(max_size=2)),
-        max_size=4,
-    ),
-)
+HARMFUL = ("output", "lost output", "record", "corrupt record", "newer record")
+"""Whoever suffers them must be made again, whatever its source is."""
+
+KINDS = ("source", "touch", "other need", *HARMFUL)
+
+
+@settings(max_examples=40)
+@given(graphs(), st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 5), st.binary(max_size=2)), max_size=4))
 def test_what_runs_is_what_is_out_of_date(needs: list[set[int]], edits: list[tuple[str, int, bytes]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.environ["TOPCOAT_ROOT"] = directory
@@ -110,23 +120,33 @@ def check(world: World, edits: list[tuple[str, int, bytes]]) -> None:
         world.source(node).write_bytes(bytes([node]))
     assert run(world) == set(range(count))
     outputs = world.all_contents()
-    dirty = set()
+    before = [set(needs) for needs in world.needs]
+    dirty = {number % count for kind, number, _ in edits if kind in HARMFUL}
     for kind, number, data in edits:
-        node = number % count
-        if kind == "source":
-            world.source(node).write_bytes(data)
-        elif kind == "output":
-            world.output(node).write_bytes(b"tampered" + data)
-            dirty.add(node)
-        elif kind == "record":
-            world.output(node).with_name(f"out{node}.made.json").unlink(missing_ok=True)
-            dirty.add(node)
-        else:
-            os.utime(world.source(node), (1, 1))
+        apply(world, kind, number % count, data)
+    dirty |= {node for node in range(count) if world.needs[node] != before[node]}
     expected = oracle(world, outputs, dirty)
+    certain, possible = foretold(world)
+    assert certain <= expected <= possible
     assert run(world) == expected
     assert [world.output(node).read_bytes() for node in range(count)] == world.all_contents()
+    assert foretold(world) == (set(), set())
     assert run(world) == set()
+
+
+def apply(world: World, kind: str, node: int, data: bytes) -> None:
+    output, record = world.output(node), world.root / f"out{node}.made.json"
+    edits: dict[str, Callable[[], object]] = {
+        "source": lambda: world.source(node).write_bytes(data),
+        "touch": lambda: os.utime(world.source(node), (1, 1)),
+        "other need": lambda: world.needs[node].symmetric_difference_update({node - 1} if node else ()),
+        "output": lambda: output.write_bytes(b"tampered" + data),
+        "lost output": lambda: output.unlink(missing_ok=True),
+        "record": lambda: record.unlink(missing_ok=True),
+        "corrupt record": lambda: record.write_bytes(data),
+        "newer record": lambda: record.write_text('{"schema": 2}'),
+    }
+    edits[kind]()
 
 
 def oracle(world: World, before: list[bytes], dirty: set[int]) -> set[int]:
