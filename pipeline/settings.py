@@ -7,7 +7,6 @@ a typing mistake must not silently mean "default".
 """
 
 import configparser
-import difflib
 import errno
 import os
 import re
@@ -228,6 +227,8 @@ class _Reader:
 
     def _check_key(self, path: Path, section: str, key: str) -> None:
         if key not in _KEYS[section]:
+            import difflib
+
             near = difflib.get_close_matches(key, _KEYS[section], n=1)
             known = ", ".join(_KEYS[section])
             hint = f"did you mean {near[0]}?" if near else f"[{section}] knows: {known}"

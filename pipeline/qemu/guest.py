@@ -1,6 +1,6 @@
 """What differs between the guests that Topcoat knows: size, CPU, kernel arguments."""
 
-import secrets
+import os
 import shlex
 from dataclasses import asdict, dataclass
 
@@ -55,7 +55,7 @@ def guest_of(build: Build, name: str, boot_id: str) -> Guest:
         # -cpu max has RDRAND; without it the first SSH login waits a second for entropy
         ours = (f"topcoat.name={name}", f"topcoat.boot={boot_id}")
         return Guest("x64", 512, 1, "max", (*_DEMO_ARGUMENTS, *ours))
-    entropy = f"kernel.entropy-mixin={secrets.token_hex(32)}"
+    entropy = f"kernel.entropy-mixin={os.urandom(32).hex()}"
     cpu = "Skylake-Client,-check" if build.arch == "x64" else "max"
     return Guest(build.arch, 3072, 4, cpu, (*_FUCHSIA_ARGUMENTS, entropy))
 
