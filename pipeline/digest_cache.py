@@ -4,6 +4,7 @@ The file is a journal: a line that names the schema, then a line for each file t
 processes may share it, each appends; once most lines have been overtaken by later ones, it is written anew.
 """
 
+import errno
 import json
 import logging
 import os
@@ -42,7 +43,7 @@ Entries = dict[Inode, tuple[State, str]]
 def _look(path: Path) -> tuple[Inode, State]:
     facts = os.stat(path)  # noqa: PTH116  asked thousands of times
     if not stat.S_ISREG(facts.st_mode):
-        raise OSError(f"{path} is not a file")
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
     return (facts.st_dev, facts.st_ino), (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 

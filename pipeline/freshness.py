@@ -166,8 +166,10 @@ def damaged(record: Record, artifacts: tuple[Path, ...], digests: DigestCache) -
         output = record.outputs[path.name]
         try:
             same = digests.look(path) == (output.digest, output.bytes)
-        except OSError:
+        except FileNotFoundError:
             return f"output {path.name} missing"
+        except OSError as error:
+            return f"output {path.name} cannot be read: {error.strerror or error}"
         if not same:
             return f"output {path.name} changed"
     return None

@@ -12,7 +12,7 @@ import luigi
 from pipeline import freshness, settings
 from pipeline.deadline import utc_now
 from pipeline.digest_cache import DigestCache
-from pipeline.errors import InputChanged
+from pipeline.errors import InputChanged, host_faults
 from pipeline.freshness import Key, Reason
 from pipeline.publish import locked, remove
 from pipeline.targets import ArtifactTarget
@@ -173,7 +173,10 @@ class ArtifactTask(FreshTask):
             return Reason("no record" if artifacts[0].exists() else "missing")
         stale = {name: reason for name, task in self.requires().items() if (reason := check.why(task))}
         made_of = record.key.without(stale) if stale else record.key
-        own = freshness.changed(made_of, self.key(check.digests, stale))
+        try:
+            own = freshness.changed(made_of, self.key(check.digests, stale))
+        except OSError as error:  # the run says the same, with a hint
+            return Reason(f"an input cannot be read: {error.strerror}: {error.filename}")
         own = own or freshness.damaged(record, artifacts, check.digests)
         return Reason(own) if own else _first(stale.items())
 
@@ -186,25 +189,33 @@ class ArtifactTask(FreshTask):
 
         Raises InputChanged if what they are made of does not hold still meanwhile.
         """
-        artifacts, known = self.artifacts(), digests()
-        with locked(artifacts[0]):
+        artifact, known = self.artifacts()[0], digests()
+        with locked(artifact):
             reason = Check(known).why(self)
             if reason is None:
                 return
             log.info("%s: %s", self.title, reason)
             if not reason.certain:
                 raise _changed(self, str(reason))
-            remove(freshness.record_path(artifacts[0]), *artifacts)
-            key = self.key(known)
-            started = time.monotonic()
-            self.make()
-            seconds = time.monotonic() - started
-            if difference := freshness.changed(key, self.key(known)):
-                raise _changed(self, difference)
-            made = self.artifacts()
-            freshness.write(made, key, utc_now(), seconds, known)
-            known.save()
-            log.info("%s: made %s in %.1f s", self.title, _names(made), seconds)
+            seconds = self._remake(known)
+            log.info("%s: made %s in %.1f s", self.title, _names(self.artifacts()), seconds)
+
+    def _remake(self, known: DigestCache) -> float:
+        """Make the files and then their record. Returns what it cost, in seconds."""
+        key = self._key_now(known)
+        remove(freshness.record_path(self.artifacts()[0]), *self.artifacts())
+        started = time.monotonic()
+        self.make()
+        seconds = time.monotonic() - started
+        if difference := freshness.changed(key, self._key_now(known)):
+            raise _changed(self, difference)
+        freshness.write(self.artifacts(), key, utc_now(), seconds, known)
+        known.save()
+        return seconds
+
+    def _key_now(self, known: DigestCache) -> Key:
+        with host_faults(f"reading what {self.title} is made of"):
+            return self.key(known)
 
 
 def _names(paths: Sequence[Path]) -> str:

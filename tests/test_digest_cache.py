@@ -196,7 +196,7 @@ def test_somebody_who_holds_the_lock_for_long_is_not_waited_for(
 def test_only_files_have_digests(tmp_path: Path, make: Callable[[Path], None]) -> None:
     """A pipe in the place of an image must not be waited for."""
     make(tmp_path / "thing")
-    with pytest.raises(OSError, match="is not a file"):
+    with pytest.raises(OSError, match="it is not a file"):
         DigestCache(None).of(tmp_path / "thing")
 
 

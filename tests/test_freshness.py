@@ -89,3 +89,5 @@ def test_what_became_of_the_outputs(tmp_path: Path) -> None:
     assert freshness.damaged(record, files, digests) == "output b changed"
     files[1].unlink()
     assert freshness.damaged(record, files, digests) == "output b missing"
+    files[1].mkdir()
+    assert freshness.damaged(record, files, digests) == "output b cannot be read: it is not a file"

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import luigi
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import StoreError
 from pipeline.publish import publish_bytes
 from tasks.base import ArtifactTask, Check, Tasks, WrapperTask, digests
 
@@ -159,3 +161,18 @@ def oracle(world: World, before: list[bytes], dirty: set[int]) -> set[int]:
         or world.source(node).read_bytes() != bytes([node])
         or any(before[need] != after[need] for need in needs)
     }
+
+
+def test_an_input_that_cannot_be_read_is_told_and_nothing_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOPCOAT_ROOT", str(tmp_path))
+    world = World(tmp_path, [set()])
+    world.source(0).write_bytes(b"x")
+    assert run(world) == {0}
+    world.source(0).unlink()
+    reason = Check(digests()).why(RandomNode(number=0))
+    assert str(reason) == f"an input cannot be read: No such file or directory: {world.source(0)}"
+    with pytest.raises(StoreError, match=r"^reading what RandomNode\(number=0\) is made of: No such file"):
+        RandomNode(number=0).run()
+    assert world.output(0).exists()
