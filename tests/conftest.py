@@ -37,7 +37,7 @@ class Workspace:
 
     @property
     def store(self) -> Store:
-        return Store(self.directory / "out")
+        return Store(Path(self.environment.get("TOPCOAT_ROOT", self.directory / "out")))
 
     def instance(self, name: str = "i0") -> Instance:
         return Instance.named(self.store, name)

@@ -119,3 +119,7 @@ def in_turn(*edits: Edit) -> Edit:
             one(workspace)
 
     return edit
+
+
+def bump(task: str) -> Edit:
+    return lambda workspace: workspace.environment.update(BUMP=task)

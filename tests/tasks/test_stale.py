@@ -1,25 +1,15 @@
 """What makes what stale, which tasks then run, and which reason is given: a matrix, with scripted tools."""
 
-import inspect
 import itertools
 import json
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-import tasks
-from pipeline import prepare, ssh_keys
-from pipeline.demo import disk, initramfs, kernel, packages
-from pipeline.images import cpio, fvm
-from tasks.base import ArtifactTask
 from tests.conftest import Workspace, qemus_of
 from tests.tasks.edits import (
     BLK,
@@ -36,6 +26,7 @@ from tests.tasks.edits import (
     ZBI_TOOL,
     Edit,
     append,
+    bump,
     configure,
     in_turn,
     move_store,
@@ -46,52 +37,7 @@ from tests.tasks.edits import (
     unlink,
     write,
 )
-
-MODULE = """
-import os, tasks
-from tasks.base import WrapperTask
-if "BUMP" in os.environ:
-    getattr(tasks, os.environ["BUMP"]).version += 1
-class Both(WrapperTask):
-    def requires(self): return {"initrd": tasks.InitrdWithKey(), "disk": tasks.ExtendedBlk()}
-"""
-
-
-def with_module(workspace: Workspace) -> Workspace:
-    (workspace.directory / "both.py").write_text(MODULE)
-    workspace.environment["PYTHONPATH"] = str(workspace.directory)
-    return workspace
-
-
-@pytest.fixture
-def prepared(bundle: Workspace) -> Workspace:
-    """A bundle whose images have been made; nothing runs."""
-    assert set(ran(with_module(bundle)).values()) == {"missing"}
-    return bundle
-
-
-@pytest.fixture
-def running(bundle: Workspace) -> Workspace:
-    """A bundle from which i0 has been booted."""
-    assert with_module(bundle).luigi("BootInstance").status == 0
-    return bundle
-
-
-def ran(workspace: Workspace) -> dict[str, str]:
-    """Run both prepare tasks; which of them and of those before them ran, and why."""
-    outcome = workspace.run("luigi", "--module", "both", "Both")
-    assert outcome.status == 0, outcome.text
-    return reasons(outcome.text)
-
-
-def reasons(text: str) -> dict[str, str]:
-    """By task, from what luigi has printed."""
-    lines = [line.partition(": ") for line in text.splitlines()]
-    said = [(name, rest) for name, _, rest in lines if name in ("SSHKeyPair", "InitrdWithKey", "ExtendedBlk")]
-    found = {name: rest for name, rest in said if not rest.startswith("made ")}
-    assert set(found) == {name for name, rest in said if rest.startswith("made ")}, "what is made has a reason"
-    return found
-
+from tests.tasks.runs import REFUSED, ran, reasons
 
 EDITS = (
     "source edited",
@@ -121,10 +67,6 @@ class Cell:
 
     edit: Edit
     runs: Mapping[str, str]
-
-
-def bump(task: str) -> Edit:
-    return lambda workspace: workspace.environment.update(BUMP=task)
 
 
 def cells_of(
@@ -187,7 +129,6 @@ PREPARE: dict[str, dict[str, Cell | str]] = {
 }
 
 FRESH = "fresh"
-REFUSED = "error: i0 is running, but it is not what a boot would make now: "
 BROKEN = "error: i0 is running, but its handle cannot be understood: "
 BOOTED = "booted"
 
@@ -312,87 +253,6 @@ def test_further_edits(prepared: Workspace, edit: Edit, runs: dict[str, str]) ->
 
 
 @pytest.mark.parametrize(
-    ("edit", "reason"),
-    [
-        (append(ZBI), "initrd is stale: input zbi changed: b3:"),
-        (append(BLK), "disk is stale: input blk changed: b3:"),
-        (configure("qemu", "restrict = off"), "parameter restrict True -> False"),
-        (unlink(INITRD), "initrd is stale: output ssh-fuchsia.zbi missing"),
-        (append(KEY), "key is stale: output sshid changed"),
-        (unlink(ZBI), "zbi is missing"),
-    ],
-)
-def test_a_running_instance_is_told_stale_and_not_touched(running: Workspace, edit: Edit, reason: str) -> None:
-    before = running.instance().live_handle()
-    edit(running)
-    outcome = running.luigi("BootInstance")
-    assert outcome.status == 30, outcome.text
-    assert REFUSED + reason in outcome.text
-    assert reasons(outcome.text) == {}
-    assert running.instance().live_handle() == before
-
-
-def test_replace_stops_it_and_boots_the_new_one(running: Workspace) -> None:
-    before = running.instance().live_handle()
-    append(ZBI)(running)
-    outcome = running.luigi("BootInstance", "--replace")
-    assert outcome.status == 0, outcome.text
-    assert "InitrdWithKey: input zbi changed" in outcome.text
-    assert "BootInstance: stopping i0, which is stale: input initrd changed" in outcome.text
-    after = running.instance().live_handle()
-    assert before
-    assert after
-    assert before.boot_id != after.boot_id
-    assert qemus_of(running.directory) == [after.process]
-
-
-@pytest.mark.parametrize("edit", [lambda _: None, rewrite(ZBI), unlink(f"{INITRD}.made.json")])
-def test_replace_spares_what_is_as_a_boot_would_make_it(running: Workspace, edit: Edit) -> None:
-    """Also when the initrd is made again, and comes out as it was."""
-    before = running.instance().live_handle()
-    edit(running)
-    assert running.luigi("BootInstance", "--replace").status == 0
-    assert running.instance().live_handle() == before
-
-
-def test_replace_boots_what_is_not_running(bundle: Workspace) -> None:
-    assert bundle.luigi("BootInstance", "--replace").status == 0
-    assert bundle.instance().live_handle()
-
-
-def test_two_that_replace_at_once_replace_it_once(running: Workspace) -> None:
-    append(ZBI)(running)
-    assert running.luigi("InitrdWithKey").status == 0
-    command = running.command("luigi", "--module", "tasks", "BootInstance", "--replace", "--no-lock")
-    both = [
-        subprocess.Popen(command, cwd=running.directory, env=running.environment, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    texts = [process.communicate(timeout=60)[1].decode() for process in both]
-    assert [process.returncode for process in both] == [0, 0], texts
-    handle = running.instance().live_handle()
-    assert handle
-    assert qemus_of(running.directory) == [handle.process]
-
-
-def test_an_image_that_changes_while_it_is_booted_is_told(bundle: Workspace) -> None:
-    """Played by a module that edits the kernel once QEMU runs."""
-    (bundle.directory / "edit.py").write_text(
-        "import tasks\nfrom pipeline.qemu import boot\nreal = boot._Boot.wait_until_ready\n"
-        "def wait(self):\n"
-        f"    open('{bundle.directory / KERNEL}', 'ab').write(b'more')\n"
-        "    return real(self)\n"
-        "boot._Boot.wait_until_ready = wait\n"
-    )
-    bundle.environment["PYTHONPATH"] = str(bundle.directory)
-    outcome = bundle.run("luigi", "--module", "edit", "BootInstance")
-    assert outcome.status == 30
-    assert "error: i0 was booted, but meanwhile something has changed: input kernel changed: b3:" in outcome.text
-    assert "--name i0 --replace" in outcome.text
-    assert "Traceback" not in outcome.text
-
-
-@pytest.mark.parametrize(
     ("edit", "words"),
     [
         (append(ZBI), "InitrdWithKey was being made when what it is made of changed: input zbi changed: b3:"),
@@ -436,45 +296,8 @@ def test_a_rebuild_that_yields_the_same_makes_nothing_downstream_stale(prepared:
     assert reasons(outcome.text) == {"SSHKeyPair": "version 1 -> 2"}
 
 
-def test_with_everything_fresh_nothing_heavy_is_imported(running: Workspace) -> None:
-    words = ["luigi", "--module", "tasks", "BootInstance"]
-    program = f"import sys; sys.argv = {words}\nfrom luigi.cmdline import luigi_run\n"
-    program += "try: luigi_run()\nexcept SystemExit as end: print(end.code, *sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=running.directory, env=running.environment, capture_output=True, check=True
-    )
-    code, *modules = done.stdout.decode().split()
-    assert code == "0"
-    heavy = {"paramiko", "sh", "rich", "matplotlib", "cryptography", "lz4", "zstandard"}
-    assert not heavy & set(modules)
-    assert not {"pipeline.ssh", "pipeline.qemu.boot", "pipeline.images.fvm", "pipeline.proof"} & set(modules)
-
-
 def test_no_path_of_the_machine_is_in_a_record(prepared: Workspace) -> None:
     for record in RECORDS:
         text = (prepared.directory / record).read_text()
         assert "/" not in text.replace("key/sshid", "")
         assert json.loads(text)["schema"] == 1
-
-
-PARTS: dict[str, tuple[Callable[..., object] | ModuleType, ...]] = {
-    "SSHKeyPair": (ssh_keys,),
-    "InitrdWithKey": (prepare.make_initrd,),
-    "ExtendedBlk": (prepare.make_disk,),
-    "DemoPackages": (packages.collect, packages.fetch, packages.Packages),
-    "DemoKernel": (kernel,),
-    "DemoInitramfs": (initramfs, cpio.encode, ssh_keys.dropbear_host_key),
-    "DemoDisk": (disk, fvm.create),
-}
-"""What does the work of each task. Tools are in the record by their digest."""
-
-
-def test_the_source_of_what_makes_an_artifact_is_known_with_the_version_of_its_task() -> None:
-    """When this fails: is something else made of the same inputs now? Then raise the task's version."""
-    found = {}
-    for name in tasks.__all__:
-        task = getattr(tasks, name)
-        if issubclass(task, ArtifactTask):
-            sources = [inspect.getsource(part) for part in (task.make, *PARTS[name])]
-            found[name] = [task.version, sha256("".join(sources).encode()).hexdigest()[:8]]
-    assert found == json.loads(Path(__file__).with_name("versions.json").read_text())

@@ -1,0 +1,37 @@
+"""Runs of luigi on a bundle, and what they said."""
+
+from tests.conftest import Workspace
+
+REFUSED = "error: i0 is running, but it is not what a boot would make now: "
+"""How a run begins to say that it does not touch a running instance."""
+
+MODULE = """
+import os, tasks
+from tasks.base import WrapperTask
+if "BUMP" in os.environ:
+    getattr(tasks, os.environ["BUMP"]).version += 1
+class Both(WrapperTask):
+    def requires(self): return {"initrd": tasks.InitrdWithKey(), "disk": tasks.ExtendedBlk()}
+"""
+
+
+def with_module(workspace: Workspace) -> Workspace:
+    (workspace.directory / "both.py").write_text(MODULE)
+    workspace.environment["PYTHONPATH"] = str(workspace.directory)
+    return workspace
+
+
+def ran(workspace: Workspace) -> dict[str, str]:
+    """Run both prepare tasks; which of them and of those before them ran, and why."""
+    outcome = workspace.run("luigi", "--module", "both", "Both")
+    assert outcome.status == 0, outcome.text
+    return reasons(outcome.text)
+
+
+def reasons(text: str) -> dict[str, str]:
+    """By task, from what luigi has printed."""
+    lines = [line.partition(": ") for line in text.splitlines()]
+    said = [(name, rest) for name, _, rest in lines if name in ("SSHKeyPair", "InitrdWithKey", "ExtendedBlk")]
+    found = {name: rest for name, rest in said if not rest.startswith("made ")}
+    assert set(found) == {name for name, rest in said if rest.startswith("made ")}, "what is made has a reason"
+    return found

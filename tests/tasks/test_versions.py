@@ -1,0 +1,36 @@
+"""Whoever changes what makes an artifact is reminded of its version."""
+
+import inspect
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+
+import tasks
+from pipeline import prepare, ssh_keys
+from pipeline.demo import disk, initramfs, kernel, packages
+from pipeline.images import cpio, fvm
+from tasks.base import ArtifactTask
+
+PARTS: dict[str, tuple[Callable[..., object] | ModuleType, ...]] = {
+    "SSHKeyPair": (ssh_keys,),
+    "InitrdWithKey": (prepare.make_initrd,),
+    "ExtendedBlk": (prepare.make_disk,),
+    "DemoPackages": (packages.collect, packages.fetch, packages.Packages),
+    "DemoKernel": (kernel,),
+    "DemoInitramfs": (initramfs, cpio.encode, ssh_keys.dropbear_host_key),
+    "DemoDisk": (disk, fvm.create),
+}
+"""What does the work of each task. Tools are in the record by their digest."""
+
+
+def test_the_source_of_what_makes_an_artifact_is_known_with_the_version_of_its_task() -> None:
+    """When this fails: is something else made of the same inputs now? Then raise the task's version."""
+    found = {}
+    for name in tasks.__all__:
+        task = getattr(tasks, name)
+        if issubclass(task, ArtifactTask):
+            sources = [inspect.getsource(part) for part in (task.make, *PARTS[name])]
+            found[name] = [task.version, sha256("".join(sources).encode()).hexdigest()[:8]]
+    assert found == json.loads(Path(__file__).with_name("versions.json").read_text())
