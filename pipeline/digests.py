@@ -6,12 +6,13 @@ the same digest as its copy without.
 """
 
 import errno
-import itertools
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, NamedTuple
 
 BLOCK = 65536
 
@@ -68,22 +69,50 @@ def _read_ahead(descriptor: int, pieces: Iterator[tuple[int, int]]) -> Iterator[
     """The same, but the next chunk is read by a thread while the last one is used.
 
     Mapping the file would spare the copy, but a file that is cut off meanwhile, or a broken disk, ends a process that
-    maps it by SIGBUS, without a word.
+    maps it by SIGBUS, without a word. An executor would do for the thread, but its futures cost some percent.
     """
-    from concurrent.futures import ThreadPoolExecutor
+    free: SimpleQueue[bytearray | None] = SimpleQueue()
+    full: SimpleQueue[_Piece | None] = SimpleQueue()
+    for _ in range(2):
+        free.put(bytearray(_CHUNK))
+    reader = threading.Thread(target=_fill, args=(descriptor, pieces, free, full))
+    reader.start()
+    try:
+        while piece := full.get():
+            if piece.error:
+                raise piece.error
+            yield piece.position, memoryview(piece.buffer)[: piece.length]
+            free.put(piece.buffer)
+    finally:
+        free.put(None)
+        reader.join()
 
-    buffers = itertools.cycle([memoryview(bytearray(_CHUNK)) for _ in range(2)])
-    with ThreadPoolExecutor(1) as reader:
-        started = (
-            (position, wanted, buffer, reader.submit(os.preadv, descriptor, [buffer[:wanted]], position))
-            for (position, wanted), buffer in zip(pieces, buffers, strict=False)
-        )
-        coming = next(started, None)
-        while coming:
-            position, wanted, buffer, reading = coming
-            got = reading.result()
-            coming = next(started, None) if got == wanted else None  # cut off: the signature will differ
-            yield position, buffer[:got]
+
+class _Piece(NamedTuple):
+    position: int
+    buffer: bytearray
+    length: int
+    error: BaseException | None = None
+
+
+def _fill(
+    descriptor: int,
+    pieces: Iterator[tuple[int, int]],
+    free: "SimpleQueue[bytearray | None]",
+    full: "SimpleQueue[_Piece | None]",
+) -> None:
+    try:
+        for position, wanted in pieces:
+            buffer = free.get()
+            if buffer is None:
+                return  # nobody waits any more
+            got = os.preadv(descriptor, [memoryview(buffer)[:wanted]], position)
+            full.put(_Piece(position, buffer, got))
+            if got < wanted:
+                break  # cut off: the signature will differ
+        full.put(None)
+    except BaseException as error:  # noqa: BLE001  whoever waits for the next piece raises it
+        full.put(_Piece(0, bytearray(), 0, error))
 
 
 def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
