@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,20 +31,17 @@ _MOST_ENTRIES = 100_000
 _SPARE_LINES = 1000
 _LOCK_LIMIT = 10.0
 
-Inode = tuple[int, int]
-"""Device and inode."""
+Signature = tuple[int, int, int, int, int]
+"""What tells that a file has not changed: device, inode, size, times of modification and of change in nanoseconds."""
 
-State = tuple[int, int, int]
-"""What tells that a file has not changed: size, times of modification and of change in nanoseconds."""
-
-Entries = dict[Inode, tuple[State, str]]
+Entries = dict[Signature, str]
 
 
-def _look(path: Path) -> tuple[Inode, State]:
+def _signature(path: Path) -> Signature:
     facts = os.stat(path)  # noqa: PTH116  asked thousands of times
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "it is not a file", str(path))
-    return (facts.st_dev, facts.st_ino), (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 class DigestCache:
@@ -67,15 +64,14 @@ class DigestCache:
 
     def look(self, path: Path) -> tuple[str, int]:
         """The digest of a file and its size in bytes, of the same moment. Raises OSError."""
-        inode, before = _look(path)
+        signature = _signature(path)
         entries = self._entries()
-        known = entries.get(inode)
-        if known is not None and known[0] == before:
-            return known[1], before[0]
-        found = digest(path)
-        if _look(path) == (inode, before) and self._now() - max(before[1:]) > RACY:
-            entries[inode] = self._added[inode] = (before, found)
-        return found, before[0]
+        found = entries.get(signature)
+        if found is None:
+            found = digest(path)
+            if _signature(path) == signature and self._now() - max(signature[3:]) > RACY:
+                entries[signature] = self._added[signature] = found
+        return found, signature[2]
 
     def save(self) -> None:
         """Write what was added. If that cannot be done, it is only hashed again next time."""
@@ -92,7 +88,7 @@ class DigestCache:
             self._added, self._damaged = {}, False
 
     def _wants_rewriting(self, path: Path) -> bool:
-        if self._damaged or self._lines > 2 * len(self._entries()) + _SPARE_LINES:
+        if self._damaged or self._lines > 2 * len(_latest(self._entries())) + _SPARE_LINES:
             return True
         try:
             with path.open("rb") as stream:
@@ -102,13 +98,12 @@ class DigestCache:
 
     def _rewrite(self, path: Path) -> None:
         try:
-            kept, _ = _decode(path.read_bytes())
+            kept = _decode(path.read_bytes())
         except (FileNotFoundError, ValueError):
             kept = {}
-        latest = [*(item for item in kept.items() if item[0] not in self._added), *self._added.items()]
-        entries = dict(latest[-_MOST_ENTRIES:])
-        publish_bytes(path, _HEAD + _encode(entries))
-        self._lines = len(entries)
+        latest = list(_latest({**kept, **self._added}).items())
+        publish_bytes(path, _HEAD + _encode(dict(latest[-_MOST_ENTRIES:])))
+        self._lines = len(latest)
 
     def _entries(self) -> Entries:
         if self._loaded is None:
@@ -119,33 +114,39 @@ class DigestCache:
         if self._path is None:
             return {}
         try:
-            entries, self._lines = _decode(self._path.read_bytes())
+            entries = _decode(self._path.read_bytes())
         except FileNotFoundError:
             return {}
         except (ValueError, OSError) as error:
             log.warning("the cache of digests is begun anew: %s: %s", self._path, error)
             self._damaged = True
             return {}
+        self._lines = len(entries)
         return entries
 
 
-def _encode(entries: Mapping[Inode, tuple[State, str]]) -> bytes:
-    rows = ([*inode, *state, found] for inode, (state, found) in entries.items())
+def _latest(entries: Entries) -> Entries:
+    """What is known of each inode last: it can have no other state any more."""
+    latest = {signature[:2]: signature for signature in entries}
+    return {signature: entries[signature] for signature in latest.values()}
+
+
+def _encode(entries: Entries) -> bytes:
+    rows = ([*signature, found] for signature, found in entries.items())
     return b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
 
 
-def _decode(data: bytes) -> tuple[Entries, int]:
-    """The entries, and the number of lines that they come from. Raises ValueError."""
+def _decode(data: bytes) -> Entries:
+    """The entries of the file. Raises ValueError."""
     head, _, body = data.partition(b"\n")
     if head + b"\n" != _HEAD:
         raise ValueError(f"it does not begin with {_HEAD.decode().strip()}")
     rows = json.loads(b"[" + body.rstrip(b"\n").replace(b"\n", b",") + b"]")
-    entries = {}
     try:
-        for device, inode, size, modified, changed, found in rows:
-            if not found.startswith("b3"):
-                raise ValueError(f"{found} is no digest")
-            entries[device, inode] = (size, modified, changed), found
+        entries = {tuple(signature): found for *signature, found in rows}
+        sound = all(len(signature) == 5 and found.startswith("b3") for signature, found in entries.items())
     except (TypeError, AttributeError) as error:
         raise ValueError("a line is damaged") from error
-    return entries, len(rows)
+    if not sound:
+        raise ValueError("a line is damaged")
+    return entries

@@ -6,6 +6,7 @@ clock that is wrong cannot hurt. No path of the machine is in a record, so a sto
 """
 
 import json
+import os
 import platform
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,8 @@ from pipeline.publish import publish_json
 
 SCHEMA = 1
 """Of records. Tests hold a frozen sample."""
+
+_LONGEST = 1 << 20  # bytes of a record
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,7 @@ def record_path(artifact: Path) -> Path:
 def read(artifact: Path) -> Record | None:
     """The record of an artifact, or None if there is none. Raises ValueError if it cannot be understood."""
     try:
-        with open(f"{artifact}.made.json", "rb", buffering=0) as stream:
-            text = stream.read()
+        text = _read_small(f"{artifact}.made.json")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -118,6 +120,15 @@ def read(artifact: Path) -> Record | None:
     except ValueError as error:
         raise ValueError("record damaged") from error
     return Record.decode(data)
+
+
+def _read_small(path: str) -> bytes:
+    # Half the time of open(), and there may be thousands
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _LONGEST)
+    finally:
+        os.close(descriptor)
 
 
 def write(artifacts: tuple[Path, ...], key: Key, ended: str, seconds: float, digests: DigestCache) -> None:
