@@ -28,7 +28,7 @@ def write_sparse(path: Path, size: int, parts: list[tuple[int, bytes]]) -> Path:
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, MIB, 2 * MIB, 2 * MIB + 1, 9 * MIB + 77])
 def test_a_file_without_zero_blocks_has_the_digest_that_b3sum_prints(tmp_path: Path, size: int) -> None:
-    data = os.urandom(size)
+    data = os.urandom(size).replace(b"\0", b"x")  # a last block of one byte would be a block of zeros each 256th time
     (tmp_path / "file").write_bytes(data)
     assert digest(tmp_path / "file") == f"b3:{blake3(data).hexdigest()}"
 
