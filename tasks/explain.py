@@ -18,6 +18,8 @@ from tasks.build import BuildResource, StoreRoot
 SCHEMA = 2
 """Of `topcoat why --json` and `topcoat plan --json`. README describes both."""
 
+_NAMED = 8  # of what would be redone; --json has all
+
 
 @dataclass(frozen=True)
 class Node:
@@ -115,7 +117,9 @@ class Graph:
         cost = f", took {node.seconds:.1f} s" if node.seconds is not None else ""
         if node.reason is None:
             return f"{name}{node.title}  fresh{cost}"
-        redone = ", ".join(other.title for other in self.because_of(node.title))
+        others = [other.title for other in self.because_of(node.title)]
+        more = [f"{len(others) - _NAMED} more"] if len(others) > _NAMED else []
+        redone = ", ".join([*others[:_NAMED], *more])
         return f"{name}{node.title}  stale: {node.reason.text}{cost}" + (f"; would redo {redone}" if redone else "")
 
     def plan(self) -> Iterator[str]:

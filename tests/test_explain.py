@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.freshness import Reason
+from tasks.explain import Graph, Node
 from tests.conftest import Workspace
 from tests.tasks.edits import BLK, DISK, INITRD, KEY, ZBI, append, unlink
 
@@ -176,6 +178,18 @@ def test_force_of_what_is_not_there_says_so(bundle: Workspace) -> None:
     forced = bundle.topcoat("force", "ExtendedBlk", "--length", "4G")
     assert forced.stdout == b"ExtendedBlk(length=4G) has no record; the next run makes it anyhow\n"
     assert not bundle.store.root.exists()
+
+
+def test_of_many_that_would_be_redone_some_are_named() -> None:
+    stale, fresh = Reason("missing"), dict.fromkeys(["source"], "Source")
+    nodes = {"Source": Node("Source", "Source", {}, stale, False, None, (), {})}
+    nodes |= {
+        f"N{i}": Node(f"N{i}", "N", {}, Reason("source is stale", stale), False, None, (), fresh) for i in range(9)
+    }
+    nodes["All"] = Node("All", "All", {}, stale, False, None, (), {f"n{i}": f"N{i}" for i in range(9)})
+    line = next(line for line in Graph(nodes).tree() if "source: Source" in line)
+    assert line.endswith("stale: missing; would redo N0, N1, N2, N3, N4, N5, N6, N7, 2 more")
+    assert [node.title for node in Graph(nodes).pending()] == ["Source", *(f"N{i}" for i in range(9)), "All"]
 
 
 def test_a_record_that_cannot_be_read_is_a_reason(running: Workspace) -> None:
