@@ -88,7 +88,8 @@ class DigestCache:
             self._added, self._damaged = {}, False
 
     def _wants_rewriting(self, path: Path) -> bool:
-        if self._damaged or self._lines > 2 * len(_latest(self._entries())) + _SPARE_LINES:
+        most = min(2 * len(_latest(self._entries())) + _SPARE_LINES, 2 * _MOST_ENTRIES)
+        if self._damaged or self._lines > most:
             return True
         try:
             with path.open("rb") as stream:
@@ -101,8 +102,8 @@ class DigestCache:
             kept = _decode(path.read_bytes())
         except (FileNotFoundError, ValueError):
             kept = {}
-        latest = list(_latest({**kept, **self._added}).items())
-        publish_bytes(path, _HEAD + _encode(dict(latest[-_MOST_ENTRIES:])))
+        latest = list(_latest({**kept, **self._added}).items())[-_MOST_ENTRIES:]
+        publish_bytes(path, _HEAD + _encode(dict(latest)))
         self._lines = len(latest)
 
     def _entries(self) -> Entries:

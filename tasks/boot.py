@@ -9,7 +9,7 @@ import luigi
 
 from pipeline import freshness
 from pipeline.digest_cache import DigestCache
-from pipeline.errors import StaleInstance
+from pipeline.errors import QemuExited, StaleInstance
 from pipeline.freshness import Key, Reason
 from pipeline.instance import Instance
 from pipeline.qemu.guest import settings_of
@@ -91,7 +91,14 @@ class BootInstance(BuildTask, FreshTask):
         settings, build = current()
         images, ready = images_of(settings.store, build), cast(Ready, self.ready or settings.boot.ready)
         boot(plan(settings, build, self.instance, images, ready, self.key(digests())))
-        if reason := Check(digests()).why(self):
+        reason = Check(digests()).why(self)
+        if reason and not self.output().exists():
+            raise QemuExited(
+                f"{self.name} was ready, and ended at once",
+                stage="ready",
+                hint=f"see its last words: topcoat logs {self.name}",
+            )
+        if reason:
             raise self.stale(f"was booted, but meanwhile something has changed: {reason}")
 
     def clear_the_way(self) -> None:

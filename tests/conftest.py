@@ -45,6 +45,11 @@ class Workspace:
     def configure(self, text: str) -> None:
         (self.directory / "luigi.cfg").write_text(text)
 
+    def module(self, name: str, text: str) -> None:
+        """A module that `luigi --module NAME` finds: to define tasks, or to play what else cannot be provoked."""
+        (self.directory / f"{name}.py").write_text(text)
+        self.environment["PYTHONPATH"] = str(self.directory)
+
     def command(self, *words: str) -> list[str]:
         return [str(BIN / words[0]), *words[1:]]
 

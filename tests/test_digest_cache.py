@@ -165,17 +165,16 @@ def test_lines_that_were_overtaken_are_dropped_in_time(
     assert remembered(cache) == 1
 
 
-def test_the_oldest_are_forgotten_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digest_cache, "_SPARE_LINES", -100)
+def test_of_very_many_files_the_oldest_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digest_cache, "_MOST_ENTRIES", 3)
-    cache, files = tmp_path / "digests.jsonl", [tmp_path / f"file{number}" for number in range(5)]
+    cache, files = tmp_path / "digests.jsonl", [tmp_path / f"file{number}" for number in range(8)]
     for path in files:
         path.write_text(path.name)
         digests = aged(cache, path)
         digests.of(path)
         digests.save()
     kept = [json.loads(line)[1] for line in cache.read_text().splitlines()[1:]]
-    assert kept == [path.stat().st_ino for path in files[2:]]
+    assert kept == [path.stat().st_ino for path in files[5:]]
 
 
 def test_somebody_who_holds_the_lock_for_long_is_not_waited_for(

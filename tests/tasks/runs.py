@@ -16,8 +16,7 @@ class Both(WrapperTask):
 
 
 def with_module(workspace: Workspace) -> Workspace:
-    (workspace.directory / "both.py").write_text(MODULE)
-    workspace.environment["PYTHONPATH"] = str(workspace.directory)
+    workspace.module("both", MODULE)
     return workspace
 
 

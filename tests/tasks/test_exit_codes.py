@@ -94,10 +94,9 @@ def test_a_mistake_in_the_settings_is_usage_too(workspace: Workspace) -> None:
 
 def test_a_bug_has_a_traceback(workspace: Workspace) -> None:
     """Played by a module that breaks a task."""
-    (workspace.directory / "broken.py").write_text(
-        "import tasks\ndef make(self): raise RuntimeError('a bug')\ntasks.SSHKeyPair.make = make\n"
+    workspace.module(
+        "broken", "import tasks\ndef make(self): raise RuntimeError('a bug')\ntasks.SSHKeyPair.make = make\n"
     )
-    workspace.environment["PYTHONPATH"] = str(workspace.directory)
     outcome = workspace.run("luigi", "--module", "broken", "SSHKeyPair")
     assert outcome.status == 30
     assert "Traceback" in outcome.text
@@ -137,8 +136,7 @@ def test_luigi_s_parser_is_built_once_for_each_task(bundle: Workspace) -> None:
         "argparse.ArgumentParser.__init__ = init\n"
         "import tasks\natexit.register(lambda: print('parsers:', len(made)))\n"
     )
-    (bundle.directory / "count.py").write_text(count)
-    bundle.environment["PYTHONPATH"] = str(bundle.directory)
+    bundle.module("count", count)
     outcome = bundle.run("luigi", "--module", "count", "SSHKeyPair", "--type", "rsa")
     assert outcome.status == 0, outcome.text
     assert "parsers: 2" in outcome.text, "without a task and with it"

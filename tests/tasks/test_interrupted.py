@@ -50,8 +50,8 @@ def check_that_the_next_run_makes_it(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize("step", ["before temp", "after tool", "before rename", "after rename", "before record"])
 def test_killed_at(stale: Workspace, step: str) -> None:
-    (stale.directory / "kill.py").write_text(KILL)
-    environment = {"KILL_AT": step, "PYTHONPATH": str(stale.directory)}
+    stale.module("kill", KILL)
+    environment = {"KILL_AT": step}
     killed = stale.run("luigi", "--module", "kill", "InitrdWithKey", environment=environment)
     assert killed.status == -signal.SIGKILL
     check_that_the_next_run_makes_it(stale)

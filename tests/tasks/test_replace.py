@@ -87,18 +87,35 @@ def test_two_that_replace_at_once_replace_it_once(running: Workspace) -> None:
 
 def test_an_image_that_changes_while_it_is_booted_is_told(bundle: Workspace) -> None:
     """Played by a module that edits the kernel once QEMU runs."""
-    (bundle.directory / "edit.py").write_text(
+    bundle.module(
+        "edit",
         "import tasks\nfrom pipeline.qemu import boot\nreal = boot._Boot.wait_until_ready\n"
         "def wait(self):\n"
         f"    open('{bundle.directory / KERNEL}', 'ab').write(b'more')\n"
         "    return real(self)\n"
-        "boot._Boot.wait_until_ready = wait\n"
+        "boot._Boot.wait_until_ready = wait\n",
     )
-    bundle.environment["PYTHONPATH"] = str(bundle.directory)
     outcome = bundle.run("luigi", "--module", "edit", "BootInstance")
     assert outcome.status == 30
     assert "error: i0 was booted, but meanwhile something has changed: input kernel changed: b3:" in outcome.text
     assert "--name i0 --replace" in outcome.text
+    assert "Traceback" not in outcome.text
+
+
+def test_a_guest_that_ends_as_soon_as_it_is_ready_is_told(bundle: Workspace) -> None:
+    """Played by a module that ends it then."""
+    bundle.module(
+        "end",
+        "import tasks\nfrom pipeline.qemu import boot\nreal = boot.boot\n"
+        "def boot_and_end(plan):\n"
+        "    handle = real(plan)\n"
+        "    plan.instance.stop(3)\n"
+        "    return handle\n"
+        "boot.boot = boot_and_end\n",
+    )
+    outcome = bundle.run("luigi", "--module", "end", "BootInstance")
+    assert outcome.status == 30
+    assert "error: i0 was ready, and ended at once\n  hint: see its last words: topcoat logs i0" in outcome.text
     assert "Traceback" not in outcome.text
 
 

@@ -262,14 +262,14 @@ def test_further_edits(prepared: Workspace, edit: Edit, runs: dict[str, str]) ->
 def test_a_source_that_changes_while_it_is_used_is_told(bundle: Workspace, edit: Edit, words: str) -> None:
     """Else the record would tell of a source that the artifact was not made of."""
     path = ZBI if edit.__closure__ and ZBI in [cell.cell_contents for cell in edit.__closure__] else ZBI_TOOL
-    (bundle.directory / "edit.py").write_text(
+    bundle.module(
+        "edit",
         "import tasks\nfrom pipeline import prepare\nreal = prepare.require_output\n"
         "def require(*arguments):\n"
         f"    open('{bundle.directory / path}', 'ab').write(b'#more\\n')\n"
         "    return real(*arguments)\n"
-        "prepare.require_output = require\n"
+        "prepare.require_output = require\n",
     )
-    bundle.environment["PYTHONPATH"] = str(bundle.directory)
     outcome = bundle.run("luigi", "--module", "edit", "InitrdWithKey")
     assert outcome.status == 30
     assert f"error: {words}" in outcome.text
@@ -282,12 +282,13 @@ def test_a_source_that_changes_while_it_is_used_is_told(bundle: Workspace, edit:
 def test_a_rebuild_that_yields_the_same_makes_nothing_downstream_stale(prepared: Workspace) -> None:
     """A key pair that comes out equal: played by a module that makes it of copies."""
     bump("SSHKeyPair")(prepared)
-    (prepared.directory / "equal.py").write_text(
+    prepared.module(
+        "equal",
         "import tasks, both\nfrom pipeline.publish import publish_bytes\n"
         "def make(self):\n"
         "    for path in self.artifacts():\n"
         f"        publish_bytes(path, open('{prepared.directory}/' + path.name, 'rb').read(), 0o600)\n"
-        "tasks.SSHKeyPair.make = make\n"
+        "tasks.SSHKeyPair.make = make\n",
     )
     for name in ("sshid", "sshid.pub"):
         shutil.copy(prepared.store.keys / name, prepared.directory)
