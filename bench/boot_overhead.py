@@ -24,10 +24,10 @@ from pathlib import Path
 import paramiko
 
 from pipeline.instance import Instance
-from pipeline.qemu import qmp
 from pipeline.qemu.boot import LOOPBACK
 from pipeline.qemu.console import MARKER
 from pipeline.qemu.guest import USER
+from pipeline.qemu.qmp import Monitor
 from pipeline.settings import Store
 
 BIN = Path(sys.executable).parent
@@ -107,7 +107,9 @@ class Bench:
         with subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as qemu:
             try:
                 wait_for_marker(sockets / "serial", began + LIMIT)
-                self.log_in(qmp.ssh_port(sockets / "qmp", LIMIT))
+                with Monitor(sockets / "qmp", LIMIT) as monitor:
+                    port = monitor.ssh_port()
+                self.log_in(port)
                 return time.monotonic() - began
             finally:
                 qemu.kill()

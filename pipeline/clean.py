@@ -1,11 +1,10 @@
-"""What of a store can be deleted because it can be made again: images, the demo guest's parts, caches, remains.
+"""What of a store can be deleted because it can be made again: images, the demo guest's parts, caches.
 
 Keys, instances and their logs are never touched, nor anything that a guest runs on or that somebody is making. Lock
-files stay: deleting one would let two processes hold it.
+files stay: deleting one would let two processes hold it. What is nobody's is the business of pipeline.gc.
 """
 
 import os
-import shutil
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +12,13 @@ from pathlib import Path
 from pipeline.errors import InstanceBusy, host_faults
 from pipeline.instance import Instance
 from pipeline.process import locked_by_someone
-from pipeline.publish import locked, remove, target_of_remains
+from pipeline.publish import locked, remove
 from pipeline.settings import Store
 
 
 @dataclass(frozen=True)
 class Item:
-    """A file, or a directory with all that is in it but lock files."""
+    """A directory with all that is in it but lock files."""
 
     path: Path
     bytes: int
@@ -32,17 +31,14 @@ def items(store: Store) -> list[Item]:
     """All that can be deleted, and what cannot although it is of that kind. Changes nothing."""
     users = _users(store)
     places = [*sorted(store.all_images.glob("*")), store.demo, store.cache]
-    whole = [_item(path, users.get(path.name) or users.get("")) for path in places if _files(path)]
-    kept = [item.path for item in whole if item.kept]
-    remains = [_item(path, None) for directory in (store.keys, *kept) for path in _remains(directory)]
-    return [*whole, *remains]
+    return [_item(path, users.get(path.name) or users.get("")) for path in places if _files(path)]
 
 
 def delete(item: Item) -> Item:
     """Delete it; kept if somebody works on it at this moment. Raises StoreError."""
     try:
         with ExitStack() as held, host_faults(f"deleting {item.path.name}"):
-            for lock in _locks(item.path):
+            for lock in sorted(item.path.rglob("*.lock")):
                 held.enter_context(locked(lock.with_suffix(""), 0))
             _delete_contents(item.path)
     except InstanceBusy:
@@ -80,20 +76,7 @@ def _blocks(path: Path) -> int:
     return 0
 
 
-def _remains(directory: Path) -> list[Path]:
-    """What killed processes have left behind."""
-    return sorted(path for path in directory.glob(".*.tmp") if target_of_remains(path.name))
-
-
-def _locks(path: Path) -> list[Path]:
-    """What must be locked before the item may be deleted: for remains, all that their makers may have locked."""
-    return sorted(path.parent.glob("*.lock") if target_of_remains(path.name) else path.rglob("*.lock"))
-
-
 def _delete_contents(path: Path) -> None:
-    if target_of_remains(path.name):
-        shutil.rmtree(path)
-        return
     remove(*path.rglob("*.made.json"))  # first: no record, no artifact
     remove(*_files(path))
     for directory, _, _ in os.walk(path, topdown=False):

@@ -36,6 +36,28 @@ class Deadline:
         return min(seconds, self.remaining)
 
 
+class Patience(Deadline):
+    """A deadline that does not count the time for which the waited-for is not to blame, but never lasts past `most`.
+
+    `excused` tells how many seconds that has been so far. It is asked only once the plain limit has passed.
+    """
+
+    def __init__(
+        self, seconds: float, most: float, excused: Callable[[], float], clock: Clock = time.monotonic
+    ) -> None:
+        super().__init__(seconds, clock)
+        self._most = most
+        self._excused = excused
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left; 0.0 when it has passed, never negative."""
+        elapsed = self.elapsed
+        if elapsed < self.seconds:
+            return self.seconds - elapsed
+        return max(0.0, min(self.seconds + self._excused(), self._most) - elapsed)
+
+
 def utc_now() -> str:
     """The time of day, for people who read our files; nothing is ever decided by it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

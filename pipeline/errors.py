@@ -16,15 +16,19 @@
     ├── InputChanged            user   what an artifact is made of changed while it was being made
     ├── ImageError              user   an image is not what it should be
     ├── PackageError            host   a Debian package for the demo guest is not to be had
-    ├── BootError               -      a boot failed; `stage` says how far it came
-    │   ├── QemuRefused         host   QEMU did not start
-    │   ├── QemuExited          guest  QEMU ended before the guest was ready
+    ├── BootError               -      a boot failed: `stage` says how far it came, `cause` names why
+    │   ├── QemuRefused         user   QEMU does not take its arguments or its images
+    │   ├── HostFault           host   the host could not carry the boot: KVM, port, memory, disk, load
+    │   ├── GuestDied           guest  the guest panicked, reset, or powered itself off
     │   ├── BootTimeout         guest  the guest was not ready in time
     │   └── ConnectError        guest  SSH to the guest does not work
-    │       └── HostKeyChanged  guest  something else answers on the guest's port
+    │       └── WrongServer     guest  something else answers on the guest's port
     ├── InstanceBusy            user   another process works on the instance
+    │   └── AlreadyRunning      user   it is running, so it cannot be started
     ├── StaleInstance           user   the instance runs with other images or settings than today's
-    ├── BrokenInstance          host   QEMU lives, but its handle cannot be understood
+    ├── BrokenInstance          host   QEMU lives, but its handle cannot be understood or does not fit it
+    │   └── HandleEdited        user   somebody else than Topcoat has written to the handle
+    ├── PidReused               host   the instance has ended, and its pid belongs to another process
     ├── StopError               host   QEMU survived SIGKILL
     └── CommandError            guest  a command in the guest could not be run to its end
 
@@ -160,24 +164,38 @@ class PackageError(TopcoatError):
 
 
 class BootError(TopcoatError):
-    """A boot failed. `stage` is the last thing that was waited for."""
+    """A boot failed.
+
+    `stage` is the last thing that was waited for, `cause` the name of the verdict (see pipeline/qemu/verdict.py),
+    `transient` whether the same boot may well succeed when it is tried again.
+    """
 
     phase = "boot"
     fault = "guest"
 
-    def __init__(self, message: str, *, hint: str, stage: str, detail: str = "") -> None:
+    def __init__(
+        self, message: str, *, hint: str, stage: str, detail: str = "", cause: str = "", transient: bool = False
+    ) -> None:
         super().__init__(message, hint=hint, detail=detail)
         self.stage = stage
+        self.cause = cause
+        self.transient = transient
 
 
 class QemuRefused(BootError):
-    """QEMU did not start: it refused its arguments, or the host refused it something."""
+    """QEMU does not take its arguments or its images."""
+
+    fault = "user"
+
+
+class HostFault(BootError):
+    """The host could not carry the boot."""
 
     fault = "host"
 
 
-class QemuExited(BootError):
-    """QEMU ended before the guest was ready."""
+class GuestDied(BootError):
+    """The guest panicked, reset, or powered itself off before it was ready."""
 
 
 class BootTimeout(BootError):
@@ -190,8 +208,8 @@ class ConnectError(BootError):
     phase = "connect"
 
 
-class HostKeyChanged(ConnectError):
-    """The server on the guest's port shows another host key than the guest's."""
+class WrongServer(ConnectError):
+    """What answers on the guest's port is not the guest: another host key, or another boot's id."""
 
 
 class InstanceBusy(TopcoatError):
@@ -202,6 +220,10 @@ class InstanceBusy(TopcoatError):
     exit_code = 10
 
 
+class AlreadyRunning(InstanceBusy):
+    """The instance is running, so it cannot be started."""
+
+
 class StaleInstance(TopcoatError):
     """The instance runs with other images, another QEMU or other settings than today's."""
 
@@ -210,7 +232,20 @@ class StaleInstance(TopcoatError):
 
 
 class BrokenInstance(TopcoatError):
-    """QEMU lives, but its handle cannot be understood."""
+    """QEMU lives, but its handle cannot be understood, or what it says does not fit this QEMU."""
+
+    phase = "instance"
+    fault = "host"
+
+
+class HandleEdited(BrokenInstance):
+    """Somebody else than Topcoat has written to the handle, so nothing in it can be relied upon."""
+
+    fault = "user"
+
+
+class PidReused(TopcoatError):
+    """The instance has ended, and its pid belongs to another process now."""
 
     phase = "instance"
     fault = "host"

@@ -3,22 +3,43 @@
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.deadline import Deadline
-from pipeline.errors import StoreError, UnknownInstance, UsageError, host_faults
+from pipeline.errors import (
+    BrokenInstance,
+    HandleEdited,
+    PidReused,
+    StoreError,
+    UnknownInstance,
+    UsageError,
+    host_faults,
+)
 from pipeline.freshness import Key
 from pipeline.process import Process, owner_of_pidfile
 from pipeline.publish import is_locked, locked, publish_json, remove
 from pipeline.settings import Store
 
-SCHEMA = 1
-"""Of handle.json. Tests hold a frozen sample."""
+if TYPE_CHECKING:
+    from pipeline.qemu.machine import How
+
+SCHEMA = 2
+"""Of handle.json. Tests hold frozen samples. Schema 1 had no seal."""
 
 State = Literal["running", "booting", "stopped", "broken"]
+
+ENDED: "dict[How, str]" = {
+    "powerdown": "powered itself off",
+    "quit": "stopped",
+    "SIGTERM": "stopped by SIGTERM; it did not take QEMU's quit command",
+    "SIGKILL": "stopped by SIGKILL; it took neither QEMU's quit command nor SIGTERM",
+    "not running": "was not running",
+}
+"""How an instance has ended, for people."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LONGEST_SOCKET = 107  # sun_path of Linux, unix(7), without its final NUL
@@ -66,21 +87,33 @@ class Handle:
     """The images, the QEMU and the settings that it was booted with."""
 
     def encode(self) -> dict[str, object]:
-        """As JSON: the fields by name, and the schema."""
-        return {"schema": SCHEMA, **asdict(self)}
+        """As JSON: the fields by name, the schema, and a seal, so that an edited handle is noticed."""
+        data = {"schema": SCHEMA, **asdict(self)}
+        return {**data, "seal": _seal(data)}
 
     @classmethod
     def decode(cls, data: Any) -> "Handle":
-        """The reverse. Raises ValueError for anything else than a handle of this schema."""
+        """The reverse. Raises UnsealedError if the seal is not its own, ValueError if it is no handle at all."""
         try:
-            if data["schema"] != SCHEMA:
+            if data["schema"] not in (1, SCHEMA):
                 raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA}")
-            values = {key: value for key, value in data.items() if key != "schema"}
+            if data["schema"] == SCHEMA and data["seal"] != _seal(data):
+                raise UnsealedError("its seal does not fit what it says")
+            values = {key: value for key, value in data.items() if key not in ("schema", "seal")}
             values["argv"] = tuple(map(str, data["argv"]))
             parts = {"process": Process(**data["process"]), "ssh": SSH(**data["ssh"])}
             return cls(**values | parts | {"made_of": Key.decode(data["made_of"])})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a field is missing or wrong: {error}") from error
+
+
+class UnsealedError(ValueError):
+    """A handle says something else than when it was written."""
+
+
+def _seal(data: dict[str, Any]) -> str:
+    text = json.dumps({key: value for key, value in data.items() if key != "seal"}, sort_keys=True)
+    return sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -166,6 +199,15 @@ class Instance:
                 return path
         raise AssertionError("/tmp is short and plain")
 
+    @property
+    def sockets_in_use(self) -> Path:
+        """Where the sockets of the last boot are: not the same if the store has been moved since."""
+        with suppress(OSError):
+            linked = (self.directory / "run").readlink()
+            if linked.parent.name == self.sockets.parent.name:
+                return linked
+        return self.sockets
+
     def make_sockets(self) -> Path:
         """Make the directory of the sockets, empty but for links, and a link to it named `run`.
 
@@ -191,10 +233,11 @@ class Instance:
     def remove_sockets(self) -> None:
         """Undo `make_sockets`."""
         with host_faults("removing the directory of sockets"):
-            if self.sockets.is_dir():
-                for old in self.sockets.iterdir():
+            sockets = self.sockets_in_use
+            if sockets.is_dir():
+                for old in sockets.iterdir():
                     old.unlink()
-                self.sockets.rmdir()
+                sockets.rmdir()
             (self.directory / "run").unlink(missing_ok=True)
 
     def handle(self) -> Handle | None:
@@ -214,11 +257,9 @@ class Instance:
 
     def boot_seconds(self) -> float | None:
         """How long the last boot took until the guest was ready; None if it failed, or there was none."""
-        try:
-            events = [json.loads(line) for line in self.timeline.read_text().splitlines()[1:]]
-            return next((float(event["seconds"]) for event in events if event["event"] == "ready"), None)
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        from pipeline.timeline import ready_seconds
+
+        return ready_seconds(self.timeline)
 
     def state(self) -> State:
         """What can be said of the instance now."""
@@ -226,29 +267,65 @@ class Instance:
             handle = self.handle()
         except ValueError:
             return "broken"
-        if handle and owner_of_pidfile(self.pidfile) == handle.process:
+        owner = owner_of_pidfile(self.pidfile)
+        if handle and owner == handle.process:
             return "running"
-        return "booting" if is_locked(self.directory) else "stopped"
+        if is_locked(self.directory):
+            return "booting"
+        return "broken" if owner else "stopped"
+
+    @property
+    def has_remains(self) -> bool:
+        """Whether there is more of it than logs."""
+        return any(path.exists() for path in (self.handle_file, self.pidfile, self.overlay, self.directory / "run"))
 
     def require_live(self) -> Handle:
-        """The handle of the living instance. Raises UnknownInstance if it does not live."""
-        handle = self.live_handle()
-        if handle is None:
-            raise UnknownInstance(
-                f"{self.name} is not running ({self.state()})",
-                hint=f"boot it: luigi --module tasks BootInstance --name {self.name}",
+        """The handle of the living instance.
+
+        Raises UnknownInstance if it does not live, PidReused if another process has its pid now, HandleEdited or
+        BrokenInstance if the handle cannot be relied upon.
+        """
+        handle = self.readable_handle()
+        owner = owner_of_pidfile(self.pidfile)
+        if handle and owner == handle.process:
+            return handle
+        if handle and owner:
+            raise BrokenInstance(
+                f"the handle of {self.name} is for another process than the one that runs (pid {owner.pid})",
+                hint=f"end it, and boot it again: topcoat stop {self.name}",
             )
-        return handle
+        boot_it = f"boot it: luigi --module tasks BootInstance --name {self.name}"
+        if handle and (other := Process.find(handle.process.pid)) and other != handle.process:
+            raise PidReused(
+                f"{self.name} has ended; its pid {other.pid} belongs to another process now, which is left alone",
+                hint=boot_it,
+            )
+        raise UnknownInstance(f"{self.name} is not running ({self.state()})", hint=boot_it)
+
+    def readable_handle(self) -> Handle | None:
+        """The handle, or None if there is none. Raises HandleEdited or BrokenInstance."""
+        try:
+            return self.handle()
+        except UnsealedError as error:
+            raise HandleEdited(
+                f"the handle of {self.name} was changed by somebody else than Topcoat",
+                hint=f"nothing in it can be relied upon; end the instance and boot it again: topcoat stop {self.name}",
+            ) from error
+        except ValueError as error:
+            raise BrokenInstance(
+                f"the handle of {self.name} cannot be understood: {error}",
+                hint=f"it may be of another version of Topcoat; to end the instance: topcoat stop {self.name}",
+            ) from error
 
     def publish_handle(self, handle: Handle) -> None:
         """Write the handle: from here on the instance counts as running."""
         publish_json(self.handle_file, handle.encode(), mode=0o600)
 
-    def stop(self, limit: float, booted: Handle | None = None) -> str:
+    def stop(self, limit: float, booted: Handle | None = None, *, gently: bool = False) -> "How":
         """End QEMU within `limit` seconds and remove all but the logs. Returns how it ended.
 
-        With `booted`, only if it is still that boot which runs. Raises InstanceBusy while another process boots the
-        instance, StopError if QEMU survives.
+        With `booted`, only if it is still that boot which runs; `gently` presses the guest's power button first.
+        Needs no handle. Raises InstanceBusy while another process boots the instance, StopError if QEMU survives.
         """
         from pipeline.qemu import machine
 
@@ -256,7 +333,7 @@ class Instance:
         with locked(self.directory, limit):
             if booted is not None and self.live_handle() != booted:
                 return "not running"
-            how = machine.stop(self.pidfile, self.sockets / "qmp", deadline.remaining)
+            how = machine.stop(self.pidfile, self.sockets_in_use / "qmp", deadline.remaining, gently=gently)
             remove(self.handle_file, self.pidfile, self.overlay, self.known_hosts)
             self.remove_sockets()
         return how

@@ -1,15 +1,21 @@
 """Preparing a build's images for a boot: our key into the ZBI, room onto the disk."""
 
+import fcntl
 from pathlib import Path
 
 from pipeline.build import Build
+from pipeline.errors import StoreError
+from pipeline.host import free_bytes
 from pipeline.publish import publish
 from pipeline.settings import Store, Tools
-from pipeline.size import parse_size
+from pipeline.size import parse_size, readable
 from pipeline.tools import Tool, require_output, run
 
 KEY_IN_IMAGE = "data/ssh/authorized_keys"
 """Where Fuchsia's sshd looks for it, below /boot, and the demo guest's below /."""
+
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+_SPARE = 64 << 20  # the disk is not to be filled to its last byte, and fvm adds its tables
 
 DISK_LENGTH = "3G"
 """What `undercoat` extends the disk to: room for fuzzers, corpora and artifacts."""
@@ -47,8 +53,32 @@ def make_disk(build: Build, length: str, output: Path, tools: Tools) -> None:
     copy = Tool.in_path("cp", hint="install coreutils")
     fvm = build.tool("fvm")
     with publish(output) as made:
+        _require_room(build.path("blk"), made.parent)
         run(copy, "--reflink=auto", "--sparse=always", build.path("blk"), made, timeout=tools.timeout)
         run(fvm, made, "extend", "--length", length, timeout=tools.timeout)
         require_output(fvm, made)
         if tools.proof:
             prove_disk(fvm, made, build.path("blk"), parse_size(length))
+
+
+def _require_room(source: Path, directory: Path) -> None:
+    """Raise StoreError if a copy of `source` would not fit into `directory`: better now than at the last gigabyte."""
+    wanted, free = source.stat().st_blocks * 512 + _SPARE, free_bytes(directory)
+    if free < wanted and not _can_share(source, directory):
+        raise StoreError(
+            f"a copy of {source} takes {readable(wanted)}, and {readable(free)} are free",
+            hint="free some space, see topcoat gc and topcoat clean; or move the store: [store] root or TOPCOAT_ROOT",
+        )
+
+
+def _can_share(source: Path, directory: Path) -> bool:
+    """Whether the file system can make a copy that takes no room."""
+    trial = directory / "clone"
+    try:
+        with source.open("rb") as original, trial.open("wb") as clone:
+            fcntl.ioctl(clone, _FICLONE, original.fileno())
+    except OSError:
+        return False
+    finally:
+        trial.unlink(missing_ok=True)
+    return True

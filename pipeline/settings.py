@@ -16,7 +16,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from pipeline.errors import SettingsError, host_faults
+from pipeline.errors import SettingsError, UsageError, host_faults
+from pipeline.size import parse_size
 
 BuildKind = Literal["auto", "local", "clusterfuzz", "demo"]
 Accel = Literal["auto", "kvm", "tcg"]
@@ -45,7 +46,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "build": ("kind", *RESOURCE_KEYS),
     "tools": ("timeout", "proof"),
     "qemu": ("accel", "memory", "smp", "cpu", "restrict", "arguments"),
-    "boot": ("ready", "timeout", "scale"),
+    "boot": ("ready", "timeout", "scale", "attempts", "log_size"),
     "demo": ("packages",),
 }
 
@@ -140,7 +141,11 @@ class Timeouts:
     start: float = 15.0
     """QEMU's own start, until its monitor is there."""
     boot: float = 60.0
-    """From QEMU's start until the guest is ready, all stages together."""
+    """From QEMU's start until the guest is ready, all stages together, while this host's own boots are not known."""
+    boot_least: float = 15.0
+    """No limit that is derived from this host's boots is shorter."""
+    boot_most: float = 300.0
+    """No boot takes longer, however slow the host's boots have been, and however loaded it is."""
     connect: float = 5.0
     """TCP connection and SSH key exchange, one attempt."""
     banner: float = 5.0
@@ -158,9 +163,19 @@ class Timeouts:
         longer = {field.name: getattr(self, field.name) * factor for field in fields(self)}
         return replace(self, **longer | {"stop": self.stop, "retry": self.retry})
 
+    def learned(self, slowest: float) -> "Timeouts":
+        """The same limits, but `boot` as fits a host whose slowest boots of this kind have taken `slowest` seconds."""
+        return replace(self, boot=min(self.boot_most, max(self.boot_least, SLACK * slowest)))
+
 
 TCG_SCALE = 5.0
 """Emulated guests boot this much slower than with KVM, at the worst that is still usable."""
+
+SLACK = 5.0
+"""A boot may take this many times as long as the slowest of this host's."""
+
+ATTEMPTS_OF_HOST = 3
+"""How often a boot is tried whose failure was the host's and may pass."""
 
 
 @dataclass(frozen=True)
@@ -170,12 +185,21 @@ class Boot:
     ready: Ready = "ssh"
     timeout: float | None = None
     scale: float | None = None
+    attempts: int = 1
+    """How often a boot is tried whose failure was the guest's."""
+    log_size: int = 64 << 20
+    """Bytes after which a log of a running instance is rotated."""
 
-    def timeouts(self, accel: Literal["kvm", "tcg"]) -> Timeouts:
-        """The limits for this host: scaled by `scale`, else by TCG_SCALE without KVM; `timeout` overrides `boot`."""
+    def timeouts(self, accel: Literal["kvm", "tcg"], slowest: float | None = None) -> Timeouts:
+        """The limits for this host: scaled by `scale`, else by TCG_SCALE without KVM, and learned from past boots.
+
+        `slowest` is what those took, where they are known. `timeout` overrides all that concerns the whole boot.
+        """
         scale = self.scale if self.scale is not None else (TCG_SCALE if accel == "tcg" else 1.0)
         timeouts = Timeouts().scaled(scale)
-        return timeouts if self.timeout is None else replace(timeouts, boot=self.timeout)
+        if self.timeout is None:
+            return timeouts if slowest is None else timeouts.learned(slowest)
+        return replace(timeouts, boot=self.timeout, boot_most=self.timeout)
 
 
 @dataclass(frozen=True)
@@ -265,6 +289,14 @@ class _Reader:
             self._refuse(section, key, "give a whole number")
         return None if value is None else int(value)
 
+    def size(self, section: str, key: str) -> int | None:
+        text = self.text(section, key)
+        try:
+            return parse_size(text) if text else None
+        except UsageError as error:
+            self._refuse(section, key, error.hint)
+            raise
+
     def switch(self, section: str, key: str, default: str) -> bool:
         words = {"on": True, "off": False, "true": True, "false": False, "yes": True, "no": False}
         value = (self.text(section, key) or default).lower()
@@ -322,6 +354,8 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
             ready=cast(Ready, reader.choice("boot", "ready", ("ssh", "marker"))),
             timeout=reader.number("boot", "timeout"),
             scale=reader.number("boot", "scale"),
+            attempts=reader.whole("boot", "attempts") or 1,
+            log_size=reader.size("boot", "log_size") or Boot.log_size,
         ),
         demo_packages=reader.path("demo", "packages"),
     )

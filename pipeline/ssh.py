@@ -10,15 +10,16 @@ import shlex
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
 import paramiko
 
 from pipeline.deadline import Deadline
-from pipeline.errors import CommandError, ConnectError, HostKeyChanged, SettingsError
+from pipeline.errors import CommandError, ConnectError, SettingsError, WrongServer
+from pipeline.instance import SSH
+from pipeline.launcher import Result
 from pipeline.settings import Timeouts
 from pipeline.text import printable
 
@@ -26,27 +27,6 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it logs trace
 
 CHUNK = 65536
 _CONSOLE = "see what the guest says: topcoat logs NAME"
-
-
-@dataclass(frozen=True)
-class Address:
-    """How to reach a guest. `host_key` is "TYPE BASE64", or None if it is not known yet."""
-
-    host: str
-    port: int
-    user: str
-    key: Path
-    """The private key file."""
-    host_key: str | None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left: its exit status and what it wrote."""
-
-    status: int
-    stdout: bytes
-    stderr: bytes
 
 
 def quote(words: list[str] | tuple[str, ...]) -> str:
@@ -165,15 +145,15 @@ def _broken(command: str, why: str) -> CommandError:
 
 @contextmanager
 def connect(
-    address: Address, timeouts: Timeouts, limit: float, reached: Callable[[str], object] = lambda _: None
+    address: SSH, timeouts: Timeouts, limit: float, reached: Callable[[str], object] = lambda _: None
 ) -> Iterator[Connection]:
     """Connect and authenticate; close at the end of the body.
 
     No stage takes longer than its limit in `timeouts`, nor than `limit` seconds. `reached` hears of every stage that
     was passed: "tcp", "banner" (with the key exchange), "auth". Raises ConnectError, whose `stage` is the one that
-    was not, or HostKeyChanged.
+    was not, or WrongServer.
     """
-    key = _private_key(address.key)
+    key = private_key(Path(address.key))
     with _tcp(address, min(timeouts.connect, limit)) as connection:
         reached("tcp")
         transport = paramiko.Transport(connection)
@@ -188,7 +168,7 @@ def connect(
             transport.close()
 
 
-def _tcp(address: Address, limit: float) -> socket.socket:
+def _tcp(address: SSH, limit: float) -> socket.socket:
     try:
         return socket.create_connection((address.host, address.port), limit)
     except OSError as error:
@@ -211,9 +191,9 @@ def _exchange_keys(transport: paramiko.Transport, timeouts: Timeouts, limit: flo
         ) from error
 
 
-def _compare(address: Address, shown: str) -> None:
+def _compare(address: SSH, shown: str) -> None:
     if address.host_key is not None and shown != address.host_key:
-        raise HostKeyChanged(
+        raise WrongServer(
             f"the server on port {address.port} is not the guest that was booted: its host key is another one",
             stage="host key",
             hint="something else has taken the guest's port; stop the instance and boot it again",
@@ -221,7 +201,7 @@ def _compare(address: Address, shown: str) -> None:
         )
 
 
-def _authenticate(transport: paramiko.Transport, address: Address, key: paramiko.PKey, limit: float) -> None:
+def _authenticate(transport: paramiko.Transport, address: SSH, key: paramiko.PKey, limit: float) -> None:
     transport.auth_timeout = limit
     try:
         transport.auth_publickey(address.user, key)
@@ -235,7 +215,30 @@ def _authenticate(transport: paramiko.Transport, address: Address, key: paramiko
         raise ConnectError(f"the login broke off: {error}", stage="auth", hint=_CONSOLE) from error
 
 
-def _private_key(path: Path) -> paramiko.PKey:
+class Connector:
+    """A way into a guest that connects when it is first needed. See pipeline.launcher.Connector."""
+
+    def __init__(self, address: SSH, timeouts: Timeouts) -> None:
+        self.address = address
+        self._timeouts = timeouts
+        self._open = ExitStack()
+        self._connection: Connection | None = None
+
+    def run(self, command: str, limit: float) -> Result:
+        """See pipeline.launcher.Connector. Connecting has limits of its own."""
+        if self._connection is None:
+            whole = self._timeouts.connect + self._timeouts.banner + self._timeouts.auth
+            self._connection = self._open.enter_context(connect(self.address, self._timeouts, whole))
+        return self._connection.run(command, limit)
+
+    def close(self) -> None:
+        """See pipeline.launcher.Connector."""
+        self._connection = None
+        self._open.close()
+
+
+def private_key(path: Path) -> paramiko.PKey:
+    """The key in the file. Raises SettingsError."""
     try:
         return paramiko.PKey.from_path(path)
     except (OSError, paramiko.SSHException, ValueError) as error:

@@ -1,17 +1,60 @@
 """Text from outside, made fit to print. What guests and tools write is never sent to a terminal as it came."""
 
+import codecs
 import re
 
-# CSI; then OSC, DCS and their kin, whose text ends at a newline at the latest: an unfinished one must not hide the rest
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[^\n]?")
+# Of CSI, all but its last character. Not even broken ones are longer, so that a stream holds back only so much
+_CSI = r"\[[0-?]{0,256}[ -/]{0,16}"
+# Such as ESC ( B, which chooses a character set; again without the last one
+_SHORT = r"[ -/]{1,16}"
+# OSC, DCS and their kin, whose text ends at a newline at the latest: an unfinished one must not hide the rest
+_KINDS = "[]PX^_]"
+_STRING = r"[^\x07\x1b\n]*"
+_ESCAPES = re.compile(rf"\x1b{_CSI}[@-~]|\x1b{_KINDS}{_STRING}(?:\x07|\x1b\\)?|\x1b{_SHORT}[0-~]|\x1b[^\n]?")
+# First tried, at each ESC: what the text ends in, if more of it could still make it another escape
+_BEGUN = rf"\x1b(?:{_CSI}|{_SHORT}|(?P<kind>{_KINDS}){_STRING}(?P<end>\x1b?))?\Z"
+_BEGUN_OR_ESCAPE = re.compile(rf"(?P<begun>{_BEGUN})|{_ESCAPES.pattern}")
 # Newline and tab stay. C1 controls count: some terminals obey them. Bidi marks could turn a line round.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_EDITING = "\r\b"
 
 
 def printable(data: bytes | str) -> str:
     """Decode (UTF-8, bad bytes become U+FFFD) and remove terminal escapes, carriage returns and control characters."""
     text = data.decode(errors="replace") if isinstance(data, bytes) else data
     return _CONTROLS.sub("", _ESCAPES.sub("", text))
+
+
+class Filter:
+    """`printable` for a stream that comes in pieces: however it is cut, the same comes out in all.
+
+    Carriage returns and backspaces stay, without which nobody could edit a line.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def feed(self, data: bytes) -> str:
+        """Take the next piece. Returns what can be printed; the beginning of a character or escape is held back."""
+        text, self._held = self._held + self._decoder.decode(data), ""
+        return _without_controls(_BEGUN_OR_ESCAPE.sub(self._hold, text))
+
+    def _hold(self, match: re.Match[str]) -> str:
+        if match["kind"]:
+            self._held = f"\x1b{match['kind']}{match['end']}"  # what stands in it can be long, and changes nothing
+        else:
+            self._held = match["begun"] or ""
+        return ""
+
+    def end(self) -> str:
+        """What was held back, as far as it can be printed: the stream is at its end."""
+        text, self._held = self._held + self._decoder.decode(b"", final=True), ""
+        return _without_controls(_ESCAPES.sub("", text))
+
+
+def _without_controls(text: str) -> str:
+    return _CONTROLS.sub(lambda match: match[0] if match[0] in _EDITING else "", text)
 
 
 def tail(data: bytes | str, lines: int = 20, width: int = 400) -> str:

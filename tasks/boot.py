@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -9,9 +10,10 @@ import luigi
 
 from pipeline import freshness
 from pipeline.digest_cache import DigestCache
-from pipeline.errors import QemuExited, StaleInstance
+from pipeline.errors import AlreadyRunning, GuestDied, StaleInstance
 from pipeline.freshness import Key, Reason
-from pipeline.instance import Instance
+from pipeline.instance import ENDED, Instance
+from pipeline.launcher import Launcher
 from pipeline.qemu.guest import settings_of
 from pipeline.settings import Ready, Timeouts, load
 from pipeline.targets import InstanceTarget
@@ -85,21 +87,30 @@ class BootInstance(BuildTask, FreshTask):
         return done
 
     def run(self) -> None:
-        from pipeline.qemu.boot import boot, images_of, plan
+        from pipeline import launcher
 
         self.clear_the_way()
-        settings, build = current()
-        images, ready = images_of(settings.store, build), cast(Ready, self.ready or settings.boot.ready)
-        boot(plan(settings, build, self.instance, images, ready, self.key(digests())))
+        attempts = load().boot.attempts
+        with suppress(AlreadyRunning):  # another process was quicker; what it booted is looked at below
+            launcher.start(self.launcher(), attempts).close()
         reason = Check(digests()).why(self)
         if reason and not self.output().exists():
-            raise QemuExited(
+            raise GuestDied(
                 f"{self.name} was ready, and ended at once",
                 stage="ready",
                 hint=f"see its last words: topcoat logs {self.name}",
+                cause="ended at once",
             )
         if reason:
             raise self.stale(f"was booted, but meanwhile something has changed: {reason}")
+
+    def launcher(self) -> Launcher:
+        """What boots the instance as the settings say now."""
+        from pipeline.qemu.launcher import QemuLauncher
+
+        settings, build = current()
+        ready = cast(Ready, self.ready or settings.boot.ready)
+        return QemuLauncher(settings, build, self.instance, ready, self.key(digests()))
 
     def clear_the_way(self) -> None:
         """Stop a stale instance if that is wanted. Raises StaleInstance if it is not."""
@@ -117,3 +128,25 @@ class BootInstance(BuildTask, FreshTask):
             f"{self.name} {problem}",
             hint=f"to stop it and boot anew: luigi --module tasks BootInstance --name {self.name} --replace",
         )
+
+
+class StopInstance(FreshTask):
+    """A guest that has ended. Its logs stay."""
+
+    name = InstanceName(default="i0", description="the name of the instance")
+    gently = luigi.BoolParameter(significant=False, description="press the guest's power button first")
+
+    @property
+    def instance(self) -> Instance:
+        return Instance.named(load().store, self.name)
+
+    def why(self, check: Check) -> Reason | None:
+        """That something of it is still there."""
+        state = self.instance.state()
+        if state == "stopped":
+            return Reason("it has left files behind") if self.instance.has_remains else None
+        return Reason(f"it is {state}")
+
+    def run(self) -> None:
+        how = self.instance.stop(Timeouts().stop, gently=self.gently)
+        log.info("%s: %s", self.name, ENDED[how])

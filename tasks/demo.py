@@ -59,6 +59,8 @@ class DemoKernel(_DemoPart):
 class DemoInitramfs(_DemoPart):
     """busybox, an SSH server and the virtio modules; beside it the host key that is in it."""
 
+    version = 2
+
     def artifacts(self) -> tuple[Path, Path]:
         demo = settings.load().store.demo
         return (demo / "initramfs.cpio", host_key_file(demo))

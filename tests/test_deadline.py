@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.deadline import Deadline
+from pipeline.deadline import Deadline, Patience
 
 
 class FakeClock:
@@ -49,3 +49,32 @@ def test_a_step_gets_the_shorter_of_its_limit_and_what_remains(clock: FakeClock,
 def test_the_default_clock_runs() -> None:
     deadline = Deadline(3600)
     assert 0 <= deadline.elapsed <= deadline.elapsed < 3600
+
+
+class TestPatience:
+    """A deadline that does not count what others are to blame for."""
+
+    def test_what_is_excused_does_not_count(self, clock: FakeClock) -> None:
+        patience = Patience(10, 100, lambda: 4.0, clock)
+        clock.now += 9
+        assert patience.remaining == 1.0, "nobody was asked yet"
+        clock.now += 3
+        assert patience.remaining == 2.0
+        clock.now += 2
+        assert patience.expired
+
+    def test_there_is_an_end_to_all_patience(self, clock: FakeClock) -> None:
+        patience = Patience(10, 25, lambda: clock.now, clock)
+        clock.now += 24
+        assert patience.remaining == 1.0
+        clock.now += 1
+        assert patience.expired
+
+    def test_a_host_that_never_lets_it_run_and_one_that_always_does(self, clock: FakeClock) -> None:
+        starved, served = Patience(10, 60, lambda: clock.now - 1000.0, clock), Patience(10, 60, lambda: 0.0, clock)
+        while not served.expired:
+            clock.now += 0.5
+        assert clock.now == 1010.0
+        while not starved.expired:
+            clock.now += 0.5
+        assert clock.now == 1060.0

@@ -100,9 +100,9 @@ def fail(cls: type[TopcoatError]) -> None:
 def test_an_error_crosses_a_process_border() -> None:
     with (
         multiprocessing.get_context("spawn").Pool(1) as pool,
-        pytest.raises(errors.HostKeyChanged, match="it broke") as caught,
+        pytest.raises(errors.WrongServer, match="it broke") as caught,
     ):
-        pool.apply(fail, (errors.HostKeyChanged,))
+        pool.apply(fail, (errors.WrongServer,))
     assert (caught.value.stage, caught.value.detail) == ("marker", "line 1\nline 2")
 
 

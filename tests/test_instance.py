@@ -21,7 +21,8 @@ from pipeline.publish import locked
 from pipeline.settings import Store
 
 SAMPLE = {
-    "schema": 1,
+    "schema": 2,
+    "seal": "f7185fdd135394e2238ad79c5894783bdbb9be19af962d616987b029b2f7abed",
     "name": "i0",
     "boot_id": "6ed5b97c4d0d497abbc50ccdd8f53e66",
     "build": "demo",
@@ -45,6 +46,10 @@ SAMPLE = {
     },
 }
 """Frozen: what earlier versions have written must be understood. A change of the format is a new schema."""
+
+
+FIRST_SAMPLE = {key: value for key, value in {**SAMPLE, "schema": 1}.items() if key != "seal"}
+"""Frozen: the same, as the first version has written it."""
 
 
 @pytest.fixture
@@ -84,6 +89,10 @@ def test_the_frozen_sample_is_understood_and_written_again_unchanged(instance: I
     assert instance.handle() == handle
 
 
+def test_the_first_frozen_sample_is_understood(instance: Instance) -> None:
+    assert Handle.decode(FIRST_SAMPLE) == Handle.decode(SAMPLE)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -92,10 +101,12 @@ def test_the_frozen_sample_is_understood_and_written_again_unchanged(instance: I
         "[]",
         "{}",
         "null",
-        json.dumps({**SAMPLE, "schema": 2}),
+        json.dumps({**SAMPLE, "schema": 3}),
+        json.dumps({**SAMPLE, "boot_id": "another"}),
+        json.dumps({key: value for key, value in SAMPLE.items() if key != "seal"}),
         json.dumps({**SAMPLE, "process": {}}),
         json.dumps({**SAMPLE, "ssh": None}),
-        json.dumps({**SAMPLE, "surplus": 1}),
+        json.dumps({**FIRST_SAMPLE, "surplus": 1}),
         json.dumps({key: value for key, value in SAMPLE.items() if key != "argv"}),
     ],
 )
@@ -124,7 +135,7 @@ def test_a_handle_for_another_process_does_not_live(instance: Instance, qemu: Pr
         replace(qemu, host_boot_id="another boot"),
     ):
         instance.publish_handle(handle_for(forged))
-        assert instance.state() == "stopped"
+        assert instance.state() == "broken"
 
 
 def test_a_process_with_the_pid_but_without_the_lock_does_not_live(instance: Instance) -> None:

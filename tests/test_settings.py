@@ -110,7 +110,7 @@ def test_a_wrong_value_is_named_with_file_section_and_key(
     [
         ("qemu", "memmory", "did you mean memory?"),
         ("build", "llvm_symbolizer", "did you mean llvm-symbolizer?"),
-        ("boot", "wait", "[boot] knows: ready, timeout, scale"),
+        ("boot", "wait", "[boot] knows: ready, timeout, scale, attempts, log_size"),
         ("store", "xyz", "[store] knows: root"),
     ],
 )

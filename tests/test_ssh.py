@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import ssh, ssh_keys
-from pipeline.errors import CommandError, ConnectError, HostKeyChanged, SettingsError
+from pipeline.errors import CommandError, ConnectError, SettingsError, WrongServer
+from pipeline.instance import SSH
+from pipeline.launcher import Result
 from pipeline.settings import Timeouts
 from tests.fakes import sshd
 
@@ -41,8 +43,8 @@ def server(key: Path) -> Iterator[sshd.Server]:
         yield running
 
 
-def address(server: sshd.Server, key: Path) -> ssh.Address:
-    return ssh.Address("127.0.0.1", server.port, "clusterfuchsia", key, server.host_key_line)
+def address(server: sshd.Server, key: Path) -> SSH:
+    return SSH("127.0.0.1", server.port, "clusterfuchsia", str(key), server.host_key_line)
 
 
 @pytest.fixture
@@ -63,15 +65,15 @@ def test_both_types_of_keys_open_the_server(tmp_path: Path, key_type: ssh_keys.K
 
 def test_stages_are_told_in_order_and_the_host_key_is_learnt(server: sshd.Server, key: Path) -> None:
     stages: list[str] = []
-    unknown = ssh.Address("127.0.0.1", server.port, "x", key, None)
+    unknown = SSH("127.0.0.1", server.port, "x", str(key), None)
     with ssh.connect(unknown, Timeouts(), 10, stages.append) as connected:
         assert connected.host_key == server.host_key_line
     assert stages == ["tcp", "banner", "auth"]
 
 
 def test_another_host_key_is_refused_before_the_login(server: sshd.Server, key: Path) -> None:
-    wrong = ssh.Address("127.0.0.1", server.port, "x", key, "ssh-ed25519 AAAA")
-    with pytest.raises(HostKeyChanged) as refusal, ssh.connect(wrong, Timeouts(), 10):
+    wrong = SSH("127.0.0.1", server.port, "x", str(key), "ssh-ed25519 AAAA")
+    with pytest.raises(WrongServer) as refusal, ssh.connect(wrong, Timeouts(), 10):
         pass
     assert "expected ssh-ed25519 AAAA" in refusal.value.detail
     assert server.users == []
@@ -93,7 +95,7 @@ def test_a_server_that_misbehaves_is_told_by_stage_and_in_time(
 def test_nobody_listening_is_told(key: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    nobody = ssh.Address("127.0.0.1", port, "x", key, None)
+    nobody = SSH("127.0.0.1", port, "x", str(key), None)
     with pytest.raises(ConnectError) as failure, ssh.connect(nobody, QUICK, 5):
         pass
     assert failure.value.stage == "tcp"
@@ -110,7 +112,7 @@ def test_a_private_key_that_cannot_be_read_is_told(server: sshd.Server, key: Pat
 
 def test_status_and_both_streams_of_a_command(connection: ssh.Connection) -> None:
     result = connection.run("printf out; printf err >&2; exit 7", 5)
-    assert result == ssh.Result(7, b"out", b"err")
+    assert result == Result(7, b"out", b"err")
 
 
 def test_one_connection_serves_many_commands(connection: ssh.Connection) -> None:

@@ -6,6 +6,10 @@ INIT = Path(__file__).with_name("init")
 """The guest's first program."""
 
 
+BOOT_ID = "/etc/boot_id"
+"""The file in the guest that holds the id of its boot."""
+
+
 def host_key_file(demo: Path) -> Path:
     """Where the public half of the guest's host key lies, "TYPE BASE64"."""
     return demo / "host_key.pub"

@@ -28,7 +28,8 @@ _ETC = {
     "etc/passwd": f"root:x:0:0::/data:/bin/sh\n{USER}:x:0:0::/data:/bin/sh\n",
     "etc/group": "root:x:0:\n",
     "etc/shells": "/bin/sh\n",
-    "etc/inittab": "::ctrlaltdel:/bin/poweroff -f\n",
+    # A shell for `topcoat console`; ttyS0 by name, as /dev/console cannot be a controlling terminal: no Ctrl-C
+    "etc/inittab": "ttyS0::respawn:-/bin/sh\n::ctrlaltdel:/bin/poweroff -f\n",
     # busybox and dropbear find names through libc
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }

@@ -7,6 +7,7 @@ pidfile, a QMP socket and a sandbox, and the serial port is a socket with a log.
 
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from pipeline.qemu.accel import KVM_CPU, Accelerator
 from pipeline.qemu.guest import Guest
@@ -63,8 +64,11 @@ def option(path: Path) -> str:
     return str(path).replace(",", ",,")
 
 
-def command(guest: Guest, accel: Accelerator, qemu: Qemu, files: Files) -> tuple[str, ...]:
-    """The words that start QEMU for this guest."""
+def command(guest: Guest, accel: Accelerator, qemu: Qemu, files: Files, boot_id: str) -> tuple[str, ...]:
+    """The words that start QEMU for this guest.
+
+    `boot_id`, 32 hex digits, becomes the machine's UUID, so that QEMU itself can tell it.
+    """
     network = "net=192.168.3.0/24,dhcpstart=192.168.3.9,host=192.168.3.2"
     restrict = "restrict=on," if qemu.restrict else ""
     return (
@@ -81,15 +85,21 @@ def command(guest: Guest, accel: Accelerator, qemu: Qemu, files: Files) -> tuple
         *("-device", "virtio-net-pci,mac=52:54:00:63:5e:7b,netdev=net0"),
         *("-display", "none"),
         *("-monitor", "none"),
-        *("-chardev", f"socket,id=serial0,path={files.serial},server=on,wait=off,logfile={option(files.serial_log)}"),
+        *("-chardev", f"socket,id=serial0,path={files.serial},server=on,wait=off,{_logged(files)}"),
         *("-serial", "chardev:serial0"),
         *("-qmp", f"unix:{files.qmp},server=on,wait=off"),
         *("-pidfile", str(files.pidfile)),
+        *("-uuid", str(UUID(boot_id))),
         "-no-reboot",
         *SANDBOX,
         *("-append", " ".join(guest.kernel_arguments)),
         *qemu.arguments,
     )
+
+
+def _logged(files: Files) -> str:
+    # To append: after a rotation QEMU must write on at the end
+    return f"logfile={option(files.serial_log)},logappend=on"
 
 
 def _machine(guest: Guest, accel: Accelerator, qemu: Qemu) -> tuple[str, ...]:

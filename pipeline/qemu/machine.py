@@ -12,36 +12,59 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from pipeline.deadline import Deadline
-from pipeline.errors import QemuRefused, StopError
+from pipeline.errors import StopError
 from pipeline.process import Process, locked_by_someone, owner_of_pidfile
 from pipeline.qemu import qmp
 from pipeline.qemu.command import SANDBOX, without_sandbox
-from pipeline.text import tail
 
 log = logging.getLogger("topcoat")
 
-_STAGE = "QEMU's start"
-_BY_HAND = "see the command line that was used: topcoat argv NAME"
+How = Literal["powerdown", "quit", "SIGTERM", "SIGKILL", "not running"]
+"""What a QEMU ended by."""
+
 _CLEANUP_LIMIT = 3.0
 _DYING = 1.0
 _START_POLL = 0.005  # nothing tells when a QEMU that was started this way is up
 
 
+class NotStartedError(Exception):
+    """QEMU is not up. Whoever starts it knows what that means; its own words are in its log."""
+
+    def __init__(self, problem: str, *, ended: bool) -> None:
+        super().__init__(problem)
+        self.ended = ended
+        """Whether it has ended, or was never there; else it hangs."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a QEMU is started with."""
+
+    argv: tuple[str, ...]
+    pidfile: Path
+    qmp_socket: Path
+    log: Path
+    """Takes what QEMU says, at its start and later."""
+    lease: int
+    """A descriptor that QEMU holds open as long as it lives."""
+
+
 @contextmanager
-def running(argv: tuple[str, ...], pidfile: Path, qmp_socket: Path, qemu_log: Path, limit: float) -> Iterator[Process]:
+def running(start: Start, limit: float) -> Iterator[Process]:
     """Start QEMU for the body. If the body fails or is interrupted, QEMU is gone afterwards; else it stays.
 
-    `limit` bounds the start, in seconds. What QEMU says goes to `qemu_log`. Raises QemuRefused.
+    `limit` bounds the start, in seconds. Raises NotStartedError.
     """
     try:
-        yield _start(argv, pidfile, qmp_socket, qemu_log, Deadline(limit))
+        yield _start(start, Deadline(limit))
     except BaseException:
         try:
-            stop(pidfile, qmp_socket, _CLEANUP_LIMIT)
+            stop(start.pidfile, start.qmp_socket, _CLEANUP_LIMIT)
         except StopError as error:  # must not hide the error that led here
             log.error("%s", error.explain())
         raise
@@ -61,95 +84,98 @@ def _strays(pidfile: Path) -> list[Process]:
     return found
 
 
-def _start(argv: tuple[str, ...], pidfile: Path, qmp_socket: Path, qemu_log: Path, deadline: Deadline) -> Process:
+def _start(start: Start, deadline: Deadline) -> Process:
     try:
-        return _launch(argv, pidfile, qmp_socket, qemu_log, deadline)
-    except QemuRefused:
-        if SANDBOX[0] not in argv or b"sandbox" not in qemu_log.read_bytes():
+        return _launch(start, deadline)
+    except NotStartedError:
+        if SANDBOX[0] not in start.argv or b"sandbox" not in start.log.read_bytes():
             raise
     log.warning("this QEMU knows no sandbox; booting without it")
-    return _launch(without_sandbox(argv), pidfile, qmp_socket, qemu_log, deadline)
+    return _launch(replace(start, argv=without_sandbox(start.argv)), deadline)
 
 
-def _launch(argv: tuple[str, ...], pidfile: Path, qmp_socket: Path, qemu_log: Path, deadline: Deadline) -> Process:
+def _launch(start: Start, deadline: Deadline) -> Process:
     reader, writer = os.pipe()  # QEMU holds the writer, so the reader tells at once when it has ended
     try:
         try:
-            with qemu_log.open("wb") as output:
-                _detach(argv, output, writer, deadline)
+            start.log.unlink(missing_ok=True)
+            with start.log.open("ab") as output:  # to append, so that QEMU writes on at the end after a rotation
+                _detach(start, output, writer, deadline)
         finally:
             os.close(writer)
         alive = select.poll()
         alive.register(reader)
-        while not (qmp_socket.exists() and (process := owner_of_pidfile(pidfile))):
+        while not (start.qmp_socket.exists() and (process := owner_of_pidfile(start.pidfile))):
             if alive.poll(_START_POLL * 1000):
-                raise _refused("QEMU did not start", qemu_log)
+                raise NotStartedError("QEMU has ended", ended=True)
             if deadline.expired:
-                raise _refused(f"QEMU was not up after {deadline.seconds:g} s", qemu_log)
+                raise NotStartedError(f"QEMU was not up after {deadline.seconds:g} s", ended=False)
         return process
     finally:
         os.close(reader)
 
 
-def _detach(argv: tuple[str, ...], output: BinaryIO, inherited: int, deadline: Deadline) -> None:
-    words = ("setsid", "--fork", *argv)
+def _detach(start: Start, output: BinaryIO, inherited: int, deadline: Deadline) -> None:
     try:
         done = subprocess.run(
-            words,
+            ("setsid", "--fork", *start.argv),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            pass_fds=[inherited],
+            pass_fds=[inherited, start.lease],
             timeout=deadline.remaining,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise QemuRefused(
-            f"QEMU cannot be started in the background: {error}",
-            stage=_STAGE,
-            hint="is the program setsid (package util-linux) there?",
-        ) from error
+        raise NotStartedError(f"setsid: {error}", ended=True) from error
     if done.returncode != 0:
-        raise QemuRefused(f"setsid ended with exit code {done.returncode}", stage=_STAGE, hint=_BY_HAND)
+        raise NotStartedError(f"setsid ended with exit code {done.returncode}", ended=True)
 
 
-def _refused(message: str, qemu_log: Path) -> QemuRefused:
-    return QemuRefused(message, stage=_STAGE, hint=_BY_HAND, detail=tail(qemu_log.read_bytes()))
-
-
-def stop(pidfile: Path, qmp_socket: Path, limit: float) -> str:
+def stop(pidfile: Path, qmp_socket: Path, limit: float, *, gently: bool = False) -> How:
     """End the QEMU of `pidfile`: by QMP, then SIGTERM, then SIGKILL, within `limit` seconds in all.
 
-    One that has not come as far as its pidfile, because its starter was killed, is killed too.
-
-    Returns "quit", "SIGTERM", "SIGKILL" or "not running". Raises StopError if it still holds its pidfile's lock.
+    `gently` presses the guest's power button first, and gives it half of the time. A QEMU that has not come as far as
+    its pidfile, because its starter was killed, is killed too. Returns what it ended by. Raises StopError if it
+    survives.
     """
     process = owner_of_pidfile(pidfile)
-    how = _end(process, pidfile, qmp_socket, limit) if process else "not running"
+    how = _end(process, pidfile, qmp_socket, limit, gently) if process else "not running"
     for stray in _strays(pidfile):
         stray.send(signal.SIGKILL)
-        stray.wait(_DYING)
+        if not stray.wait(_DYING):
+            raise _survived(stray)
+        how = "SIGKILL" if how == "not running" else how
     return how
 
 
-def _end(process: Process, pidfile: Path, qmp_socket: Path, limit: float) -> str:
+def _end(process: Process, pidfile: Path, qmp_socket: Path, limit: float, gently: bool) -> How:
     deadline = Deadline(limit)
-    share = limit / 4  # asking by QMP, waiting for that, waiting for SIGTERM; the rest is SIGKILL's
-    for how, patience in (("quit", share), ("SIGTERM", share), ("SIGKILL", limit)):
-        _ask_to_end(process, how, qmp_socket, deadline.within(share))
-        if process.wait(deadline.within(patience)) and not locked_by_someone(pidfile):
+    # Whatever takes its whole share, some is left for SIGKILL
+    share = limit / (6 if gently else 4)
+    steps: list[tuple[How, float]] = [("quit", share), ("SIGTERM", share), ("SIGKILL", limit)]
+    for how, patience in [("powerdown", 2 * share), *steps] if gently else steps:
+        asked = _ask_to_end(process, how, qmp_socket, deadline.within(share))
+        if process.wait(deadline.within(patience if asked else 0)) and not locked_by_someone(pidfile):
             return how
-    raise StopError(
+    raise _survived(process)
+
+
+def _survived(process: Process) -> StopError:
+    return StopError(
         f"QEMU (pid {process.pid}) survived SIGKILL",
         hint="it waits for a broken disk or network file system; when that answers again, the process ends",
     )
 
 
-def _ask_to_end(process: Process, how: str, qmp_socket: Path, limit: float) -> None:
-    if how != "quit":
+def _ask_to_end(process: Process, how: How, qmp_socket: Path, limit: float) -> bool:
+    """Returns whether the request was taken."""
+    if how in ("SIGTERM", "SIGKILL"):
         process.send(signal.Signals[how])
-        return
+        return True
     try:
-        qmp.quit_qemu(qmp_socket, limit)
+        (qmp.power_down if how == "powerdown" else qmp.quit_qemu)(qmp_socket, limit)
     except qmp.MonitorError as error:
-        log.info("QEMU does not take the request to quit (%s); sending signals", error)
+        log.info("QEMU does not take the request to end (%s: %s)", how, error)
+        return False
+    return True

@@ -6,16 +6,22 @@ brings asyncio, which costs 80 ms of every boot, and when QEMU ends in the midst
 
 import json
 import re
+import select
 import socket
+import struct
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
+from uuid import UUID
 
 from pipeline.deadline import Deadline
+from pipeline.text import printable
 
 _FORWARD = re.compile(r"HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s")
+_UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _LONGEST = 1 << 20
+_MOST_EVENTS = 1000  # a guest can make QEMU send some kinds without end
 _RETRY = 0.005
 
 
@@ -27,27 +33,26 @@ class MonitorGoneError(MonitorError):
     """QEMU closed the connection."""
 
 
-def ssh_port(path: Path, limit: float) -> int:
-    """The host port that QEMU chose for the forward to the guest's port 22. Raises MonitorError."""
-    with Monitor(path, limit) as monitor:
-        text = monitor.execute("human-monitor-command", {"command-line": "info usernet"})
-    match = _FORWARD.search(str(text))
-    if match is None:
-        raise MonitorError(f"QEMU forwards no port: {text}")
-    return int(match[1])
-
-
 def quit_qemu(path: Path, limit: float) -> None:
     """Ask QEMU to end itself. Raises MonitorError if it does not take the request."""
     with Monitor(path, limit) as monitor, suppress(MonitorGoneError):  # it may end before it has answered
         monitor.execute("quit")
 
 
+def power_down(path: Path, limit: float) -> None:
+    """Press the guest's power button. Raises MonitorError if QEMU does not take the request."""
+    with Monitor(path, limit) as monitor:
+        monitor.execute("system_powerdown")
+
+
 class Monitor:
-    """A connection to the monitor socket at `path`. All that happens on it must end within `limit` seconds."""
+    """A connection to the monitor socket at `path`. Connecting, and each command, may take `limit` seconds."""
 
     def __init__(self, path: Path, limit: float) -> None:
+        self.events: list[str] = []
+        """What QEMU has told unasked, in its order: "SHUTDOWN guest-reset", "STOP"."""
         self._path = path
+        self._limit = limit
         self._deadline = Deadline(limit)
         self._socket = socket.socket(socket.AF_UNIX)
         self._received = b""
@@ -66,6 +71,37 @@ class Monitor:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
+    def fileno(self) -> int:
+        """The socket's: readable when there is something to `collect`."""
+        return self._socket.fileno()
+
+    @property
+    def peer(self) -> int:
+        """The pid of the process that listens at the other end."""
+        pid, _, _ = _UCRED.unpack(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        return int(pid)
+
+    def ssh_port(self) -> int:
+        """The host port that QEMU chose for the forward to the guest's port 22."""
+        text = self.execute("human-monitor-command", {"command-line": "info usernet"})
+        match = _FORWARD.search(str(text))
+        if match is None:
+            raise MonitorError(f"QEMU forwards no port: {str(text)[:200]}")
+        return int(match[1])
+
+    def boot_id(self) -> str:
+        """The id that Topcoat gave to this boot; QEMU has it as the machine's UUID."""
+        answer = self.execute("query-uuid")
+        try:
+            return UUID(answer["UUID"]).hex
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MonitorError(f"query-uuid: {str(answer)[:200]}") from error
+
+    def status(self) -> str:
+        """Whether the guest runs: "running", "paused", "io-error" and others of QEMU's RunState."""
+        answer = self.execute("query-status")
+        return str(answer.get("status")) if isinstance(answer, dict) else ""
+
     def _connect(self) -> None:
         while True:
             try:
@@ -78,24 +114,35 @@ class Monitor:
                 raise MonitorGoneError(f"cannot connect: {error.strerror or error}") from error
 
     def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
-        """Run a command and return what it returns. Events that come in between are passed over."""
+        """Run a command and return what it returns. Events that come in between are kept."""
+        self._deadline = Deadline(self._limit)
         request = {"execute": command, **({"arguments": arguments} if arguments else {})}
         try:
             self._limited().sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
             raise MonitorGoneError(f"it is gone: {error.strerror or error}") from error
         while "event" in (answer := self._message()):
-            pass
+            self._keep(answer)
         if "error" in answer:
             raise MonitorError(f"{command}: {answer['error']}")
         return answer.get("return")
+
+    def collect(self) -> None:
+        """Take the events that have come, without waiting. Raises MonitorGoneError at the end of the connection."""
+        self._deadline = Deadline(self._limit)
+        while b"\n" in self._received or select.select([self._socket], [], [], 0)[0]:
+            self._keep(self._message())
+
+    def _keep(self, message: dict[str, Any]) -> None:
+        if "event" in message and len(self.events) < _MOST_EVENTS:
+            self.events.append(_told(message))
 
     def _message(self) -> dict[str, Any]:
         while b"\n" not in self._received:
             try:
                 chunk = self._limited().recv(65536)
             except TimeoutError as error:
-                raise MonitorError(f"no answer within {self._deadline.seconds:g} s") from error
+                raise MonitorError(f"no answer within {self._limit:g} s") from error
             except OSError as error:
                 raise MonitorGoneError(f"it is gone: {error.strerror or error}") from error
             if not chunk:
@@ -106,7 +153,7 @@ class Monitor:
         line, _, self._received = self._received.partition(b"\n")
         try:
             message = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MonitorError(f"its answer is no JSON: {line[:80]!r}") from error
         if not isinstance(message, dict):
             raise MonitorError(f"its answer is no object: {line[:80]!r}")
@@ -115,3 +162,11 @@ class Monitor:
     def _limited(self) -> socket.socket:
         self._socket.settimeout(max(0.001, self._deadline.remaining))
         return self._socket
+
+
+def _told(event: dict[str, Any]) -> str:
+    """An event with its reason, in one line."""
+    data = event.get("data")
+    facts = data if isinstance(data, dict) else {}
+    reason = facts.get("reason") or ("nospace" if facts.get("nospace") else "")
+    return printable(f"{event.get('event')} {reason}".strip())[:200]

@@ -100,6 +100,10 @@ def test_users_can_log_in(image: dict[str, Entry]) -> None:
     assert b"/bin/sh\n" in image["etc/shells"].data
 
 
+def test_a_shell_is_on_the_serial_port_and_has_it_as_its_terminal(image: dict[str, Entry]) -> None:
+    assert image["etc/inittab"].data.splitlines()[0] == b"ttyS0::respawn:-/bin/sh"
+
+
 def test_modules_are_loaded_in_order_and_no_others_are_there(image: dict[str, Entry]) -> None:
     order = image["modules/order"].data.decode().splitlines()
     assert order == [

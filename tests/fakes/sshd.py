@@ -11,7 +11,7 @@ from typing import IO, Literal
 import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
-Fault = Literal["none", "no banner", "refuse key", "no exec", "close"]
+Fault = Literal["none", "no banner", "refuse key", "no exec", "close", "other answer", "other boot", "gone"]
 
 
 @dataclass
@@ -24,6 +24,8 @@ class Server:
     """ "TYPE BASE64" of the one key that may log in."""
     fault: Fault = "none"
     users: list[str] = field(default_factory=list)
+    stop: Callable[[], object] = lambda: None
+    """From now on nobody listens on the port."""
 
     @property
     def host_key_line(self) -> str:
@@ -49,6 +51,7 @@ class _Session(paramiko.ServerInterface):
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         if self.server.fault == "no exec":
             return False
+        command = {"other answer": b"echo hello", "other boot": b"echo " + b"f" * 32}.get(self.server.fault, command)
         threading.Thread(target=_execute, args=(channel, command), daemon=True).start()
         return True
 
@@ -108,15 +111,22 @@ def _serve(listener: socket.socket, server: Server) -> None:
                     transport.start_server(server=_Session(server))
 
 
+def _close(listener: socket.socket) -> None:
+    with suppress(OSError):  # it is closed already
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
 @contextmanager
 def running(authorized: str) -> Iterator[Server]:
     """A server that lets the key `authorized` in, until the end of the body."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(listener.getsockname()[1], paramiko.ECDSAKey.generate(), authorized)
+        server.stop = lambda: _close(listener)
         thread = threading.Thread(target=_serve, args=(listener, server), daemon=True)
         thread.start()
         try:
             yield server
         finally:
-            listener.shutdown(socket.SHUT_RDWR)
+            _close(listener)
             thread.join(5)

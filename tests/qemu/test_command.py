@@ -31,10 +31,11 @@ DEVICES = [
     "-device", "virtio-net-pci,mac=52:54:00:63:5e:7b,netdev=net0",
     "-display", "none",
     "-monitor", "none",
-    "-chardev", "socket,id=serial0,path=/t/s/serial,server=on,wait=off,logfile=/i/serial.log",
+    "-chardev", "socket,id=serial0,path=/t/s/serial,server=on,wait=off,logfile=/i/serial.log,logappend=on",
     "-serial", "chardev:serial0",
     "-qmp", "unix:/t/s/qmp,server=on,wait=off",
     "-pidfile", "/i/qemu.pid",
+    "-uuid", "6ed5b97c-4d0d-497a-bbc5-0ccdd8f53e66",
     "-no-reboot",
     "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 ]  # fmt: skip
@@ -52,6 +53,7 @@ DEMO = (
     "topcoat.name=i7 topcoat.boot=b00t"
 )
 Q35 = ["-machine", "q35", "-fw_cfg", "name=etc/sercon-port,string=0"]
+BOOT_ID = "6ed5b97c4d0d497abbc50ccdd8f53e66"
 LARGE = ["-smp", "4", "-m", "3072"]
 
 
@@ -61,7 +63,7 @@ def guest(kind: Kind = "local", arch: Arch = "x64") -> Guest:
 
 def words(guest: Guest, accel: Accelerator = "kvm", qemu: Qemu | None = None, files: Files = FILES) -> list[str]:
     """The command line, with a fixed text in place of the entropy."""
-    argv = command(guest, accel, qemu or Qemu(), files)
+    argv = command(guest, accel, qemu or Qemu(), files, BOOT_ID)
     return [re.sub(r"(?<=entropy-mixin=)[0-9a-f]{64}(?= |$)", "ENTROPY", word) for word in argv]
 
 
@@ -99,7 +101,7 @@ UNDERCOAT = [
     "-device virtio-net-pci,mac=52:54:00:63:5e:7b,netdev=net0", "-nographic", "-monitor none", "-serial file:LOG",
 ]  # fmt: skip
 DIFFERENT = ["-drive", "-netdev", "-nographic", "-serial"]
-OURS_ONLY = ["-display", "-chardev", "-qmp", "-pidfile", "-no-reboot", "-sandbox"]
+OURS_ONLY = ["-display", "-chardev", "-qmp", "-pidfile", "-uuid", "-no-reboot", "-sandbox"]
 
 
 def test_the_rows_of_undercoat_come_in_its_order_but_for_the_known_differences() -> None:
@@ -115,7 +117,7 @@ def test_the_rows_of_undercoat_come_in_its_order_but_for_the_known_differences()
         row for row in UNDERCOAT if row.split()[0] not in changed
     ]
     assert [row.split()[0] for row in ours if row.split()[0] in changed] == [
-        "-drive", "-netdev", "-display", "-chardev", "-serial", "-qmp", "-pidfile", "-no-reboot", "-sandbox",
+        "-drive", "-netdev", "-display", "-chardev", "-serial", "-qmp", "-pidfile", "-uuid", "-no-reboot", "-sandbox",
     ]  # fmt: skip
 
 
@@ -148,7 +150,7 @@ def test_commas_in_option_values_are_doubled() -> None:
     files = replace(FILES, disk=Path("/i,1/o,,k"), serial_log=Path("/i,1/log"), pidfile=Path("/i,1/pid"))
     argv = words(guest(), files=files)
     assert "file=/i,,1/o,,,,k,format=qcow2" in value(argv, "-drive")
-    assert value(argv, "-chardev").endswith(",logfile=/i,,1/log")
+    assert value(argv, "-chardev").endswith(",logfile=/i,,1/log,logappend=on")
     assert value(argv, "-pidfile") == "/i,1/pid"
     assert option(Path("/plain path")) == "/plain path"
 
@@ -170,7 +172,7 @@ def test_plain_paths_need_no_links() -> None:
 
 @pytest.mark.parametrize("accel", ["kvm", "tcg"])
 def test_without_sandbox_only_the_sandbox_is_gone(accel: Accelerator) -> None:
-    argv = command(guest(), accel, Qemu(arguments=("-s",)), FILES)
+    argv = command(guest(), accel, Qemu(arguments=("-s",)), FILES, BOOT_ID)
     at = argv.index("-sandbox")
     assert without_sandbox(argv) == (*argv[:at], *argv[at + 2 :])
 

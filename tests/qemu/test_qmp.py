@@ -1,6 +1,8 @@
 """The monitor protocol, against a server played in the test; the real QEMU answers in the boot tests."""
 
 import json
+import os
+import select
 import socket
 import threading
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.qemu.qmp import Monitor, MonitorError, MonitorGoneError, quit_qemu, ssh_port
+from pipeline.qemu.qmp import Monitor, MonitorError, MonitorGoneError, power_down, quit_qemu
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
 OK = b'{"return": {}}\r\n'
@@ -20,6 +22,18 @@ USERNET = (
     "  TCP[ESTABLISHED]   13       127.0.0.1 40001    192.168.3.9    22     0     0\r\n"
     "  TCP[HOST_FORWARD]  12       127.0.0.1 43865    192.168.3.9    22     0     0\r\n"
 )
+
+
+def ssh_port(path: Path, limit: float) -> int:
+    with Monitor(path, limit) as monitor:
+        return monitor.ssh_port()
+
+
+def collect_until_gone(monitor: Monitor) -> None:
+    with suppress(MonitorGoneError):
+        while select.select([monitor], [], [], 5)[0]:
+            monitor.collect()
+        pytest.fail("it is still there after 5 s")
 
 
 @contextmanager
@@ -52,10 +66,51 @@ def test_the_port_is_that_of_the_forward_and_of_no_connection(tmp_path: Path) ->
     assert commands[1] == {"execute": "human-monitor-command", "arguments": {"command-line": "info usernet"}}
 
 
-def test_events_are_passed_over_and_pieces_are_put_together(tmp_path: Path) -> None:
-    answers = (GREETING, EVENT + OK, EVENT * 3 + b'{"return": 7}\r\n' + EVENT)
+def test_events_are_kept_and_pieces_are_put_together(tmp_path: Path) -> None:
+    reset = b'{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}\r\n'
+    full = b'{"event": "BLOCK_IO_ERROR", "data": {"nospace": true, "action": "stop"}}\r\n'
+    answers = (GREETING, EVENT + OK, EVENT * 2 + b'{"return": 7}\r\n' + reset + full)
     with playing(tmp_path / "qmp", *answers), Monitor(tmp_path / "qmp", 5) as monitor:
         assert monitor.execute("x") == 7
+        collect_until_gone(monitor)
+    assert monitor.events == ["RESUME"] * 3 + ["SHUTDOWN guest-reset", "BLOCK_IO_ERROR nospace"]
+
+
+def test_events_without_end_are_not_kept_without_end(tmp_path: Path) -> None:
+    with playing(tmp_path / "qmp", GREETING, OK + EVENT * 5000), Monitor(tmp_path / "qmp", 5) as monitor:
+        collect_until_gone(monitor)
+        assert len(monitor.events) == 1000
+
+
+@pytest.mark.parametrize("event", [b'{"event": 7}', b'{"event": "X", "data": 7}', b'{"event": {"a": 1}, "data": []}'])
+def test_strange_events_are_taken_as_they_are(tmp_path: Path, event: bytes) -> None:
+    with playing(tmp_path / "qmp", GREETING, OK + event + b"\r\n"), Monitor(tmp_path / "qmp", 5) as monitor:
+        collect_until_gone(monitor)
+        assert len(monitor.events) == 1
+
+
+def test_the_boot_id_is_the_machines_uuid(tmp_path: Path) -> None:
+    answer = b'{"return": {"UUID": "6ed5b97c-4d0d-497a-bbc5-0ccdd8f53e66"}}\r\n'
+    with playing(tmp_path / "qmp", GREETING, OK, answer), Monitor(tmp_path / "qmp", 5) as monitor:
+        assert monitor.boot_id() == "6ed5b97c4d0d497abbc50ccdd8f53e66"
+        assert monitor.peer == os.getpid()
+
+
+@pytest.mark.parametrize("answer", [b"7", b'{"UUID": "x"}', b'{"UUID": 7}', b"{}", b"null"])
+def test_a_uuid_that_is_none(tmp_path: Path, answer: bytes) -> None:
+    answers = (GREETING, OK, b'{"return": ' + answer + b"}\r\n")
+    with (
+        playing(tmp_path / "qmp", *answers),
+        Monitor(tmp_path / "qmp", 5) as monitor,
+        pytest.raises(MonitorError, match="query-uuid"),
+    ):
+        monitor.boot_id()
+
+
+def test_the_power_button_is_pressed(tmp_path: Path) -> None:
+    with playing(tmp_path / "qmp", GREETING, OK, b'{"return": null}\r\n') as commands:
+        power_down(tmp_path / "qmp", 5)
+    assert commands[1] == {"execute": "system_powerdown"}
 
 
 def test_a_quit_that_is_answered_by_hanging_up_is_taken(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.process import Process
 from tests.conftest import Outcome, Workspace, qemus_of
 from tests.fakes import sshd
 
@@ -35,13 +36,17 @@ def assert_next_run_works(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("part", "message", "evidence"),
     [
-        ("refuse", "QEMU did not start", "Could not set up host forwarding rule"),
-        ("silent", "the guest did not print {{{reset}}} within 2 s", "nothing came on the serial port"),
+        ("refuse", "QEMU gets no port for SSH: ", "Could not set up host forwarding rule"),
+        (
+            "silent",
+            "the guest wrote nothing at all to its serial port",
+            "Fuchsia needs kernel.serial=legacy",
+        ),
         ("no-marker", "the guest did not print {{{reset}}} within 2 s", "| welcome to Zircon"),
-        ("die", "QEMU ended before the guest was ready", "| welcome to Zircon"),
+        ("die", "QEMU died while the guest booted (waiting for the marker)", "| welcome to Zircon"),
         ("hang", "QEMU was not up after", "topcoat argv i0"),
         ("mute", "QEMU's monitor does not tell the SSH port", "no answer within"),
-        ("no-forward", "QEMU's monitor does not tell the SSH port", "QEMU forwards no port"),
+        ("no-forward", "QEMU forwards no port to the guest's SSH server", "topcoat argv i0"),
     ],
 )
 def test_a_qemu_that_does_not_come_up(bundle: Workspace, part: str, message: str, evidence: str) -> None:
@@ -51,7 +56,8 @@ def test_a_qemu_that_does_not_come_up(bundle: Workspace, part: str, message: str
     assert f"i0: {message}" in outcome.text
     assert evidence in outcome.text
     assert "\x1b" not in outcome.text
-    assert [name for name in bundle.files() if name.startswith("instances")] == LOGS, "the logs stay"
+    left = [name for name in bundle.files() if name.startswith("instances") and not name.endswith(".previous")]
+    assert left == LOGS, "the logs stay"
     bundle.configure("[boot]\nready = marker\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
     assert_next_run_works(bundle)
 
@@ -61,7 +67,7 @@ def test_a_qemu_that_prints_the_marker_and_dies_is_not_ready(bundle: Workspace) 
     bundle.configure("[boot]\ntimeout = 5\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
     outcome = bundle.luigi("BootInstance", FAKE_QEMU="marker-die")
     assert_clean_failure(outcome, bundle)
-    assert "QEMU ended before the guest was ready (while waiting for the ssh)" in outcome.text
+    assert "QEMU died while the guest booted (waiting for the " in outcome.text
 
 
 def test_a_qemu_without_a_sandbox_boots_with_a_warning(bundle: Workspace) -> None:
@@ -85,7 +91,7 @@ def test_a_qemu_that_is_no_program(bundle: Workspace, content: bytes) -> None:
     qemu.write_bytes(content)
     outcome = bundle.luigi("BootInstance")
     assert_clean_failure(outcome, bundle)
-    assert "QEMU did not start" in outcome.text
+    assert "i0: QEMU cannot be run: " in outcome.text
 
 
 @pytest.mark.parametrize(
@@ -179,12 +185,12 @@ def test_an_interrupted_tool_is_killed_and_nothing_else_is_begun(bundle: Workspa
 
 
 def interrupted(
-    workspace: Workspace, number: signal.Signals, environment: dict[str, str], begun: object
+    workspace: Workspace, number: signal.Signals, environment: dict[str, str], begun: object, module: str = "tasks"
 ) -> tuple[int, bytes]:
     """Start a boot, send it a signal as soon as `begun()`, and return its exit code and stderr."""
     assert callable(begun)
     with subprocess.Popen(
-        workspace.command("luigi", "--module", "tasks", "BootInstance"),
+        workspace.command("luigi", "--module", module, "BootInstance"),
         cwd=workspace.directory,
         env={**workspace.environment, **environment},
         stderr=subprocess.PIPE,
@@ -211,15 +217,31 @@ def processes_with(text: bytes) -> list[str]:
     return found
 
 
-def test_a_boot_killed_with_sigkill_is_cleared_up_by_the_next_one(bundle: Workspace) -> None:
+def killed_while_it_waits(bundle: Workspace, module: str = "tasks") -> Process:
+    """SIGKILL a boot whose guest does not come up, once it has told of its port. Returns the QEMU that it leaves."""
     bundle.configure("[boot]\nready = marker\ntimeout = 60\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
+    timeline = bundle.instance().timeline
 
-    def running() -> bool:
-        return (bundle.instance().directory / "qemu.pid").exists()
+    def waiting() -> bool:
+        return timeline.exists() and '"port"' in timeline.read_text()
 
-    status, _ = interrupted(bundle, signal.SIGKILL, {"FAKE_QEMU": "no-marker"}, running)
+    status, _ = interrupted(bundle, signal.SIGKILL, {"FAKE_QEMU": "no-marker"}, waiting, module)
     assert status == -signal.SIGKILL
     (orphan,) = qemus_of(bundle.directory)
+    return orphan
+
+
+def test_a_boot_killed_with_sigkill_leaves_no_qemu_for_long(bundle: Workspace) -> None:
+    orphan = killed_while_it_waits(bundle)
+    assert orphan.wait(5), "its keeper ends it"
+    assert_next_run_works(bundle)
+
+
+def test_what_a_killed_boot_leaves_is_cleared_up_by_the_next_one(bundle: Workspace) -> None:
+    """Even if there was no keeper."""
+    bundle.module("alone", "import tasks\nfrom pipeline.qemu import keeper\nkeeper.start = lambda *_: None\n")
+    orphan = killed_while_it_waits(bundle, "alone")
+    assert not orphan.wait(1.5)
     outcome = bundle.luigi("BootInstance")
     assert outcome.status == 0, outcome.text
     assert "i0: stopped a QEMU that an interrupted boot had left behind" in outcome.text
@@ -229,11 +251,11 @@ def test_a_boot_killed_with_sigkill_is_cleared_up_by_the_next_one(bundle: Worksp
 def test_a_running_guest_whose_handle_is_not_understood_is_not_touched(bundle: Workspace) -> None:
     assert bundle.luigi("BootInstance").status == 0
     handle_file = bundle.instance().handle_file
-    handle_file.write_text(handle_file.read_text().replace('"schema": 1', '"schema": 2'))
+    handle_file.write_text(handle_file.read_text().replace('"schema": 2', '"schema": 3'))
     (alive,) = qemus_of(bundle.directory)
     outcome = bundle.luigi("BootInstance")
     assert outcome.status == 30
-    assert "its handle cannot be understood: its schema is 2, not 1\n  hint: " in outcome.text
+    assert "the handle of i0 cannot be understood: its schema is 3, not 2\n  hint: " in outcome.text
     assert alive.alive
     assert bundle.topcoat("stop", "i0").status == 0
     assert not alive.alive
@@ -251,7 +273,7 @@ def test_a_store_that_cannot_be_written(bundle: Workspace) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "reason"),
     [
-        ("size=300k", 30, "No space left on device\n  hint: free some space on that disk"),
+        ("size=300k", 30, "fvm.blk takes 65 MiB, and "),
         ("ro", 20, "hint: the file system is mounted read-only"),
     ],
     ids=["full", "read-only"],
@@ -299,8 +321,8 @@ class TestSSH:
     @pytest.mark.parametrize(
         ("fault", "message"),
         [
-            ("no banner", "the guest's SSH server does not answer"),
-            ("close", "the guest's SSH server does not answer"),
+            ("no banner", "no SSH server answers in the guest"),
+            ("close", "no SSH server answers in the guest"),
             ("refuse key", "the guest refuses the key"),
             ("no exec", "did not run to its end"),
         ],

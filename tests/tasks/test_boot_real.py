@@ -112,8 +112,8 @@ def test_a_store_with_blanks_and_commas_in_its_path_boots(demo: Workspace) -> No
 def test_the_timeline_tells_every_stage_in_order(demo: Workspace) -> None:
     assert demo.luigi("BootInstance").status == 0
     lines = [json.loads(line) for line in demo.instance().timeline.read_text().splitlines()]
-    assert lines[0]["schema"] == 1
-    stages = ["spawn", "port", "marker", "tcp", "banner", "auth", "echo", "ready"]
+    assert lines[0]["schema"] == 2
+    stages = ["attempt", "spawn", "port", "first byte", "marker", "tcp", "banner", "auth", "echo", "ready"]
     assert [line["event"] for line in lines[1:]] == stages
     seconds = [line["seconds"] for line in lines[1:]]
     assert seconds == sorted(seconds)

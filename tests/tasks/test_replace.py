@@ -89,11 +89,11 @@ def test_an_image_that_changes_while_it_is_booted_is_told(bundle: Workspace) -> 
     """Played by a module that edits the kernel once QEMU runs."""
     bundle.module(
         "edit",
-        "import tasks\nfrom pipeline.qemu import boot\nreal = boot._Boot.wait_until_ready\n"
-        "def wait(self):\n"
+        "import tasks\nfrom pipeline.qemu import boot\nreal = boot._Boot._until_ready\n"
+        "def wait(self, process):\n"
         f"    open('{bundle.directory / KERNEL}', 'ab').write(b'more')\n"
-        "    return real(self)\n"
-        "boot._Boot.wait_until_ready = wait\n",
+        "    return real(self, process)\n"
+        "boot._Boot._until_ready = wait\n",
     )
     outcome = bundle.run("luigi", "--module", "edit", "BootInstance")
     assert outcome.status == 30
@@ -106,12 +106,12 @@ def test_a_guest_that_ends_as_soon_as_it_is_ready_is_told(bundle: Workspace) -> 
     """Played by a module that ends it then."""
     bundle.module(
         "end",
-        "import tasks\nfrom pipeline.qemu import boot\nreal = boot.boot\n"
-        "def boot_and_end(plan):\n"
-        "    handle = real(plan)\n"
-        "    plan.instance.stop(3)\n"
+        "import tasks\nfrom pipeline.qemu import launcher\nreal = launcher.boot\n"
+        "def boot_and_end(plan, *rest):\n"
+        "    handle = real(plan, *rest)\n"
+        "    handle.process.send(9)\n    handle.process.wait(5)\n"
         "    return handle\n"
-        "boot.boot = boot_and_end\n",
+        "launcher.boot = boot_and_end\n",
     )
     outcome = bundle.run("luigi", "--module", "end", "BootInstance")
     assert outcome.status == 30

@@ -129,7 +129,7 @@ PREPARE: dict[str, dict[str, Cell | str]] = {
 }
 
 FRESH = "fresh"
-BROKEN = "error: i0 is running, but its handle cannot be understood: "
+BROKEN = "error: the handle of i0 cannot be understood: "
 BOOTED = "booted"
 
 
@@ -160,7 +160,7 @@ BOOT = {
     "record deleted": BootCell(unlink(HANDLE), BOOTED),
     "record corrupt": BootCell(write(HANDLE, "{"), BROKEN),
     "record from a newer schema": BootCell(
-        replace_in(HANDLE, '"schema": 1', '"schema": 2'), BROKEN + "its schema is 2"
+        replace_in(HANDLE, '"schema": 2', '"schema": 3'), BROKEN + "its schema is 3"
     ),
     "store moved": BootCell(move_store, FRESH),
     "mtime set back": BootCell(touch(*EVERYTHING, seconds=-1e8), FRESH),

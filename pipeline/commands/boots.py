@@ -1,0 +1,68 @@
+"""Commands about boots: what one would do, and doing it."""
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import asdict
+
+from pipeline.instance import Instance
+from pipeline.settings import Settings
+
+
+def argv(chosen: Settings, options: argparse.Namespace) -> int:
+    """Print QEMU's command line: that of the running instance, or the one that a boot would have."""
+    from pipeline.build import load
+    from pipeline.qemu.plan import plan
+
+    instance = Instance.named(chosen.store, options.name)
+    handle = instance.live_handle()
+    words = handle.argv if handle else plan(chosen, load(chosen), instance, chosen.boot.ready).argv
+    print(json.dumps({"schema": 1, "argv": words}, indent=2) if options.json else shlex.join(words))
+    return 0
+
+
+def boot(chosen: Settings, options: argparse.Namespace) -> int:
+    """Boot an instance as `luigi --module tasks BootInstance` does, or only say what that would do."""
+    Instance.named(chosen.store, options.name)
+    words = ["BootInstance", "--name", options.name]
+    words += ["--ready", options.ready] if options.ready else []
+    words += ["--replace"] if options.replace else []
+    if options.dry_run:
+        return _dry_run(chosen, options, words)
+    from luigi.cmdline import luigi_run
+
+    luigi_run(["--module", "tasks", *words])
+    return 0
+
+
+def _dry_run(chosen: Settings, options: argparse.Namespace, words: list[str]) -> int:
+    from pipeline.build import load
+    from pipeline.qemu.launcher import require_room
+    from pipeline.qemu.plan import plan
+    from tasks import explain
+
+    chosen.store.require_writable()
+    graph, instance = explain.look(words), Instance.named(chosen.store, options.name)
+    planned = plan(chosen, load(chosen), instance, options.ready or chosen.boot.ready)
+    require_room(instance)
+    if options.json:
+        answer = {
+            "schema": 1,
+            "pending": graph.encode_plan()["pending"],
+            "argv": planned.argv,
+            "timeouts": asdict(planned.timeouts),
+            "ready": planned.ready,
+            "no_kvm": planned.slow or None,
+        }
+        print(json.dumps(answer, indent=2, sort_keys=True))
+        return 0
+    lines = list(graph.plan())
+    print(*(lines or [f"{options.name} is running, and is what a boot would make"]), sep="\n")
+    if planned.slow:
+        print(f"no KVM: {planned.slow}")
+    usual = "" if planned.usual is None else f" (slow boots of this kind take {planned.usual:.1f} s here)"
+    print(f"ready by {planned.ready}, within {planned.timeouts.boot:.0f} s{usual}")
+    print(shlex.join(planned.argv))
+    print("nothing was made or started", file=sys.stderr)
+    return 0

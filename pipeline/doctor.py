@@ -1,0 +1,225 @@
+"""`topcoat doctor`: looks at the host, and says in one line each what is wrong and what to do about it."""
+
+import os
+import re
+import resource
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from pipeline import build as builds
+from pipeline import gc, vitals
+from pipeline.build import Build
+from pipeline.errors import MissingResource, StoreError, ToolTimeout, TopcoatError, host_faults
+from pipeline.host import free_bytes
+from pipeline.instance import Instance
+from pipeline.prepare import DISK_LENGTH
+from pipeline.qemu import accel
+from pipeline.qemu.guest import guest_of
+from pipeline.settings import Settings, Store
+from pipeline.size import parse_size, readable
+from pipeline.text import tail
+from pipeline.tools import Tool, run
+from pipeline.vitals import Finding, Level
+
+__all__ = ["Finding", "Level", "examine"]
+
+_VERSION_LIMIT = 10.0
+_OLDEST_QEMU = (5, 0)
+_OWN_TMPDIR = "remove it, or set TMPDIR to a directory of your own"
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything that a boot needs of the host. Changes nothing but the cached answer whether KVM works.
+
+    What cannot be looked at is a finding too. Takes less than a second, unless a program hangs: at most 10 s for each.
+    """
+    build: Build | None = None
+    try:
+        build = builds.load(settings)
+    except TopcoatError as error:
+        yield _failure("build", error)
+    of_build = _of_build(settings, build) if build else {}
+    for name, check in {**of_build, **_of_host(settings, build)}.items():
+        yield from _safely(name, check)
+
+
+Check = Callable[[], Iterable[Finding]]
+
+
+def _of_build(settings: Settings, build: Build) -> dict[str, Check]:
+    return {
+        "build": partial(_resources, build),
+        "QEMU": partial(_qemu, build),
+        "qemu-img": partial(_qemu_img, build),
+        "KVM": partial(_kvm, settings, build),
+        "memory": partial(_memory, settings, build),
+    }
+
+
+def _of_host(settings: Settings, build: Build | None) -> dict[str, Check]:
+    store = settings.store
+    return {
+        "setsid": _setsid,
+        "store": partial(_store, store),
+        "space": partial(_space, store, build),
+        "sockets": partial(_sockets, store),
+        "open files": _open_files,
+        "processes": _processes,
+        "load": _load,
+        "instances": partial(_instances, store),
+        "leftovers": partial(_leftovers, store),
+    }
+
+
+def _safely(name: str, check: Check) -> list[Finding]:
+    try:
+        with host_faults("looking at it"):
+            return list(check())
+    except TopcoatError as error:
+        return [_failure(name, error)]
+
+
+def _failure(name: str, error: TopcoatError) -> Finding:
+    message, reason = " ".join(error.message.splitlines()), tail(error.detail, 1)
+    return Finding(name, "error", f"{message}: {reason}" if reason else message, error.hint)
+
+
+def _resources(build: Build) -> Iterator[Finding]:
+    missing = list(_missing(build))
+    yield from missing or [Finding("build", "ok", f"{build.name} ({build.why})")]
+
+
+def _missing(build: Build) -> Iterator[Finding]:
+    for key in ("zbi", "blk", "kernel", "zbitool", "fvm"):
+        try:
+            build.require(key)
+        except MissingResource as error:
+            yield _failure("build", error)
+
+
+def _qemu(build: Build) -> Iterator[Finding]:
+    said = _version(build, "qemu")
+    match = re.search(r"version (\d+)\.(\d+)", said)
+    text = f"{match[1]}.{match[2]} ({build.path('qemu')})" if match else f"it does not say its version: {said}"
+    newer = "use a newer one: [build] qemu = PATH"
+    if match is None:
+        yield Finding("QEMU", "warning", text, f"is it QEMU? {newer}")
+    elif (int(match[1]), int(match[2])) < _OLDEST_QEMU:
+        yield Finding("QEMU", "warning", f"{text} is older than {'.'.join(map(str, _OLDEST_QEMU))}", newer)
+    else:
+        yield Finding("QEMU", "ok", text)
+
+
+def _qemu_img(build: Build) -> Iterator[Finding]:
+    yield Finding("qemu-img", "ok", _version(build, "qemu-img"))
+
+
+def _version(build: Build, key: str) -> str:
+    build.require(key)
+    try:
+        said = run(Tool.at(key, build.path(key)), "--version", timeout=_VERSION_LIMIT)
+    except ToolTimeout as error:
+        error.hint = f"is the host overloaded? is it the right program? [build] {key} = PATH names another one"
+        raise
+    return tail(said.partition("\n")[0], 1)
+
+
+def _setsid() -> Iterator[Finding]:
+    found = Tool.in_path("setsid", hint="install it (apt-get install util-linux)")
+    yield Finding("setsid", "ok", str(found.file))
+
+
+def _kvm(settings: Settings, build: Build) -> Iterator[Finding]:
+    wanted = settings.qemu.accel
+    chosen, why = accel.choose(wanted, build.arch, build.path("qemu"), settings.store.cache / "kvm.json")
+    if chosen == "kvm":
+        yield Finding("KVM", "ok", "it works")
+    elif wanted == "tcg":
+        yield Finding("KVM", "ok", "it is not wanted ([qemu] accel = tcg)")
+    else:
+        hint = "guests work all the same; without this warning: [qemu] accel = tcg"
+        yield Finding("KVM", "warning", f"guests are emulated, several times slower: {why}", hint)
+
+
+def _memory(settings: Settings, build: Build) -> Iterator[Finding]:
+    need = settings.qemu.memory or guest_of(build, "i0", "").memory
+    yield vitals.memory(_said("/proc/meminfo"), need)
+
+
+def _store(store: Store) -> Iterator[Finding]:
+    store.require_writable()
+    yield Finding("store", "ok", str(store.root))
+
+
+def _space(store: Store, build: Build | None) -> Iterator[Finding]:
+    there = next(path for path in (store.root, *store.root.parents) if path.exists())
+    yield vitals.space(free_bytes(there), _images(build))
+
+
+def _images(build: Build | None) -> int:
+    """Bytes that the images of the build will take."""
+    if build:
+        with suppress(FileNotFoundError, NotADirectoryError):  # not made yet
+            return build.path("blk").stat().st_blocks * 512
+    return parse_size(DISK_LENGTH)
+
+
+def _sockets(store: Store) -> Iterator[Finding]:
+    base = Instance("i0", store.instances / "i0").sockets.parent
+    there = base if os.path.lexists(base) else base.parent
+    if not there.is_dir():
+        raise StoreError(f"the sockets cannot be made: {there} is no directory", hint=_OWN_TMPDIR)
+    facts = base.lstat() if there == base else None
+    if facts and (base.is_symlink() or facts.st_uid != os.getuid() or facts.st_mode & 0o022):
+        raise StoreError(f"{base} belongs to somebody else, or others may write to it", hint=_OWN_TMPDIR)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StoreError(f"the sockets cannot be made: you may not write to {there}", hint=_OWN_TMPDIR)
+    yield Finding("sockets", "ok", str(base))
+
+
+def _open_files() -> Iterator[Finding]:
+    yield vitals.open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _processes() -> Iterator[Finding]:
+    # root is above the limit
+    soft = resource.getrlimit(resource.RLIMIT_NPROC)[0] if os.getuid() else resource.RLIM_INFINITY
+    yield vitals.processes(soft, sum(map(_threads, Path("/proc").glob("[0-9]*"))))
+
+
+def _threads(process: Path) -> int:
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return len(list((process / "task").iterdir())) if process.stat().st_uid == os.getuid() else 0
+    return 0
+
+
+def _load() -> Iterator[Finding]:
+    yield vitals.load(_said("/proc/loadavg"), _said("/proc/pressure/cpu"), len(os.sched_getaffinity(0)))
+
+
+def _said(path: str) -> str:
+    """The content of a file of the kernel's; empty if this kernel has none."""
+    with suppress(OSError):
+        return Path(path).read_text()
+    return ""
+
+
+def _instances(store: Store) -> Iterator[Finding]:
+    states = {instance.name: instance.state() for instance in Instance.all(store)}
+    broken = [name for name, state in states.items() if state == "broken"]
+    for name in broken:
+        yield Finding("instances", "error", f"{name} is broken: its handle cannot be used", f"topcoat stop {name}")
+    if not broken:
+        running = sum(state == "running" for state in states.values())
+        yield Finding("instances", "ok", f"{len(states)} known, {running} running")
+
+
+def _leftovers(store: Store) -> Iterator[Finding]:
+    found = gc.items(store)
+    if found:
+        text = f"{len(found)} things are nobody's, with {readable(sum(item.bytes for item in found))}"
+        yield Finding("leftovers", "warning", text, "topcoat gc")
+    else:
+        yield Finding("leftovers", "ok", "none")

@@ -1,0 +1,49 @@
+"""Luigi's directory of pid files: who runs which command line on which store."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from pipeline.garbage.item import Item, Spared, delete_empty, is_directory, used
+from pipeline.process import Process
+from pipeline.settings import Store
+
+
+def lock_directory(store: Store) -> Path:
+    """The directory for this user and store.
+
+    Luigi's own /tmp/luigi belongs to whoever came first, and takes the same command for another store for a repetition.
+    """
+    digest = sha256(bytes(store.root)).hexdigest()[:12]
+    return Path(tempfile.gettempdir(), f"topcoat-luigi-{os.getuid()}-{digest}")
+
+
+def items(store: Store) -> Iterator[Item]:
+    """That of the store, if no process that its files list lives."""
+    for path in sorted({lock_directory(store), lock_directory(Store(store.root.resolve()))}):
+        if is_directory(path) and path.stat().st_uid == os.getuid() and not any(map(_lives, path.iterdir())):
+            yield Item("lock directory", str(path), used(path), "no luigi runs on this store", partial(_remove, path))
+
+
+def _lives(file: Path) -> bool:
+    try:
+        pids = [int(line) for line in file.read_text().split()]
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True  # it is not luigi's
+    return any(Process.find(pid) for pid in pids)
+
+
+def _remove(path: Path) -> None:
+    """Luigi takes no lock for it. One that begins at this very moment may not notice that its command runs twice."""
+    if not path.is_dir():
+        raise Spared("it is gone already")
+    for file in path.iterdir():
+        if _lives(file):
+            raise Spared("luigi runs on this store")
+        file.unlink(missing_ok=True)
+    delete_empty(path)

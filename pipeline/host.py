@@ -1,0 +1,66 @@
+"""How well the host serves a process: whether it gets a CPU when it wants one, and room on the disk."""
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.process import Process
+
+_STEAL = 8  # the field of the line "cpu" in /proc/stat, counted from 1; see proc(5)
+
+
+def waited_for_cpu(process: Process) -> float:
+    """Seconds that the thread of the process which waited longest was ready to run and had no CPU.
+
+    0.0 where the kernel does not tell (/proc/PID/task/TID/schedstat, kernel: Documentation/scheduler/sched-stats).
+    """
+    waited = 0.0
+    for path in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # the thread has ended meanwhile
+            waited = max(waited, int(path.read_text().split()[1]) / 1e9)
+    return waited
+
+
+def stolen() -> float:
+    """Seconds of all CPUs since the host booted in which its own host ran something else."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/stat").read_text().split(maxsplit=_STEAL + 1)[_STEAL]) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def is_frozen(process: Process) -> bool:
+    """Whether the process has been stopped by a signal or a debugger."""
+    with suppress(OSError, IndexError):
+        stat = Path(f"/proc/{process.pid}/stat").read_bytes()
+        return stat[stat.rindex(b")") + 2 :].split()[0] in (b"T", b"t") and process.alive
+    return False
+
+
+def free_bytes(path: Path) -> int:
+    """What can still be written to the disk of `path`. Raises OSError."""
+    facts = os.statvfs(path)
+    return facts.f_bavail * facts.f_frsize
+
+
+@dataclass
+class Starvation:
+    """How long a process has had to do without a CPU since this was made."""
+
+    process: Process
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._stolen = stolen()
+
+    def seconds(self) -> float:
+        """Seconds, never more than have passed."""
+        passed = time.monotonic() - self._started
+        stolen_of_each = (stolen() - self._stolen) / (os.cpu_count() or 1)
+        return min(passed, waited_for_cpu(self.process) + stolen_of_each)
+
+    def share(self) -> float:
+        """The same as a share of the time that has passed, 0 to 1."""
+        passed = time.monotonic() - self._started
+        return self.seconds() / passed if passed > 0 else 0.0

@@ -1,0 +1,265 @@
+"""The keeper: a small process that stays with one QEMU until that has ended, with two duties.
+
+It keeps the logs short. QEMU writes on for days after the process that booted it has ended, and a hostile guest writes
+without end. Once a second, a log longer than its cap is rotated (see `rotate`): it takes about twice the cap, and what
+the guest writes in a second.
+
+It ends an orphan. If the process that boots, the owner, ends in whatever way before the instance's handle says that
+this boot is done, nobody would find this QEMU again: it gets SIGTERM, and SIGKILL a second later. If there is a handle
+that cannot be read or understood, QEMU is left alone: somebody may claim it.
+
+The file is a program too; `start` runs it in the background::
+
+    keeper.py HANDLE BOOT_ID CAP QEMU_PID QEMU_START OWNER_PID OWNER_START LOG...
+
+It is in a session of its own and works in `/`. It holds two pidfds, and on stdout and stderr the log of QEMU, where it
+says whatever goes wrong. A keeper that is killed is not replaced: QEMU runs on without it.
+"""
+# pathlib would double the time that a keeper takes to start, and each guest has one:
+# ruff: noqa: PTH105, PTH108, PTH116
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import sys
+
+TYPE_CHECKING = False  # the one of typing costs as much as pathlib
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.process import Process
+
+_PERIOD = 1000  # milliseconds
+_PATIENCE = 1000  # milliseconds from SIGTERM to SIGKILL
+_CHUNK = 1 << 20
+_SETSID_LIMIT = 5.0  # it forks at once
+_START_TIME = 22  # see pipeline/process.py
+
+
+def rotate(log: Path | str, cap: int) -> bool:
+    """If `log` is longer than `cap` bytes, move its content to `<log>.1`, in place of what was there.
+
+    The file itself stays, because its writer holds it open; the writer must have opened it to append. Returns whether
+    that was done: not if the log is short, is not there, or another process does it at this moment.
+
+    `<log>.1` appears whole or not at all, for the user alone. What is written while it is copied is copied too, again
+    and again until nothing is new; then the log is truncated at once. What the writer adds between these two system
+    calls is lost: as a rule nothing or one write, at most what it writes in a few milliseconds. (To take the first
+    blocks out of the file would lose none, but only ext4 and xfs can do that, and they hold up QEMU for it while the
+    log is written to the disk.) A writer that is as fast as the copying is given up when twice the log has been
+    copied; then more is lost. If the copy cannot be made, for example on a full disk, the log is truncated all the
+    same, because its length is what counts. Both are told on stderr.
+
+    Raises OSError if the log cannot be truncated.
+    """
+    try:
+        if os.stat(log).st_size <= cap:
+            return False
+        source = os.open(log, os.O_RDWR | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        return _rotate(source, os.fspath(log), cap)
+    finally:
+        os.close(source)
+
+
+def _rotate(source: int, log: str, cap: int) -> bool:
+    try:
+        fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False  # the boot and the keeper look after the same log
+    length = os.fstat(source).st_size
+    if length <= cap:
+        return False
+    try:
+        _move(source, f"{log}.1", 2 * length)
+    except OSError as error:
+        os.ftruncate(source, 0)
+        _say(f"{log}: {length} bytes were cut off, and not all of them could be kept: {error.strerror}")
+        _remove(f"{log}.1.tmp")
+    return True
+
+
+def _move(source: int, kept: str, limit: int) -> None:
+    _remove(kept)  # first, so that the log never takes three times its cap
+    target = os.open(f"{kept}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        copied = _copy(source, target, 0, limit)
+        os.replace(f"{kept}.tmp", kept)
+        # Nothing may come between the end of this and the truncation but what must: it would cost bytes
+        copied = _copy(source, target, copied, limit)
+        os.ftruncate(source, 0)
+    finally:
+        os.close(target)
+    if copied == limit:
+        _say(f"{kept}: a part is missing after it: the guest writes faster than it can be copied")
+
+
+def _copy(source: int, target: int, done: int, limit: int) -> int:
+    """Copy from the position `done` to the end, or to `limit`. Returns how far it came."""
+    while done < limit and (count := os.sendfile(target, source, done, min(_CHUNK, limit - done))):
+        done += count
+    return done
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def _say(text: str) -> None:
+    try:
+        os.write(2, f"topcoat: {text}\n".encode(errors="surrogateescape"))
+    except OSError:  # on a full disk there is no place to say it, and the duty goes on
+        return
+
+
+def parts(log: Path) -> list[Path]:
+    """The files of one log that there are, the oldest first: `<log>.1` and the log itself."""
+    return [path for path in (log.with_name(f"{log.name}.1"), log) if path.exists()]
+
+
+def start(
+    qemu: Process, owner: Process, boot_id: str, handle_file: Path, logs: Sequence[Path], cap: int, errors: Path
+) -> None:
+    """Start a keeper in the background, for as long as `qemu` lives.
+
+    `owner` is the process that boots `qemu` and writes `handle_file`, with `boot_id` in it, before it ends. Each of
+    `logs` is kept to `cap` bytes, from one second to the next. What the keeper has to say is appended to `errors`,
+    which may be one of the logs. Returns as soon as the keeper has its own session, before it is at work; a process
+    that has ended by then counts as ended.
+
+    Raises HostFault if it cannot be started, StoreError if `errors` cannot be written.
+    """
+    import subprocess
+
+    from pipeline.errors import HostFault, host_faults
+
+    numbers = (cap, qemu.pid, qemu.start_ticks, owner.pid, owner.start_ticks)
+    words = (str(handle_file.absolute()), boot_id, *map(str, numbers), *(str(log.absolute()) for log in logs))
+    # Isolated and without site-packages: the fastest start, and nothing of the user's environment gets in
+    command = ("setsid", "--fork", sys.executable, "-I", "-S", os.path.abspath(__file__), *words)
+    with host_faults("writing QEMU's log"):
+        output = errors.open("ab")
+    with output:
+        try:
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                timeout=_SETSID_LIMIT,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise HostFault(
+                f"the keeper of QEMU's logs cannot be started: {error}",
+                stage="keeper",
+                hint="is the program setsid (package util-linux) there?",
+            ) from error
+
+
+def main(argv: Sequence[str]) -> None:
+    """Do the duties, with the arguments that the module's documentation shows. Returns when QEMU has ended."""
+    handle_file, boot_id, cap, *numbers = argv[1:8]
+    logs, limit = argv[8:], int(cap)
+    qemu, owner = (_pidfd(int(pid), int(start)) for pid, start in (numbers[:2], numbers[2:]))
+    if qemu is not None:
+        if owner is not None:
+            _keep(logs, limit, qemu, owner)
+            os.close(owner)
+        # Only now: the owner may have written the handle as the last thing it did
+        if not _ended(0, qemu) and not _claimed(handle_file, boot_id):
+            _end(qemu)
+        _keep(logs, limit, qemu)
+    _tidy(logs, limit)
+
+
+def _pidfd(pid: int, start_ticks: int) -> int | None:
+    """A descriptor of the very process, or None if it has ended: in short what Process.descriptor does.
+
+    To import that one would make the keeper more than twice as slow to start, and a third larger. The boot of the host
+    need not be compared: it is the starter's.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            fields = stream.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        fields = []
+    if fields and int(fields[_START_TIME - 3]) == start_ticks:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _keep(logs: Sequence[str], cap: int, *pidfds: int) -> None:
+    """Look after the logs until one of the processes has ended."""
+    _tidy(logs, cap)
+    while not _ended(_PERIOD, *pidfds):
+        _tidy(logs, cap)
+
+
+def _ended(patience: int, *pidfds: int) -> bool:
+    """Whether one of the processes has ended, or does within `patience` milliseconds."""
+    poll = select.poll()
+    for pidfd in pidfds:
+        poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(patience))
+
+
+def _tidy(logs: Sequence[str], cap: int) -> None:
+    for log in logs:
+        try:
+            rotate(log, cap)
+        except OSError as error:
+            _say(f"{log} cannot be kept short: {error.strerror}")
+
+
+def _claimed(handle_file: str, boot_id: str) -> bool:
+    """Whether the handle is there and of this boot, or nobody can know."""
+    try:
+        with open(handle_file, "rb") as stream:
+            data = stream.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        _say(f"QEMU runs on, although the process that booted it has ended: {handle_file}: {error.strerror}")
+        return True
+    return boot_id.encode() in data or not _of_another_boot(data)
+
+
+def _of_another_boot(handle: bytes) -> bool:
+    import json  # a third of the memory, and hardly ever needed
+
+    try:
+        return isinstance(json.loads(handle)["boot_id"], str)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _end(qemu: int) -> None:
+    import signal
+
+    _say("the process that booted this QEMU has ended before the guest was ready, so QEMU is ended too")
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            signal.pidfd_send_signal(qemu, number)
+        except ProcessLookupError:
+            return
+        if _ended(_PATIENCE, qemu):
+            return
+
+
+if __name__ == "__main__":
+    main(sys.argv)

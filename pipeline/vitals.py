@@ -1,0 +1,95 @@
+"""The host's resources, judged: pure functions of what the host says of itself."""
+
+import re
+import resource
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.size import readable
+
+Level = Literal["ok", "warning", "error"]
+
+LEAST_SPACE = 1 << 30
+"""Bytes: with less, nothing worth having can be made."""
+FEWEST_FILES = 1024
+"""Open files of one process."""
+SPARE_THREADS = 64
+"""What a guest's QEMU and its boot may need, with some to spare."""
+MOST_LOAD = 2.0
+"""Runnable processes for each core, averaged over a minute."""
+
+_UNKNOWN = "the kernel does not tell"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    level: Level
+    text: str
+    """What was found, in one line."""
+    hint: str = ""
+    """What to do about it; empty if there is nothing to do."""
+
+
+def space(free: int, images: int) -> Finding:
+    """Of `free` bytes on the store's disk, when the images of one build take `images`."""
+    text = f"{readable(free)} are free for the store; the images of this build take {readable(images)}"
+    hint = "free some space, see topcoat gc and topcoat clean; or move the store: [store] root or TOPCOAT_ROOT"
+    if free < LEAST_SPACE:
+        return Finding("space", "error", text, hint)
+    return Finding("space", "warning", text, hint) if free < 2 * images else Finding("space", "ok", text)
+
+
+def memory(meminfo: str, need: int) -> Finding:
+    """Of the content of /proc/meminfo, for a guest with `need` MiB."""
+    available, swap = (_kilobytes(meminfo, name) for name in ("MemAvailable", "SwapFree"))
+    if available is None:
+        return Finding("memory", "ok", _UNKNOWN)
+    text = f"{readable(available)} of memory are available; a guest takes {readable(need << 20)}"
+    hint = "end what takes the memory, or give guests less: [qemu] memory"
+    if available >= need << 20:
+        return Finding("memory", "ok", text)
+    if available + (swap or 0) >= need << 20:
+        return Finding("memory", "warning", f"{text}: the host would swap", hint)
+    return Finding("memory", "error", text, hint)
+
+
+def _kilobytes(meminfo: str, name: str) -> int | None:
+    match = re.search(rf"^{name}:\s+(\d+) kB$", meminfo, re.MULTILINE)
+    return int(match[1]) << 10 if match else None
+
+
+def open_files(soft: int) -> Finding:
+    """Of the soft limit of open files (RLIMIT_NOFILE)."""
+    if soft == resource.RLIM_INFINITY or soft >= FEWEST_FILES:
+        return Finding("open files", "ok", f"a process may open {_number(soft)} files")
+    text = f"a process may open {soft} files only"
+    return Finding("open files", "warning", text, "raise the limit in this shell: ulimit -n 4096")
+
+
+def processes(soft: int, threads: int) -> Finding:
+    """Of the soft limit of processes (RLIMIT_NPROC), of which this user has `threads`."""
+    text = f"this user may have {_number(soft)} processes and threads, and has {threads}"
+    if soft == resource.RLIM_INFINITY or soft - threads >= SPARE_THREADS:
+        return Finding("processes", "ok", text)
+    return Finding("processes", "warning", text, "end what is not needed, or raise the limit in this shell: ulimit -u")
+
+
+def _number(limit: int) -> str:
+    return "any number of" if limit == resource.RLIM_INFINITY else str(limit)
+
+
+def load(loadavg: str, pressure: str, cores: int) -> Finding:
+    """Of the content of /proc/loadavg and, where there is one, /proc/pressure/cpu, with `cores` to run on."""
+    numbers = re.match(r"[\d.]+", loadavg)
+    if numbers is None:
+        return Finding("load", "ok", _UNKNOWN)
+    each = float(numbers[0]) / cores
+    waiting = re.search(r"^some .*\bavg60=([\d.]+)", pressure, re.MULTILINE)
+    text = f"{each:.1f} processes want to run for each of {cores} cores"
+    text += f"; some wait {float(waiting[1]):.0f} % of the time" if waiting else ""
+    if each <= MOST_LOAD:
+        return Finding("load", "ok", text)
+    return Finding("load", "warning", text, "wait, or boot fewer guests at once; [boot] scale gives boots more time")

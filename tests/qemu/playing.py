@@ -1,0 +1,55 @@
+"""Boots in this process, with the scripted QEMU and the real launcher: quick, and its objects can be looked at."""
+
+import json
+import os
+from typing import Any
+
+import pytest
+
+from pipeline import build, settings, ssh_keys
+from pipeline.images import cpio
+from pipeline.publish import publish_bytes
+from pipeline.qemu.launcher import QemuLauncher
+from pipeline.settings import Ready
+from tests.conftest import Workspace
+
+QUICK = "[qemu]\naccel = tcg\n[boot]\ntimeout = 1\nscale = 0.1\n"
+
+
+class Played:
+    """An instance of a bundle whose images are there already."""
+
+    def __init__(self, bundle: Workspace, monkeypatch: pytest.MonkeyPatch, configuration: str = QUICK) -> None:
+        self.bundle, self.monkeypatch = bundle, monkeypatch
+        bundle.configure(configuration)
+        images = bundle.store.images("clusterfuzz")
+        publish_bytes(images / "ssh-fuchsia.zbi", cpio.encode([]))
+        publish_bytes(images / "extended-fvm.blk", bytes(1 << 20))
+        private, self.public_key = ssh_keys.generate("ed25519")
+        publish_bytes(bundle.store.keys / "sshid", private, 0o600)
+        for name in os.environ:
+            if name.startswith(("FUCHSIA_", "TOPCOAT_", "LUIGI_")):
+                monkeypatch.delenv(name)
+        monkeypatch.setenv("FUCHSIA_RESOURCES_DIR", bundle.environment["FUCHSIA_RESOURCES_DIR"])
+
+    def play(self, part: str, port: int = 1) -> None:
+        """What the next QEMU does."""
+        self.monkeypatch.setenv("FAKE_QEMU", part)
+        self.monkeypatch.setenv("FAKE_QEMU_PORT", str(port))
+
+    def launcher(self, ready: Ready = "marker", name: str = "i0") -> QemuLauncher:
+        found = settings.load(directory=self.bundle.directory)
+        return QemuLauncher(found, build.load(found), self.bundle.instance(name), ready)
+
+    def remains(self) -> list[str]:
+        """All files of the instance that are no logs."""
+        directory = self.bundle.instance().directory
+        kept = ("serial.log", "qemu.log", "timeline.jsonl")
+        found = [path.name for path in directory.iterdir()] if directory.exists() else []
+        left = [name for name in found if not name.startswith(kept)]
+        return left + [str(path) for path in [self.bundle.instance().sockets] if path.exists()]
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """The events of the last boot."""
+        lines = self.bundle.instance().timeline.read_text().splitlines()
+        return [json.loads(line) for line in lines][1:]
