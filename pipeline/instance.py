@@ -9,10 +9,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline import lease
 from pipeline.deadline import Deadline
 from pipeline.errors import (
     BrokenInstance,
     HandleEdited,
+    InstanceBusy,
     PidReused,
     StoreError,
     UnknownInstance,
@@ -211,7 +213,7 @@ class Instance:
     def make_sockets(self) -> Path:
         """Make the directory of the sockets, empty but for links, and a link to it named `run`.
 
-        Raises StoreError if somebody else could write to it.
+        Raises StoreError if somebody else could write to it, InstanceBusy if a guest uses it.
         """
         path = self.sockets
         with host_faults("making the directory for sockets"):
@@ -223,8 +225,13 @@ class Instance:
                     hint="remove it, or set TMPDIR to a directory of your own",
                 )
             path.mkdir(mode=0o700, exist_ok=True)
+            if lease.is_held(path):
+                raise InstanceBusy(
+                    f"a guest still uses the sockets in {path}",
+                    hint=f"was its store moved away from here while it ran? stop it there: fuser -v {path}/lease",
+                )
             for old in path.iterdir():
-                old.unlink()
+                old.unlink(missing_ok=True)
             link = self.directory / "run"
             link.unlink(missing_ok=True)
             link.symlink_to(path)
@@ -234,9 +241,9 @@ class Instance:
         """Undo `make_sockets`."""
         with host_faults("removing the directory of sockets"):
             sockets = self.sockets_in_use
-            if sockets.is_dir():
+            if sockets.is_dir() and not lease.is_held(sockets):
                 for old in sockets.iterdir():
-                    old.unlink()
+                    old.unlink(missing_ok=True)
                 sockets.rmdir()
             (self.directory / "run").unlink(missing_ok=True)
 

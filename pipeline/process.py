@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux on 64-bit machines
-_START_TIME = 22  # the field of /proc/PID/stat, counted from 1; see proc(5)
+_THREADS, _START_TIME = 20, 22  # fields of /proc/PID/stat, counted from 1; see proc(5)
 
 
 def _host_boot_id() -> str:
@@ -29,14 +29,17 @@ class Process:
 
     @classmethod
     def find(cls, pid: int) -> "Process | None":
-        """The living process that has this pid now. A zombie does not live."""
+        """The living process that has this pid now. A zombie does not live, unless threads of it still do."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             return None
         # The second field is the name in brackets, which may hold anything
         state, *fields = stat[stat.rindex(b")") + 2 :].split()
-        return None if state in (b"Z", b"X") else cls(pid, int(fields[_START_TIME - 4]), _host_boot_id())
+        # When a process is killed, its first thread may be a zombie while others still hold its files and locks
+        threads = int(fields[_THREADS - 4])
+        dead = state == b"X" or (state == b"Z" and threads <= 1)
+        return None if dead else cls(pid, int(fields[_START_TIME - 4]), _host_boot_id())
 
     @property
     def alive(self) -> bool:
@@ -95,3 +98,25 @@ def owner_of_pidfile(pidfile: Path) -> Process | None:
         return Process.find(int(pidfile.read_text()))
     except (OSError, ValueError):
         return None
+
+
+def has_moved(process: Process, pidfile: Path) -> bool:
+    """Whether the process has a pidfile open that is another file than `pidfile`: the store was moved while it ran.
+
+    A deleted pidfile does not count. True if it cannot be told, because the process is not ours to look into.
+    """
+    if owner_of_pidfile(pidfile) == process:
+        return False
+    try:
+        opened = [path for path in _open_files(process.pid) if path.name == pidfile.name]
+    except PermissionError:
+        return True
+    return any(str(path) != os.path.realpath(pidfile) for path in opened)
+
+
+def _open_files(pid: int) -> Iterator[Path]:
+    """What the process has open. After the name of a deleted file Linux puts " (deleted)"; see proc(5)."""
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # or has closed it
+                yield entry.readlink()

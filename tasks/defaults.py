@@ -4,14 +4,11 @@ Luigi reads luigi.cfg in the current directory only, and without it ends with 0 
 imports this before luigi reads its settings, so the defaults set here hold everywhere, and luigi.cfg still wins.
 """
 
+import atexit
 import functools
 import logging
-import os
 import signal
 import sys
-import tempfile
-from hashlib import sha256
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -22,7 +19,7 @@ from luigi.task_register import Register, TaskClassException
 
 from pipeline import settings
 from pipeline.errors import TopcoatError
-from pipeline.settings import Store
+from pipeline.garbage.run_locks import lock_directory, tidy
 
 log = logging.getLogger("topcoat")
 
@@ -68,7 +65,9 @@ def install() -> None:
         signal.signal(number, _interrupt)
     _log_plainly()
     _build_parsers_once()
-    _set("core", "lock_pid_dir", _lock_directory(settings.load().store))
+    pids = lock_directory(settings.load().store)
+    atexit.register(tidy, pids)
+    _set("core", "lock_pid_dir", str(pids))
     for section, values in DEFAULTS.items():
         for option, value in values.items():
             _set(section, option, value)
@@ -96,23 +95,21 @@ def _set(section: str, option: str, value: str) -> None:
         config.set(section, option, value)
 
 
-def _lock_directory(store: Store) -> str:
-    """Where luigi notes who runs which command line, one place for each user and store.
-
-    Its own /tmp/luigi belongs to whoever came first, and takes the same command for another store for a repetition.
-    """
-    digest = sha256(bytes(store.root)).hexdigest()[:12]
-    return str(Path(tempfile.gettempdir()) / f"topcoat-luigi-{os.getuid()}-{digest}")
-
-
 def _log_plainly() -> None:
     if not log.handlers:
-        handler = logging.StreamHandler()
+        handler = _ToStderr()
         handler.setFormatter(_Plain())
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
     logging.getLogger("luigi-interface").addFilter(_without_traceback)
+
+
+class _ToStderr(logging.Handler):
+    """To what sys.stderr is at the moment: while a live line is shown, that is what draws above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 class _Plain(logging.Formatter):

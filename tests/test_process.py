@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -90,6 +91,26 @@ def test_a_zombie_does_not_live() -> None:
         assert Process.find(popen.pid) is None
         assert not process.alive
         assert process.wait(0)
+
+
+def test_a_process_whose_first_thread_has_ended_lives_on() -> None:
+    """As a QEMU that is being killed: its files and locks are still held."""
+    program = (
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start();"
+        "print('up', flush=True); ctypes.CDLL(None).pthread_exit(None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as popen:
+        assert popen.stdout
+        assert popen.stdout.readline() == b"up\n"
+        stat, limit = Path(f"/proc/{popen.pid}/stat"), time.monotonic() + 5
+        while b") Z " not in stat.read_bytes():
+            assert time.monotonic() < limit
+        process = Process.find(popen.pid)
+        assert process
+        assert process.alive
+        assert not process.wait(0)
+        process.send(signal.SIGKILL)
+        assert process.wait(5)
 
 
 def test_a_dead_process_is_not_found_and_takes_no_signal() -> None:

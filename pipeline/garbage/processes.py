@@ -12,7 +12,7 @@ from pipeline import lease
 from pipeline.errors import InstanceBusy, UsageError
 from pipeline.garbage.item import Item, Spared, alone, delete, used
 from pipeline.instance import Instance, check_name
-from pipeline.process import Process, locked_by_someone, owner_of_pidfile
+from pipeline.process import Process, has_moved, locked_by_someone
 from pipeline.publish import is_locked
 from pipeline.settings import Store
 
@@ -37,7 +37,7 @@ def find(store: Store) -> list[Qemu]:
     has its pidfile elsewhere is not of this store, and neither is any with the same command line.
     """
     found = list(_named(store))
-    moved = {qemu.instance for qemu in found if _has_moved(qemu)}
+    moved = {qemu.instance for qemu in found if has_moved(qemu.process, qemu.instance.pidfile)}
     return [qemu for qemu in found if qemu.instance not in moved]
 
 
@@ -74,7 +74,7 @@ def _end(store: Store, instance: Instance) -> None:
     with alone(instance.directory):
         if os.path.lexists(instance.handle_file):
             raise Spared(f"{instance.name} was booted meanwhile")
-        if any(qemu.instance == instance and _has_moved(qemu) for qemu in _named(store)):
+        if any(qemu.instance == instance and has_moved(qemu.process, qemu.instance.pidfile) for qemu in _named(store)):
             raise Spared("its store has been moved")
         sockets = instance.sockets_in_use
         machine.stop(instance.pidfile, sockets / "qmp", _LIMIT)
@@ -112,23 +112,3 @@ def _instance(pid: int) -> Instance | None:
                 instance = Instance(check_name(path.parent.name), path.parent)
                 return instance if instance.pidfile == path else None
     return None
-
-
-def _has_moved(qemu: Qemu) -> bool:
-    """Whether the process has a pidfile open that is not the instance's, and not deleted."""
-    pidfile = qemu.instance.pidfile
-    if owner_of_pidfile(pidfile) == qemu.process:
-        return False
-    try:
-        opened = [path for path in _open_files(qemu.process.pid) if path.name == pidfile.name]
-    except PermissionError:
-        return True  # nobody can know
-    return any(str(path) != os.path.realpath(pidfile) for path in opened)
-
-
-def _open_files(pid: int) -> Iterator[Path]:
-    """What the process has open. After the name of a deleted file Linux puts " (deleted)"; see proc(5)."""
-    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # or has closed it
-                yield entry.readlink()

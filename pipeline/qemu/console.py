@@ -1,7 +1,9 @@
 """The guest's serial port as it stands in its log."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.text import printable, tail
 
@@ -55,17 +57,22 @@ class Console:
     def update(self) -> None:
         """Read what is new in the log, at most 64 MiB: a guest that floods it must not hold up the caller.
 
-        A log that has become shorter has been rotated, and is read from its start.
+        A log that has become shorter has been rotated: its rest is in the older part (see pipeline/qemu/keeper.py).
         """
         with self._log.open("rb") as stream:
             if stream.seek(0, os.SEEK_END) < self._position:
+                with suppress(FileNotFoundError), self._log.with_name(f"{self._log.name}.1").open("rb") as older:
+                    self._read(older)
                 self._position = 0
-            stream.seek(self._position)
-            for _ in range(_CHUNKS_AT_ONCE):
-                chunk = stream.read(_CHUNK)
-                self._take(chunk)
-                if len(chunk) < _CHUNK:
-                    return
+            self._read(stream)
+
+    def _read(self, stream: BinaryIO) -> None:
+        stream.seek(self._position)
+        for _ in range(_CHUNKS_AT_ONCE):
+            chunk = stream.read(_CHUNK)
+            self._take(chunk)
+            if len(chunk) < _CHUNK:
+                return
 
     def _take(self, chunk: bytes) -> None:
         self._position += len(chunk)

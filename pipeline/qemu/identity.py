@@ -16,15 +16,23 @@ LIMIT = 5.0
 """Seconds that QEMU may take for an answer. It takes a few milliseconds."""
 
 
+_PAUSED = {
+    "io-error": "its disk is full, or broken",
+    "paused": "somebody has told it to",
+    "prelaunch": "it was not begun",
+}
+
+
 def verify(handle: Handle) -> None:
     """Return if QEMU says of itself what the handle says of it.
 
-    Raises HandleEdited if it does not, BrokenInstance if QEMU gives no answer.
+    Raises HandleEdited if it does not, BrokenInstance if QEMU gives no answer, or its guest does not run.
     """
     try:
         with Monitor(Path(handle.sockets) / "qmp", LIMIT) as monitor:
             peer = monitor.peer
             found = {"boot id": monitor.boot_id(), "port": monitor.ssh_port()}
+            status = monitor.status()
     except MonitorError as error:
         frozen = is_frozen(handle.process)
         why = "it has been stopped by a signal" if frozen else str(error)
@@ -36,3 +44,8 @@ def verify(handle: Handle) -> None:
                 f"the handle does not tell of the QEMU that runs: its {what} is {said}, QEMU's is {real}",
                 hint="end the instance and boot it again: topcoat stop NAME",
             )
+    if status != "running":
+        raise BrokenInstance(
+            f"QEMU has paused the guest: {_PAUSED.get(status, status)}",
+            hint="stop it: topcoat stop NAME; topcoat doctor looks at the disk",
+        )

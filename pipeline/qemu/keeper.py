@@ -1,8 +1,8 @@
 """The keeper: a small process that stays with one QEMU until that has ended, with two duties.
 
 It keeps the logs short. QEMU writes on for days after the process that booted it has ended, and a hostile guest writes
-without end. Once a second, a log longer than its cap is rotated (see `rotate`): it takes about twice the cap, and what
-the guest writes in a second.
+without end. Once a second, a log longer than its cap is rotated (see `rotate`): its two files take at most the cap and
+what the guest writes in a second, each.
 
 It ends an orphan. If the process that boots, the owner, ends in whatever way before the instance's handle says that
 this boot is done, nobody would find this QEMU again: it gets SIGTERM, and SIGKILL a second later. If there is a handle

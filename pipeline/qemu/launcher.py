@@ -136,11 +136,10 @@ def _require_stopped(instance: Instance) -> None:
 
 
 def _set_aside(kept: Path) -> None:
-    """Keep the newest part of a log of the last boot as *.previous."""
-    newest = max(parts(kept), key=lambda part: part.stat().st_mtime_ns, default=None)
-    if newest is not None:
-        newest.replace(f"{kept}.previous")
-    remove(*parts(kept))
+    """Keep the parts of a log of the last boot as *.previous."""
+    remove(*kept.parent.glob(f"{kept.name}*.previous"))
+    for part in parts(kept):
+        part.replace(f"{part}.previous")
 
 
 def _require_images(plan: Plan) -> None:

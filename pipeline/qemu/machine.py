@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal
 
 from pipeline.deadline import Deadline
 from pipeline.errors import StopError
-from pipeline.process import Process, locked_by_someone, owner_of_pidfile
+from pipeline.process import Process, has_moved, locked_by_someone, owner_of_pidfile
 from pipeline.qemu import qmp
 from pipeline.qemu.command import SANDBOX, without_sandbox
 
@@ -70,8 +70,11 @@ def running(start: Start, limit: float) -> Iterator[Process]:
         raise
 
 
-def _strays(pidfile: Path) -> list[Process]:
-    """Processes with this pidfile on their command line, which they may not have written yet."""
+def strays(pidfile: Path) -> list[Process]:
+    """Processes with this pidfile on their command line, which they may not have written yet.
+
+    A guest whose store was moved away while it ran is none: it holds its pidfile at another place.
+    """
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -80,7 +83,7 @@ def _strays(pidfile: Path) -> list[Process]:
             except OSError:
                 continue  # it has ended meanwhile
             if b"-pidfile" in words and os.fsencode(pidfile) in words and (process := Process.find(int(entry.name))):
-                found.append(process)
+                found += [] if has_moved(process, pidfile) else [process]
     return found
 
 
@@ -141,7 +144,7 @@ def stop(pidfile: Path, qmp_socket: Path, limit: float, *, gently: bool = False)
     """
     process = owner_of_pidfile(pidfile)
     how = _end(process, pidfile, qmp_socket, limit, gently) if process else "not running"
-    for stray in _strays(pidfile):
+    for stray in strays(pidfile):
         stray.send(signal.SIGKILL)
         if not stray.wait(_DYING):
             raise _survived(stray)

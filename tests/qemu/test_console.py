@@ -81,9 +81,14 @@ def test_a_log_that_was_rotated_is_read_from_its_start(log: Path) -> None:
     console = Console(log)
     append(log, b"a long first part\n" + MARKER + b"\n")
     console.update()
+    log.with_name("serial.log.1").write_bytes(log.read_bytes() + b"its rest" + MARKER + b"\n")
     log.write_bytes(b"second\n")
     console.update()
-    assert (console.markers, console.tail(1)) == (1, "second")
+    assert (console.markers, console.tail(2)) == (2, "its rest{{{reset}}}\nsecond")
+    log.with_name("serial.log.1").unlink()
+    log.write_bytes(b"3\n")
+    console.update()
+    assert console.tail(1) == "3"
 
 
 def test_news_are_what_came_since_and_a_little_before(log: Path) -> None:

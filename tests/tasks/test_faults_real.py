@@ -1,0 +1,284 @@
+"""The real QEMU, the real demo guest, and all that is done to them: nothing is left, and the next boot works."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.garbage.run_locks import lock_directory
+from pipeline.process import Process
+from tests.conftest import Workspace, qemus_of
+
+KILL = """
+import os, signal, tasks
+from pipeline import lease, prepare, timeline
+from pipeline.instance import Instance
+from pipeline.qemu import disk, launcher, machine
+step = os.environ["KILL_AT"]
+def dead(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
+def then_dead(real):
+    def call(*words, **named):
+        real(*words, **named)
+        dead()
+    return call
+def dead_at(real):
+    def reached(self, event, **facts):
+        real(self, event, **facts)
+        if event == step: dead()
+    return reached
+timeline.Timeline.reached = dead_at(timeline.Timeline.reached)
+if step == "making a key": prepare.ssh_keys = None; __import__("tasks.prepare").prepare.SSHKeyPair.make = dead
+if step == "adding the key": prepare.require_output = dead
+if step == "extending the disk": prepare.free_bytes = dead
+if step == "making the sockets": Instance.make_sockets = then_dead(Instance.make_sockets)
+if step == "making the overlay": disk.publish = dead
+if step == "starting QEMU": machine._detach = then_dead(machine._detach)
+if step == "starting the keeper": launcher.boot.__globals__["keeper"].start = dead
+if step == "writing the handle": Instance.publish_handle = dead
+if step == "after the handle": Instance.publish_handle = then_dead(Instance.publish_handle)
+"""
+
+IN_PREPARE = ["making a key", "adding the key", "extending the disk"]
+IN_BOOT = [
+    "making the sockets", "making the overlay", "starting QEMU", "starting the keeper", "spawn", "port", "first byte",
+    "marker", "tcp", "banner", "auth", "echo", "writing the handle",
+]  # fmt: skip
+IN_RUN = ["after the handle", "ready"]
+
+
+def processes_of(workspace: Workspace) -> list[str]:
+    """All living processes with the store on their command line, but for this one."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if os.fsencode(workspace.store.root) in words and Process.find(int(entry.name)):
+                found.append(words.replace(b"\0", b" ").decode(errors="replace")[:200])
+    return found
+
+
+def assert_nothing_is_left(workspace: Workspace) -> None:
+    """Neither processes, nor sockets, nor files of instances but logs, nor half-made files."""
+    limit = time.monotonic() + 5  # a keeper ends after its QEMU
+    while left := processes_of(workspace):
+        assert time.monotonic() < limit, left
+        time.sleep(0.05)
+    assert not workspace.instance().sockets.exists()
+    logs = ("serial.log", "qemu.log", "timeline.jsonl")
+    files = [Path(name) for name in workspace.files()]
+    assert [str(file) for file in files if ".tmp" in str(file)] == []
+    assert [str(file) for file in files if file.parts[0] == "instances" and not file.name.startswith(logs)] == []
+
+
+def garbage(workspace: Workspace, *options: str) -> list[dict[str, Any]]:
+    """What `topcoat gc` says of this store: other stores of this user may be gone, and have left something too."""
+    told = workspace.topcoat("gc", "--json", *options)
+    assert told.status == 0, told.text
+    ours = (str(workspace.store.root), str(workspace.instance().sockets), str(lock_directory(workspace.store)))
+    rows = json.loads(told.stdout)["items"]
+    return [row for row in rows if row["what"].startswith(ours) or row["kind"] == "process"]
+
+
+def kill_at(workspace: Workspace, step: str) -> None:
+    workspace.module("kill", KILL)
+    killed = workspace.run("luigi", "--module", "kill", "BootInstance", environment={"KILL_AT": step})
+    assert killed.status == -signal.SIGKILL, killed.text
+
+
+@pytest.mark.parametrize("step", [*IN_PREPARE, *IN_BOOT, *IN_RUN])
+def test_luigi_killed_while(demo: Workspace, step: str) -> None:
+    if step in IN_PREPARE:
+        for name in ("keys/sshid", "images/demo/extended-fvm.blk"):
+            (demo.store.root / name).unlink()
+    kill_at(demo, step)
+    if step in IN_RUN:
+        left = [row["kind"] for row in garbage(demo)]
+        assert left == ["lock directory"], "the guest runs, and its handle says so; only luigi has ended"
+        assert demo.topcoat("ssh", "i0", "--", "true").status == 0
+        assert demo.luigi("BootInstance").status == 0
+        return
+    assert all(row["reclaimed"] or row["spared"] for row in garbage(demo, "--yes"))
+    assert_nothing_is_left(demo)
+    assert garbage(demo) == []
+    again = demo.luigi("BootInstance", "--ready", "marker")
+    assert again.status == 0, again.text
+    assert demo.instance().live_handle()
+
+
+def test_a_second_kill_in_the_next_boot_and_no_gc_at_all(demo: Workspace) -> None:
+    kill_at(demo, "port")
+    kill_at(demo, "marker")
+    assert demo.luigi("BootInstance", "--ready", "marker").status == 0
+    assert len(qemus_of(demo.directory)) == 1
+    assert demo.topcoat("stop", "i0").status == 0
+    assert_nothing_is_left(demo)
+
+
+@pytest.fixture
+def running(demo: Workspace) -> Iterator[tuple[Workspace, Process]]:
+    assert demo.luigi("BootInstance").status == 0
+    handle = demo.instance().live_handle()
+    assert handle
+    yield demo, handle.process
+    handle.process.send(signal.SIGKILL)
+
+
+def test_qemu_killed(running: tuple[Workspace, Process]) -> None:
+    demo, process = running
+    process.send(signal.SIGKILL)
+    assert process.wait(5)
+    refused = demo.topcoat("ssh", "i0", "--", "true")
+    assert (refused.status, b"i0 is not running (stopped)" in refused.stderr) == (2, True)
+    assert demo.topcoat("stop", "i0").stdout == b"i0: was not running\n"
+    assert_nothing_is_left(demo)
+    assert demo.luigi("BootInstance", "--ready", "marker").status == 0
+
+
+def test_qemu_killed_and_gc(running: tuple[Workspace, Process]) -> None:
+    demo, process = running
+    process.send(signal.SIGKILL)
+    assert process.wait(5)
+    assert [row["kind"] for row in garbage(demo, "--yes")] == ["sockets", "disk"]
+    assert_nothing_is_left(demo)
+    assert b"{{{reset}}}" in demo.topcoat("logs", "i0").stdout, "its logs stay"
+    assert demo.topcoat("gc", "--yes", "--keep", "0").status == 0
+    assert not demo.instance().directory.exists()
+
+
+def test_qemu_stopped_by_a_signal(running: tuple[Workspace, Process]) -> None:
+    demo, process = running
+    process.send(signal.SIGSTOP)
+    refused = demo.topcoat("ssh", "i0", "--", "true")
+    assert refused.status == 30
+    assert "it has been stopped by a signal" in refused.text
+    began = time.monotonic()
+    stopped = demo.topcoat("stop", "i0")
+    assert time.monotonic() - began < 3.5
+    assert stopped.stdout == b"i0: stopped by SIGKILL; it took neither QEMU's quit command nor SIGTERM\n"
+    assert_nothing_is_left(demo)
+
+
+def test_qemu_killed_while_it_boots(demo: Workspace) -> None:
+    with subprocess.Popen(
+        demo.command("luigi", "--module", "tasks", "BootInstance"),
+        cwd=demo.directory,
+        env=demo.environment,
+        stderr=subprocess.PIPE,
+    ) as boot:
+        limit = time.monotonic() + 60
+        while not (found := qemus_of(demo.directory)):
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        while not demo.instance().timeline.exists() or "port" not in demo.instance().timeline.read_text():
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        found[0].send(signal.SIGKILL)
+        _, said = boot.communicate(timeout=60)
+    assert boot.returncode == 30
+    assert "i0: QEMU died while the guest booted (waiting for the marker)" in said.decode()
+    assert_nothing_is_left(demo)
+
+
+def in_a_namespace(workspace: Workspace, mount: str, *script: str) -> tuple[int, str]:
+    """Run the lines of a shell script after a mount that nobody else sees. Returns its exit code and output."""
+    unshare = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
+    path = f"{workspace.command('topcoat')[0].rpartition('/')[0]}:{workspace.environment['PATH']}"
+    done = subprocess.run(
+        [*unshare, "sh", "-c", "\n".join([f"{mount} || exit 99", *script])],
+        cwd=workspace.directory,
+        env={**workspace.environment, "PATH": path, "ROOT": str(workspace.store.root)},
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+def test_a_guest_that_fills_the_disk(demo: Workspace) -> None:
+    """QEMU pauses it; who wants to talk to it is told why, and it can be stopped."""
+    demo.store.instances.mkdir()
+    status, said = in_a_namespace(
+        demo,
+        'mount -t tmpfs -o size=24m none "$ROOT/instances"',
+        "luigi --module tasks BootInstance || exit 1",
+        "timeout 20 topcoat ssh i0 -- 'dd if=/dev/urandom of=/dev/vda bs=1M count=40 && sync'",
+        "topcoat ssh i0 -- true && exit 2",
+        "topcoat stop i0 || exit 3",
+        "luigi --module tasks BootInstance --name i1 --ready marker || exit 4",
+        "topcoat stop i1",
+    )
+    assert status == 0, said
+    assert "QEMU has paused the guest: its disk is full" in said
+    assert "i0: stopped" in said
+    assert_nothing_is_left(demo)
+
+
+def test_a_disk_that_is_too_full_for_a_boot(demo: Workspace) -> None:
+    demo.store.instances.mkdir()
+    status, said = in_a_namespace(
+        demo, 'mount -t tmpfs -o size=8m none "$ROOT/instances"', "luigi --module tasks BootInstance"
+    )
+    assert status == 30
+    assert "is full: 8 MiB are free, 16 MiB are wanted\n  hint: free some space" in said
+    assert "Traceback" not in said
+    assert_nothing_is_left(demo)
+
+
+def test_a_store_that_becomes_read_only_while_a_guest_runs(demo: Workspace) -> None:
+    """The guest is stopped all the same, and what could not be removed is told."""
+    assert demo.luigi("BootInstance").status == 0
+    status, said = in_a_namespace(
+        demo,
+        'mount --bind "$ROOT" "$ROOT" && mount -o remount,bind,ro "$ROOT"',
+        "topcoat ssh i0 -- true || exit 2",
+        "topcoat stop i0; echo stopped with $?",
+        "luigi --module tasks BootInstance; echo booted with $?",
+        "topcoat gc; echo collected with $?",
+    )
+    assert status == 0, said
+    assert "stopped with 30" in said
+    assert "booted with 20" in said
+    assert "collected with 0" in said
+    assert "Read-only file system" in said
+    assert "Traceback" not in said
+    assert qemus_of(demo.directory) == []
+    assert demo.topcoat("gc", "--yes").status == 0
+    assert_nothing_is_left(demo)
+
+
+@pytest.mark.timeout(600)
+def test_twenty_boots_at_once_by_twenty_processes(demo: Workspace) -> None:
+    """Some with arguments that QEMU refuses: no verdict is another one's, and no port is given twice."""
+    (demo.directory / "refused.cfg").write_text("[qemu]\narguments = -no-such-option\n")
+    names = [f"n{number}" for number in range(20)]
+    refused = names[::5]
+    running = {
+        name: subprocess.Popen(
+            demo.command("luigi", "--module", "tasks", "BootInstance", "--name", name),
+            cwd=demo.directory,
+            env={**demo.environment, **({"LUIGI_CONFIG_PATH": "refused.cfg"} if name in refused else {})},
+            stderr=subprocess.PIPE,
+        )
+        for name in names
+    }
+    said = {name: process.communicate(timeout=500)[1].decode() for name, process in running.items()}
+    for name, process in running.items():
+        assert process.returncode == (30 if name in refused else 0), said[name]
+        assert ("QEMU refuses its arguments: " in said[name]) == (name in refused)
+    rows = json.loads(demo.topcoat("instances", "--json").stdout)["instances"]
+    assert {row["name"] for row in rows if row["state"] == "running"} == set(names) - set(refused)
+    ports = [row["port"] for row in rows if row["port"]]
+    assert len(set(ports)) == len(ports) == 16
+    for name in ("n1", "n19"):
+        assert demo.topcoat("ssh", name, "--", "hostname").stdout.decode().strip() == name
+    assert demo.topcoat("stop", "--all").status == 0
+    assert_nothing_is_left(demo)
