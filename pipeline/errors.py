@@ -166,7 +166,7 @@ class PackageError(TopcoatError):
 class BootError(TopcoatError):
     """A boot failed.
 
-    `stage` is the last thing that was waited for, `cause` the name of the verdict (see pipeline/qemu/verdict.py),
+    `stage` is the last thing that was waited for, `cause` the name of the verdict (see pipeline/qemu/causes.py),
     `transient` whether the same boot may well succeed when it is tried again.
     """
 

@@ -83,11 +83,11 @@ def _number(limit: int) -> str:
 
 def load(loadavg: str, pressure: str, cores: int) -> Finding:
     """Of the content of /proc/loadavg and, where there is one, /proc/pressure/cpu, with `cores` to run on."""
-    numbers = re.match(r"[\d.]+", loadavg)
+    numbers = re.match(r"\d+\.\d+", loadavg)
     if numbers is None:
         return Finding("load", "ok", _UNKNOWN)
     each = float(numbers[0]) / cores
-    waiting = re.search(r"^some .*\bavg60=([\d.]+)", pressure, re.MULTILINE)
+    waiting = re.search(r"^some .*\bavg60=(\d+\.\d+)", pressure, re.MULTILINE)
     text = f"{each:.1f} processes want to run for each of {cores} cores"
     text += f"; some wait {float(waiting[1]):.0f} % of the time" if waiting else ""
     if each <= MOST_LOAD:

@@ -1,7 +1,6 @@
 """`topcoat gc`: what is nobody's is reclaimed, and nothing else is touched."""
 
 import fcntl
-import logging
 import os
 import signal
 import socket
@@ -730,18 +729,18 @@ def test_errors_are_reported_one_by_one() -> None:
     assert gc.reclaim(taken) == Outcome(taken, spared="somebody has it")
 
 
-def test_what_cannot_be_looked_at_hides_nothing_else(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_cannot_be_looked_at_hides_nothing_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
     def fail(*_: object) -> list[Item]:
         raise PermissionError(13, "Permission denied", "/x")
 
-    monkeypatch.setattr(logging.getLogger("topcoat"), "propagate", True)
+    monkeypatch.setattr(gc.log, "error", lambda _, text: said.append(text.partition("\n")[0]))
     monkeypatch.setattr(sockets, "items", fail)
     monkeypatch.setattr(remains, "items", fail)
     world.instance().overlay.touch()
     assert world.listed() == {"instances/i0/overlay.qcow2": "disk"}
-    assert [record.message.partition("\n")[0] for record in caplog.records] == [
+    assert said == [
         "looking for sockets that are nobody's: Permission denied: /x",
         "looking for remains that are nobody's: Permission denied: /x",
     ]
@@ -809,14 +808,14 @@ class TestBoots:
 
     def test_a_guest_that_was_killed_leaves_its_logs_only(self, running: Workspace) -> None:
         instance = running.instance()
-        assert [item.kind for item in gc.items(running.store, 0)] == ["lock directory"]
+        assert gc.items(running.store, 0) == []
         live = instance.live_handle()
         assert live
         live.process.send(signal.SIGKILL)
         assert live.process.wait(5)
         found = gc.items(running.store, DAY)
-        assert [item.kind for item in found] == ["sockets", "disk", "lock directory"]
-        assert spared([gc.reclaim(item) for item in found]) == [""] * 3
+        assert [item.kind for item in found] == ["sockets", "disk"]
+        assert spared([gc.reclaim(item) for item in found]) == ["", ""]
         assert not [
             path for path in instance.directory.iterdir() if ".log" not in path.name and "time" not in path.name
         ]

@@ -40,11 +40,13 @@ def _dry_run(chosen: Settings, options: argparse.Namespace, words: list[str]) ->
     from pipeline.build import load
     from pipeline.qemu.launcher import require_room
     from pipeline.qemu.plan import plan
-    from tasks import explain
+    from tasks import BootInstance, explain
 
     chosen.store.require_writable()
-    graph, instance = explain.look(words), Instance.named(chosen.store, options.name)
-    planned = plan(chosen, load(chosen), instance, options.ready or chosen.boot.ready)
+    build, instance = load(chosen), Instance.named(chosen.store, options.name)
+    for key in BootInstance.needs:
+        build.require(key)
+    graph, planned = explain.look(words), plan(chosen, build, instance, options.ready or chosen.boot.ready)
     require_room(instance)
     if options.json:
         answer = {

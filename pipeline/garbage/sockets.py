@@ -149,6 +149,9 @@ def _remove(store: Store, path: Path, claim: _Claim) -> None:
             raise Spared(_USED)
         said = lease.instance_of(path)
         held.enter_context(_seized(path))
+        if said and lease.instance_of(path) is None and [entry.name for entry in path.iterdir()] == ["lease"]:
+            delete(path)  # another gc was quicker, and taking the lease has made the file anew
+            raise Spared(_GONE)
         # A boot takes its instance's lock, makes the instance's directory, and takes the lease, in this order
         gone = claim.gone is None or not (_exists(claim.gone) or is_locked(claim.gone))
         if not gone or lease.instance_of(path) != said or _is_listened_to(path):

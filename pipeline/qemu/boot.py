@@ -12,12 +12,13 @@ from pipeline.instance import SSH, Handle
 from pipeline.process import Process
 from pipeline.progress import Progress
 from pipeline.qemu import keeper, machine
+from pipeline.qemu.causes import Evidence
 from pipeline.qemu.console import Console
 from pipeline.qemu.guest import USER
 from pipeline.qemu.plan import Plan
 from pipeline.qemu.probe import Probe
 from pipeline.qemu.qmp import Monitor, MonitorError
-from pipeline.qemu.verdict import Evidence, judge
+from pipeline.qemu.verdict import judge
 from pipeline.qemu.watch import Watch, watching
 from pipeline.text import printable
 from pipeline.timeline import Timeline

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import BootError, HostFault
-from pipeline.qemu.verdict import CAUSES, Evidence, hopeless, judge
+from pipeline.qemu.causes import CAUSES, Evidence
+from pipeline.qemu.verdict import hopeless, judge
 from tests.conftest import Workspace, qemus_of
 from tests.fakes import sshd
 from tests.qemu.playing import QUICK, Played
@@ -31,6 +32,7 @@ SCENARIOS = [
     ("say qemu: error while loading shared libraries: libslirp.so.0: cannot open; exit 127", "no such program"),
     ("say qemu: -cpu nonsense: unable to find CPU model 'nonsense'; exit 1", "arguments refused"),
     ("say qemu: -foo: invalid option; exit 1", "arguments refused"),
+    ("up; say qemu: linux kernel too old to load a ram disk; exit 1", "image unreadable"),
     ("exit 0", "QEMU ended"),
     ("crash", "QEMU ended"),
     ("hang", "QEMU hangs"),

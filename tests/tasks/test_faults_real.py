@@ -282,3 +282,26 @@ def test_twenty_boots_at_once_by_twenty_processes(demo: Workspace) -> None:
         assert demo.topcoat("ssh", name, "--", "hostname").stdout.decode().strip() == name
     assert demo.topcoat("stop", "--all").status == 0
     assert_nothing_is_left(demo)
+
+
+def test_a_guest_that_floods_its_serial_port_does_not_fill_the_disk(demo: Workspace) -> None:
+    demo.configure("[boot]\nlog_size = 64K\n")
+    assert demo.luigi("BootInstance").status == 0
+    log = demo.instance().serial_log
+    older = log.with_name("serial.log.1")
+    flood = "i=0; while [ $i -lt 6000 ]; do i=$((i+1)); echo line $i of the flood; done >/dev/ttyS0"
+    assert demo.topcoat("ssh", "i0", "--", flood).status == 0
+    limit = time.monotonic() + 10
+    while not older.exists():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    assert log.stat().st_size < 256 << 10
+    kept = demo.topcoat("logs", "i0").stdout
+    assert kept.count(b"of the flood") > 1000
+    assert b"\0" not in kept, "QEMU writes on at the end of the shortened file"
+    assert demo.topcoat("ssh", "i0", "--", "echo after the flood >/dev/ttyS0").status == 0
+    limit = time.monotonic() + 5
+    while b"after the flood" not in demo.topcoat("logs", "i0").stdout:
+        assert time.monotonic() < limit
+    assert demo.topcoat("stop", "i0").status == 0
+    assert_nothing_is_left(demo)
