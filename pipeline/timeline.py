@@ -3,7 +3,7 @@
 One JSON object a line. The first says {"schema": 2, "started": UTC}. Each of the others has `event`, `seconds` on the
 monotonic clock since the first, and `attempt`, from 1 on. The events of one attempt, in order, as far as it came:
 `attempt` (with its boot_id), `spawn`, `first byte`, `port`, `marker`, `tcp`, `banner`, `auth`, `echo`, and at the end
-`ready`, or `failed` with `cause`, `stage` and `fault`. `tcp` to `echo` come again with each try to log in.
+`ready`, `interrupted`, or `failed` with `cause`, `stage` and `fault`. `tcp` to `echo` come again with each login.
 """
 
 import json

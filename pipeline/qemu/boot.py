@@ -60,6 +60,9 @@ class _Boot:
                 return handle
         except machine.NotStartedError as error:
             raise self._failed(Evidence("spawn", problem=str(error), ended=error.ended)) from error
+        except KeyboardInterrupt:
+            self.timeline.reached("interrupted")
+            raise
 
     def _keep(self, process: Process) -> None:
         instance, ours = self.plan.instance, Process.find(os.getpid())

@@ -87,6 +87,7 @@ class QemuLauncher:
             disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay)
             handle = boot(plan, descriptor, self._timeline, held.enter_context(progress.shown()))
             self._timeline.reached("ready")
+        self._timeline = None
         if (seconds := ready_seconds(instance.timeline)) is not None:
             plan.history.add(seconds)
         return handle
