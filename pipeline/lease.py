@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.deadline import Deadline
 from pipeline.errors import InstanceBusy, host_faults
+from pipeline.publish import has_flock
 
 SCHEMA = 1
 """Tests hold a frozen sample."""
@@ -64,17 +65,7 @@ def seized(directory: Path) -> Iterator[None]:
 def is_held(directory: Path) -> bool:
     """Whether somebody holds the lease of `directory` at this moment. Raises StoreError if that cannot be told."""
     with host_faults("looking at the lease of the sockets"):
-        try:
-            descriptor = os.open(_file(directory), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return has_flock(_file(directory))
 
 
 def instance_of(directory: Path) -> Path | None:

@@ -100,9 +100,14 @@ def _acquire(descriptor: int, path: Path, deadline: Deadline) -> None:
 
 def is_locked(path: Path) -> bool:
     """Whether some process holds `locked(path)` at this moment."""
+    return has_flock(lock_of(path))
+
+
+def has_flock(file: Path) -> bool:
+    """Whether some process holds an exclusive flock of the file. Raises OSError if that cannot be told."""
     try:
-        descriptor = os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -109,6 +109,20 @@ def qemus_of(directory: Path) -> list[Process]:
     return found
 
 
+def processes_with(text: bytes) -> list[str]:
+    """The command lines of living processes that hold this text, but for this one."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if text in words and Process.find(int(entry.name)):
+                found.append(f"{entry.name} {words.replace(bytes(1), b' ').decode(errors='replace')[:200]}")
+    return found
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_qemu_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield

@@ -53,6 +53,7 @@ class TestDryRun:
         done = bundle.topcoat("boot", "--dry-run")
         assert (done.status, b"kernel" in done.stdout + done.stderr) == (20, True)
         assert bundle.topcoat("boot", "no/name", "--dry-run").status == 2
+        assert bundle.topcoat("boot", "--json").status == 2
 
     def test_a_running_instance(self, running: Workspace) -> None:
         done = running.topcoat("boot", "--dry-run")

@@ -6,6 +6,7 @@ import shlex
 import sys
 from dataclasses import asdict
 
+from pipeline.errors import UsageError
 from pipeline.instance import Instance
 from pipeline.settings import Settings
 
@@ -30,6 +31,8 @@ def boot(chosen: Settings, options: argparse.Namespace) -> int:
     words += ["--replace"] if options.replace else []
     if options.dry_run:
         return _dry_run(chosen, options, words)
+    if options.json:
+        raise UsageError("a boot has no --json", hint="add --dry-run; after a boot, see topcoat instances --json")
     from luigi.cmdline import luigi_run
 
     luigi_run(["--module", "tasks", *words])

@@ -56,14 +56,14 @@ def _facts(instance: Instance) -> dict[str, str | int | None]:
 def ssh(chosen: Settings, options: argparse.Namespace) -> int:
     """Run a command in a guest, or become OpenSSH's client."""
     instance = Instance.existing(chosen.store, options.name)
-    with _about(instance):
-        handle = _proved(instance)
-        words = options.words[1:] if options.words[:1] == ["--"] else options.words
-        if not words:
-            _log_in(instance, handle)
-        from pipeline import ssh
+    handle = _proved(instance)
+    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    if not words:
+        _log_in(instance, handle)
+    from pipeline import ssh
 
-        timeouts = Timeouts()
+    timeouts = chosen.boot.timeouts("kvm" if "-enable-kvm" in handle.argv else "tcg")
+    with _about(instance):
         limit = timeouts.connect + timeouts.banner + timeouts.auth
         with ssh.connect(handle.ssh, timeouts, limit) as connection:
             return connection.stream(ssh.quote(words), _stdin(), sys.stdout.buffer, sys.stderr.buffer)
@@ -74,7 +74,8 @@ def _proved(instance: Instance) -> Handle:
     from pipeline.qemu import identity
 
     handle = instance.require_live()
-    identity.verify(handle)
+    with _about(instance):
+        identity.verify(handle)
     return handle
 
 
@@ -150,8 +151,7 @@ def console(chosen: Settings, options: argparse.Namespace) -> int:
     from pipeline import terminal
 
     instance = Instance.existing(chosen.store, options.name)
-    with _about(instance):
-        handle = _proved(instance)
+    handle = _proved(instance)
     how = terminal.attach(instance.name, Path(handle.sockets) / "serial", handle.process, safe=options.safe)
     if sys.stdout.isatty():
         print()

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pipeline.errors import BootError, BootTimeout, ConnectError, GuestDied, HostFault, QemuRefused, WrongServer
 from pipeline.text import tail
 
-STARVED = 0.5
-"""A host is overloaded if QEMU had to wait for a CPU for more than this share of the time."""
+STARVED = 0.6
+"""A host is overloaded if QEMU had to wait for a CPU for more than this share of the time.
+
+Four virtual CPUs that spin on two cores keep each other waiting for half of it, and that is the guest's doing.
+"""
 
 _LITTLE = 1 << 20  # bytes
 _STARTING = "spawn|monitor|marker"  # QEMU has its pidfile and its sockets before it loads the images
@@ -386,7 +389,7 @@ CAUSES = (
     Cause(
         "no shell",
         ConnectError,
-        "the guest lets us in, but runs no command: {problem}",
+        "the guest lets us in, but does not prove itself: {problem}",
         "is there a shell in the guest? " + _LOOK_THERE,
         stage="echo",
     ),

@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 from pipeline.process import Process
-from tests.conftest import Outcome, Workspace, qemus_of
+from tests.conftest import Outcome, Workspace, processes_with, qemus_of
 from tests.fakes import sshd
 
 IMAGES = ["images/clusterfuzz/extended-fvm.blk", "images/clusterfuzz/ssh-fuchsia.zbi"]
@@ -202,19 +201,6 @@ def interrupted(
         process.send_signal(number)
         _, text = process.communicate(timeout=20)
     return process.returncode, text
-
-
-def processes_with(text: bytes) -> list[str]:
-    """The pids of living processes with this text on their command line, but for this one."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if text in (entry / "cmdline").read_bytes():
-                    found.append(entry.name)
-            except OSError:
-                continue
-    return found
 
 
 def killed_while_it_waits(bundle: Workspace, module: str = "tasks") -> Process:
