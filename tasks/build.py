@@ -19,11 +19,21 @@ from tasks.demo import DemoDisk, DemoInitramfs, DemoKernel
 _DEMO: dict[str, type[luigi.Task]] = {"zbi": DemoInitramfs, "blk": DemoDisk, "kernel": DemoKernel}
 
 
+_found: list[tuple[Settings, Build]] = []  # luigi asks every task several times; looking took half of a boot's checks
+
+
 def current() -> tuple[Settings, Build]:
-    """Today's settings and build. Raises MissingResource or SettingsError."""
+    """Today's settings and build. One process stays with the build that it has found for the same settings.
+
+    Raises MissingResource or SettingsError.
+    """
     chosen = settings.load()
+    for known, found in _found:
+        if known == chosen:
+            return chosen, found
     found = build.load(chosen)
     say_once(logging.INFO, f"build: {found.name} ({found.why})")
+    _found[:] = [(chosen, found)]
     return chosen, found
 
 
