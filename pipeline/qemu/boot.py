@@ -28,6 +28,7 @@ log = logging.getLogger("topcoat")
 LOOPBACK = "127.0.0.1"
 
 _DYING = 1.0  # a process closes its sockets before it counts as ended
+_LAST_WORD = 1.0  # the boot has failed already; what QEMU still has to say must not keep anybody waiting
 _QEMU_SAID = 1 << 16
 
 
@@ -68,9 +69,12 @@ class _Boot:
         instance, ours = self.plan.instance, Process.find(os.getpid())
         assert ours is not None
         logs = (instance.serial_log, instance.qemu_log)
-        keeper.start(
-            process, ours, self.plan.boot_id, instance.handle_file, logs, self.plan.log_size, instance.qemu_log
-        )
+        boot_id, cap = self.plan.boot_id, self.plan.log_size
+        try:
+            keeper.start(process, ours, boot_id, instance.handle_file, logs, cap, instance.qemu_log)
+        except BootError as error:
+            self._note_failure(error)
+            raise
 
     def _until_ready(self, process: Process) -> SSH:
         self.starvation = Starvation(process)
@@ -144,9 +148,9 @@ class _Boot:
         """What was seen by the time that the wait for the guest has failed."""
         events = watch.events
         ended = watch.ended or process.wait(0)
-        with suppress(MonitorError):
-            if not ended and (status := monitor.status()) != "running":
-                events = (*events, f"STATUS {status}")
+        if not ended and not is_frozen(process):
+            with suppress(MonitorError):
+                events = (*events, f"STATUS {monitor.status(_LAST_WORD)}")
         return replace(self._seen(process, problem, ended), events=events, markers=watch.markers)
 
     def _seen(self, process: Process, problem: str, ended: bool) -> Evidence:
@@ -168,5 +172,8 @@ class _Boot:
         said = instance.qemu_log.read_bytes()[-_QEMU_SAID:] if instance.qemu_log.exists() else b""
         seen = replace(seen, qemu=printable(said), free=free_bytes(instance.directory))
         error = judge(seen).error()
-        self.timeline.reached("failed", cause=error.cause, stage=error.stage, fault=error.fault)
+        self._note_failure(error)
         return error
+
+    def _note_failure(self, error: BootError) -> None:
+        self.timeline.reached("failed", cause=error.cause, stage=error.stage, fault=error.fault)

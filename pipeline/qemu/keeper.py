@@ -162,6 +162,7 @@ def start(
             raise HostFault(
                 f"the keeper of QEMU's logs cannot be started: {error}",
                 stage="keeper",
+                cause="no keeper",
                 hint="is the program setsid (package util-linux) there?",
             ) from error
 

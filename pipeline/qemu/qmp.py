@@ -97,9 +97,9 @@ class Monitor:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MonitorError(f"query-uuid: {str(answer)[:200]}") from error
 
-    def status(self) -> str:
+    def status(self, limit: float | None = None) -> str:
         """Whether the guest runs: "running", "paused", "io-error" and others of QEMU's RunState."""
-        answer = self.execute("query-status")
+        answer = self.execute("query-status", limit=limit)
         return str(answer.get("status")) if isinstance(answer, dict) else ""
 
     def _connect(self) -> None:
@@ -113,9 +113,9 @@ class Monitor:
             except OSError as error:
                 raise MonitorGoneError(f"cannot connect: {error.strerror or error}") from error
 
-    def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
+    def execute(self, command: str, arguments: dict[str, object] | None = None, limit: float | None = None) -> Any:
         """Run a command and return what it returns. Events that come in between are kept."""
-        self._deadline = Deadline(self._limit)
+        self._deadline = Deadline(self._limit if limit is None else limit)
         request = {"execute": command, **({"arguments": arguments} if arguments else {})}
         try:
             self._limited().sendall(json.dumps(request).encode() + b"\n")
@@ -142,7 +142,7 @@ class Monitor:
             try:
                 chunk = self._limited().recv(65536)
             except TimeoutError as error:
-                raise MonitorError(f"no answer within {self._limit:g} s") from error
+                raise MonitorError(f"no answer within {self._deadline.seconds:g} s") from error
             except OSError as error:
                 raise MonitorGoneError(f"it is gone: {error.strerror or error}") from error
             if not chunk:
