@@ -7,14 +7,15 @@ processes share it without a lock. It may be lost at any time; then the first li
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.deadline import utc_now
-from pipeline.errors import StoreError
-from pipeline.publish import publish_bytes
+from pipeline.errors import InstanceBusy, StoreError
+from pipeline.publish import locked, publish_bytes
 
 SCHEMA = 1
 """Tests hold a frozen sample."""
@@ -48,7 +49,7 @@ class History:
     def add(self, seconds: float) -> None:
         """Note a boot that became ready. A store that cannot be written is no reason to fail: the boot has not."""
         line = {"schema": SCHEMA, "kind": self._kind, "seconds": round(seconds, 3), "ended": utc_now()}
-        with suppress(OSError, StoreError):
+        with suppress(OSError, StoreError, InstanceBusy):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._shorten()
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -65,7 +66,27 @@ class History:
 
     def _shorten(self) -> None:
         if self._path.exists() and self._path.stat().st_size > _LONGEST:
-            publish_bytes(self._path, b"".join(line + b"\n" for line in self._lines()[-KEPT:]))
+            with locked(self._path, 0):
+                publish_bytes(self._path, b"".join(line + b"\n" for line in _newest_of_each(self._lines())))
+
+
+def _newest_of_each(lines: Sequence[bytes]) -> list[bytes]:
+    """The lines that count: the last ones of each kind, in their order."""
+    count: Counter[str] = Counter()
+    kept = []
+    for line in reversed(lines):
+        kind = _kind(line)
+        if kind is not None and count[kind] < KEPT:
+            count[kind] += 1
+            kept.append(line)
+    return kept[::-1]
+
+
+def _kind(line: bytes) -> str | None:
+    try:
+        return str(json.loads(line)["kind"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _seconds(line: bytes, kind: str) -> float | None:
@@ -73,7 +94,7 @@ def _seconds(line: bytes, kind: str) -> float | None:
         entry: Any = json.loads(line)
         seconds = float(entry["seconds"])
         usable = entry["schema"] == SCHEMA and entry["kind"] == kind and 0 < seconds < math.inf
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return seconds if usable else None
 

@@ -17,9 +17,10 @@ def waited_for_cpu(process: Process) -> float:
     0.0 where the kernel does not tell (/proc/PID/task/TID/schedstat, kernel: Documentation/scheduler/sched-stats).
     """
     waited = 0.0
-    for path in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
-        with suppress(OSError, ValueError, IndexError):  # the thread has ended meanwhile
-            waited = max(waited, int(path.read_text().split()[1]) / 1e9)
+    with suppress(OSError):  # the process has ended meanwhile
+        for thread in Path(f"/proc/{process.pid}/task").iterdir():
+            with suppress(OSError, ValueError, IndexError):  # the thread has
+                waited = max(waited, int((thread / "schedstat").read_text().split()[1]) / 1e9)
     return waited
 
 

@@ -253,6 +253,8 @@ class Instance:
             return Handle.decode(json.loads(self.handle_file.read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
 
     def live_handle(self) -> Handle | None:
         """The handle, if the very QEMU that it was written for still lives; else None."""
@@ -337,7 +339,7 @@ class Instance:
         from pipeline.qemu import machine
 
         deadline = Deadline(limit)
-        with locked(self.directory, limit):
+        with locked(self.directory, limit / 3):  # the rest is for QEMU to end
             if booted is not None and self.live_handle() != booted:
                 return "not running"
             how = machine.stop(self.pidfile, self.sockets_in_use / "qmp", deadline.remaining, gently=gently)

@@ -17,7 +17,7 @@ from typing import IO, BinaryIO
 import paramiko
 
 from pipeline.deadline import Deadline
-from pipeline.errors import CommandError, ConnectError, SettingsError, WrongServer
+from pipeline.errors import CommandError, ConnectError, SettingsError, TopcoatError, WrongServer
 from pipeline.instance import SSH
 from pipeline.launcher import Result
 from pipeline.settings import Timeouts
@@ -26,6 +26,7 @@ from pipeline.text import printable
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it logs tracebacks of what it also raises
 
 CHUNK = 65536
+_EMPTY = 0.02
 _CONSOLE = "see what the guest says: topcoat logs NAME"
 
 
@@ -80,7 +81,9 @@ class Connection:
             finally:
                 with suppress(OSError, EOFError, paramiko.SSHException):  # must not hide what came before
                     channel.close()
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except TopcoatError:
+            raise
+        except Exception as error:
             raise _broken(command, str(error) or type(error).__name__) from error
 
 
@@ -119,15 +122,18 @@ def _drain(
 ) -> None:
     """Pass on both streams until both have ended. Both share one window: leaving one unread would block the other."""
     while True:
+        if deadline is not None and deadline.expired:
+            raise CommandError(f"a command in the guest did not end within {deadline.seconds:g} s", hint=_CONSOLE)
         if channel.recv_ready():
             stdout(channel.recv(CHUNK))
         elif channel.recv_stderr_ready():
             stderr(channel.recv_stderr(CHUNK))
         elif channel.eof_received or channel.closed:
             return
-        elif not select.select([channel], [], [], deadline.remaining if deadline else None)[0]:
-            assert deadline is not None
-            raise CommandError(f"a command in the guest did not end within {deadline.seconds:g} s", hint=_CONSOLE)
+        elif select.select([channel], [], [], deadline.remaining if deadline else None)[0] and not (
+            channel.recv_ready() or channel.recv_stderr_ready() or channel.eof_received
+        ):
+            channel.status_event.wait(_EMPTY)  # a guest that sends nothing, again and again, wakes us each time
 
 
 def _status(channel: paramiko.Channel, command: str) -> int:
@@ -183,7 +189,7 @@ def _exchange_keys(transport: paramiko.Transport, timeouts: Timeouts, limit: flo
     try:
         transport.start_client(timeout=min(timeouts.connect + timeouts.banner, limit))
         return _key_line(transport.get_remote_server_key())
-    except (paramiko.SSHException, EOFError, OSError) as error:
+    except Exception as error:
         raise ConnectError(
             f"the guest's SSH server does not answer: {str(error) or type(error).__name__}",
             stage="banner",
@@ -211,7 +217,7 @@ def _authenticate(transport: paramiko.Transport, address: SSH, key: paramiko.PKe
             stage="auth",
             hint="does its image hold this key? delete the prepared ssh-* image and run the same command again",
         ) from error
-    except (paramiko.SSHException, EOFError, OSError) as error:
+    except Exception as error:
         raise ConnectError(f"the login broke off: {error}", stage="auth", hint=_CONSOLE) from error
 
 

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from pipeline.garbage.run_locks import lock_directory
+from pipeline.publish import locked
 from tests.conftest import Workspace, qemus_of
 
 
@@ -142,12 +143,23 @@ class TestStop:
         if handle == "damaged":
             path.write_text(path.read_text()[:100])
         elif handle == "gone":
+            time.sleep(0.5)  # the keeper looks for it once, when luigi has ended
             path.unlink()
         began = time.monotonic()
         done = bundle.topcoat("stop", "i0", *options)
         assert time.monotonic() - began < 3.7
         assert done.stdout.decode() == says, done.text
         assert not qemu.alive
+
+    def test_a_lock_that_becomes_free_late_leaves_time_enough_to_end_it(self, bundle: Workspace) -> None:
+        assert bundle.luigi("BootInstance", FAKE_QEMU="deaf; marker").status == 0
+        with locked(bundle.instance().directory):
+            stopping = subprocess.Popen(
+                bundle.command("topcoat", "stop", "i0"), cwd=bundle.directory, env=bundle.environment
+            )
+            time.sleep(0.9)
+        assert stopping.wait(10) == 0
+        assert qemus_of(bundle.directory) == []
 
 
 class TestLogs:

@@ -33,7 +33,8 @@ def test_the_frozen_sample_is_understood_and_written_again(path: Path) -> None:
 
 
 def test_what_makes_no_sense_is_passed_over(path: Path) -> None:
-    damaged = ["", "{", "7", "[]", '{"schema": 2}', SAMPLE.replace("2.125", "NaN"), SAMPLE.replace("2.125", "-1")]
+    numbers = [SAMPLE.replace("2.125", number) for number in ("NaN", "-1", "9" * 400)]
+    damaged = ["", "{", "7", "[]", '{"schema": 2}', "[" * 9999, *numbers]
     write(path, "\n".join([*damaged, SAMPLE, SAMPLE[:20]]))
     assert History(path, "demo").seconds() == [2.125]
 
@@ -56,6 +57,14 @@ def test_only_the_newest_count_and_the_file_does_not_grow_without_end(path: Path
     history.add(9.0)
     assert history.seconds()[-1] == 9.0
     assert path.stat().st_size < 50_000
+
+
+def test_one_kind_does_not_push_out_another(path: Path) -> None:
+    other = SAMPLE.replace('"demo"', '"other"')
+    write(path, other * 50 + SAMPLE * 20_000)
+    History(path, "demo").add(1.0)
+    assert len(History(path, "other").seconds()) == 50
+    assert len(History(path, "demo").seconds()) == KEPT
 
 
 def test_too_few_boots_tell_nothing(path: Path) -> None:

@@ -22,6 +22,7 @@ from pipeline.errors import (
     StoreError,
 )
 from pipeline.launcher import ATTEMPTS_OF_HOST, Launcher, start
+from pipeline.timeline import Timeline
 from tests.conftest import Workspace, qemus_of
 from tests.fakes.launcher import ShellLauncher
 from tests.qemu.playing import Played
@@ -197,3 +198,23 @@ def test_an_interruption_is_not_tried_again(tmp_path: Path) -> None:
 
 def test_a_guest_that_dies_is_the_guests_fault() -> None:
     assert (GuestDied.fault, HostFault.fault) == ("guest", "host")
+
+
+@pytest.mark.parametrize(
+    "kind", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "interrupted"]
+)
+def test_what_fails_after_the_guest_was_ready_leaves_no_guest(
+    bundle: Workspace, monkeypatch: pytest.MonkeyPatch, kind: BaseException
+) -> None:
+    played, real = Played(bundle, monkeypatch), Timeline.reached
+
+    def reached(timeline: Timeline, event: str, **facts: str) -> None:
+        real(timeline, event, **facts)
+        if event == "ready":
+            raise kind
+
+    monkeypatch.setattr(Timeline, "reached", reached)
+    with pytest.raises(StoreError if isinstance(kind, OSError) else KeyboardInterrupt):
+        played.launcher().start()
+    assert qemus_of(bundle.directory) == []
+    assert played.remains() == []

@@ -3,6 +3,8 @@
 import io
 import os
 import socket
+import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,3 +183,27 @@ def test_several_words_arrive_as_they_are_and_one_is_a_shell_line(words: list[st
 def test_quoted_words_survive_the_remote_shell(connection: ssh.Connection) -> None:
     words = ["printf", "%s|", "a b", "*", "$HOME", "it's", "\n"]
     assert connection.run(ssh.quote(words), 5).stdout == b"a b|*|$HOME|it's|\n|"
+
+
+def test_bytes_that_make_no_sense_are_the_servers_fault(key: Path) -> None:
+    """A key exchange with names that are no text: paramiko's thread dies of a UnicodeDecodeError."""
+    names = b"".join(struct.pack(">I", 2) + b"\xff\xfe" for _ in range(10))
+    payload = bytes([20]) + bytes(16) + names + bytes(5)
+    padding = 8 - (5 + len(payload)) % 8 + 8
+    packet = struct.pack(">IB", 1 + len(payload) + padding, padding) + payload + bytes(padding)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.sendall(b"SSH-2.0-strange\r\n" + packet)
+                client.recv(65536)
+                client.recv(65536)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        strange = SSH("127.0.0.1", listener.getsockname()[1], "x", str(key), None)
+        with pytest.raises(ConnectError) as failure, ssh.connect(strange, QUICK, 5):
+            pass
+        thread.join(5)
+    assert failure.value.stage == "banner"

@@ -117,8 +117,8 @@ class _Boot:
             if watch.markers > 1:
                 log.warning("%s: the guest printed the marker %d times", self.plan.instance.name, watch.markers)
             return probe.address
-        self.stage = probe.failure.stage if probe.failure else probe.stage
-        raise self._failed(self._heard(watch, monitor, process, str(probe.failure or ""))) from probe.failure
+        self.stage, problem = probe.blame
+        raise self._failed(self._heard(watch, monitor, process, problem)) from probe.failure
 
     def _handle(self, process: Process, address: SSH) -> Handle:
         plan = self.plan

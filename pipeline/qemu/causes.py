@@ -55,6 +55,11 @@ class Evidence:
     free: int = 1 << 40
     """Bytes free on the disk of the instance."""
 
+    @property
+    def complaints(self) -> str:
+        """What QEMU has said, without its warnings: a QEMU that boots has them too."""
+        return "\n".join(line for line in self.qemu.splitlines() if ": warning: " not in line)
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -83,7 +88,11 @@ class Cause:
         """The line that proves it ("" if none is needed), or None if the row does not hold."""
         quotes = [
             _line_with(pattern, text)
-            for pattern, text in ((self.qemu, seen.qemu), (self.console, seen.console), (self.problem, seen.problem))
+            for pattern, text in (
+                (self.qemu, seen.complaints),
+                (self.console, seen.console),
+                (self.problem, seen.problem),
+            )
         ]
         events = [_line_with(self.event, event) for event in seen.events or ("",)]
         holds = (
@@ -124,7 +133,7 @@ CAUSES = (
         HostFault,
         "the disk is full: {free} bytes are free",
         "free some space, see topcoat gc and topcoat clean; or move the store: [store] root or TOPCOAT_ROOT",
-        when=lambda seen: seen.free < _LITTLE or "No space left on device" in seen.qemu,
+        when=lambda seen: seen.free < _LITTLE or "No space left on device" in seen.complaints,
     ),
     Cause(
         "host key changed",
@@ -140,6 +149,20 @@ CAUSES = (
         "something else has taken the guest's port; stop the instance and boot it again",
         stage="boot id",
     ),
+    Cause(
+        "QEMU stopped",
+        HostFault,
+        "somebody ended QEMU while the guest booted ({last_event})",
+        "was it topcoat stop, or the end of a session or container? then boot again",
+        event=r"^SHUTDOWN host-",
+    ),
+    Cause(
+        "QEMU stopped",
+        HostFault,
+        "somebody ended QEMU while the guest booted ({quote})",
+        "was it topcoat stop, or the end of a session or container? then boot again",
+        qemu=r"terminating on signal",
+    ),
     # QEMU's own words, as far as they say more than that it has ended
     Cause(
         "no KVM",
@@ -147,7 +170,7 @@ CAUSES = (
         "QEMU cannot use KVM: {quote}",
         "see topcoat doctor; [qemu] accel = tcg does without, several times slower",
         qemu=r"(?i)could not access KVM|failed to initialize KVM|invalid accelerator kvm|KVM is not (supported|avail)"
-        r"|kvm run failed|ioctl\(KVM_|KVM.*not supported|requires KVM",
+        r"|kvm run failed|ioctl\(KVM_|KVM[^\n]{0,80}not supported|requires KVM",
     ),
     Cause(
         "port refused",
@@ -172,7 +195,7 @@ CAUSES = (
         "another process uses the same image: {quote}",
         "which one? see: fuser -v on the files of topcoat argv NAME",
         stage=_STARTING,
-        qemu=r"Failed to get .*lock|Is another process using the image",
+        qemu=r"Failed to get [^\n]{0,80}lock|Is another process using the image",
         transient=True,
     ),
     Cause(
@@ -197,7 +220,7 @@ CAUSES = (
         "QEMU cannot use an image: {quote}",
         _IMAGE,
         stage=_STARTING,
-        qemu=r"(?i)failed to open file|could not open '|could not load|could not read|error loading .*kernel"
+        qemu=r"(?i)failed to open file|could not open '|could not load|could not read|error loading [^\n]{0,80}kernel"
         r"|invalid (elf|kernel) |kernel (image )?too (old|big|large)|Image is not in|no such image|initrd is too large",
     ),
     Cause(
@@ -222,7 +245,7 @@ CAUSES = (
         "QEMU refuses its arguments: {qemu_last}",
         "do [qemu] arguments, cpu or memory fit this QEMU? " + _ARGV,
         stage="spawn|monitor",
-        when=lambda seen: seen.ended and bool(seen.qemu),
+        when=lambda seen: seen.ended and bool(seen.complaints),
     ),
     Cause(
         "QEMU ended",
@@ -238,8 +261,9 @@ CAUSES = (
         QemuRefused,
         "the guest cannot use its images: {quote}",
         _IMAGE,
-        console=r"bad magic number for compressed bootfs|zx_vmo_get_size failed on bootfs|userboot: .*ZX_ERR_\w+"
-        r"|bootsvc: failed to (retrieve|map|create) |multiboot.*ZBI|ZBI_ERROR|zbi: .*(invalid|bad|corrupt)"
+        console=r"bad magic number for compressed bootfs|zx_vmo_get_size failed on bootfs"
+        r"|bootsvc: failed to (map|create) |userboot: [^\n]{0,80}ZX_ERR_"
+        r"|multiboot[^\n]{0,80}ZBI|ZBI_ERROR|zbi: [^\n]{0,80}(invalid|bad|corrupt)"
         r"|VFS: Unable to mount root fs|No working init found|Initramfs unpacking failed|No bootable device"
         r"|No init found",
     ),
@@ -274,13 +298,6 @@ CAUSES = (
         _LOOK_THERE,
         event=r"^GUEST_PANICKED",
         at_once=True,
-    ),
-    Cause(
-        "QEMU stopped",
-        HostFault,
-        "somebody ended QEMU while the guest booted ({last_event})",
-        "was it topcoat stop, or the end of a session or container? then boot again",
-        event=r"^SHUTDOWN host-",
     ),
     Cause(
         "QEMU died",
@@ -352,7 +369,7 @@ CAUSES = (
     Cause(
         "guest rebooted",
         GuestDied,
-        "the guest printed the marker {markers} times: it has rebooted",
+        "the guest printed the marker {markers} times: it has rebooted, or a process in it crashed; {problem}",
         _LOOK_THERE,
         stage="tcp|banner|echo",
         when=lambda seen: seen.markers > 1,

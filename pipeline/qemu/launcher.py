@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline import lease, progress
 from pipeline.build import Build
-from pipeline.errors import AlreadyRunning, MissingResource, StoreError, TopcoatError, host_faults
+from pipeline.errors import AlreadyRunning, MissingResource, StopError, StoreError, TopcoatError, host_faults
 from pipeline.freshness import Key
 from pipeline.host import free_bytes
 from pipeline.instance import Handle, Instance
@@ -176,13 +176,14 @@ def _naming(instance: Instance) -> Iterator[None]:
 
 @contextmanager
 def _abandoning(instance: Instance) -> Iterator[None]:
-    """If the body fails or is interrupted, remove what a failed boot leaves besides its logs."""
+    """If the body fails or is interrupted, end QEMU and remove what a failed boot leaves besides its logs."""
     try:
         yield
     except BaseException:
         try:
+            machine.stop(instance.pidfile, instance.sockets_in_use / "qmp", KILL_LIMIT)
             remove(instance.handle_file, instance.pidfile, instance.overlay)
             instance.remove_sockets()
-        except StoreError as error:  # must not hide the error that led here
+        except (StoreError, StopError) as error:  # must not hide the error that led here
             log.error("%s", error.about(instance.name).explain())
         raise

@@ -5,17 +5,19 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
 from pipeline.deadline import Deadline
-from pipeline.errors import CommandError, ConnectError, WrongServer
+from pipeline.errors import CommandError, ConnectError, HostFault, WrongServer
 from pipeline.instance import SSH
 from pipeline.settings import Timeouts
 from pipeline.text import printable
 
 _REFUSALS = 3  # of our key, before the guest is believed
-_NEXT = {"tcp": "banner", "banner": "auth", "auth": "echo"}
+_STAGES = ("tcp", "banner", "auth", "echo")
+_NEXT = dict(pairwise(_STAGES))
 
 
 class Probe:
@@ -51,7 +53,16 @@ class Probe:
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise HostFault(
+                f"the host gives Topcoat no more threads: {error}",
+                stage="tcp",
+                hint="see ulimit -u, and topcoat doctor",
+                cause="host limits",
+                transient=True,
+            ) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,6 +77,17 @@ class Probe:
     def fileno(self) -> int:
         """Readable once the probe is over."""
         return self._signal
+
+    @property
+    def blame(self) -> tuple[str, str]:
+        """The stage that was not passed, and the client's words: of the last attempt, or of the one under way.
+
+        The latter counts if it has come further: a guest that first did not listen, and now lets us in, but hangs.
+        """
+        failure, stage = self.failure, self.stage
+        if failure is None or (failure.stage in _NEXT and _STAGES.index(stage) > _STAGES.index(failure.stage)):
+            return stage, f"nothing came within {self._timeouts.command:g} s" if stage == "echo" else "no answer"
+        return failure.stage, str(failure)
 
     def begin(self) -> None:
         """The guest is there: try it."""

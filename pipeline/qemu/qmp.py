@@ -139,17 +139,7 @@ class Monitor:
 
     def _message(self) -> dict[str, Any]:
         while b"\n" not in self._received:
-            try:
-                chunk = self._limited().recv(65536)
-            except TimeoutError as error:
-                raise MonitorError(f"no answer within {self._deadline.seconds:g} s") from error
-            except OSError as error:
-                raise MonitorGoneError(f"it is gone: {error.strerror or error}") from error
-            if not chunk:
-                raise MonitorGoneError("it closed the connection")
-            if len(self._received) > _LONGEST:
-                raise MonitorError("its answer has no end")
-            self._received += chunk
+            self._receive()
         line, _, self._received = self._received.partition(b"\n")
         try:
             message = json.loads(line)
@@ -158,6 +148,22 @@ class Monitor:
         if not isinstance(message, dict):
             raise MonitorError(f"its answer is no object: {line[:80]!r}")
         return message
+
+    def _receive(self) -> None:
+        late = f"no answer within {self._deadline.seconds:g} s"
+        if self._deadline.expired:
+            raise MonitorError(late)
+        try:
+            chunk = self._limited().recv(65536)
+        except TimeoutError as error:
+            raise MonitorError(late) from error
+        except OSError as error:
+            raise MonitorGoneError(f"it is gone: {error.strerror or error}") from error
+        if not chunk:
+            raise MonitorGoneError("it closed the connection")
+        if len(self._received) > _LONGEST:
+            raise MonitorError("its answer has no end")
+        self._received += chunk
 
     def _limited(self) -> socket.socket:
         self._socket.settimeout(max(0.001, self._deadline.remaining))

@@ -1,6 +1,7 @@
 """What was played, and the one cause that it must be called. Each row of the tables is one way for a boot to fail."""
 
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -33,6 +34,8 @@ SCENARIOS = [
     ("say qemu: -cpu nonsense: unable to find CPU model 'nonsense'; exit 1", "arguments refused"),
     ("say qemu: -foo: invalid option; exit 1", "arguments refused"),
     ("up; say qemu: linux kernel too old to load a ram disk; exit 1", "image unreadable"),
+    ("say qemu: warning: externally provided fw_cfg item names should be prefixed; crash", "QEMU ended"),
+    ("up; say qemu: terminating on signal 15 from pid 1 (init); exit 0", "QEMU stopped"),
     ("exit 0", "QEMU ended"),
     ("crash", "QEMU ended"),
     ("hang", "QEMU hangs"),
@@ -192,6 +195,13 @@ def test_whatever_was_seen_there_is_one_verdict_and_it_can_be_said(seen: Evidenc
     assert error.cause in {cause.name for cause in CAUSES}
     assert "\n" not in str(error)
     assert error.explain()
+
+
+def test_a_line_without_an_end_does_not_hold_up_the_verdict() -> None:
+    for text in ("zbi: ", "userboot: ", "multiboot", "Kernel panic - not "):
+        began = time.monotonic()
+        judge(replace(LATE, console=text * (65536 // len(text))))
+        assert time.monotonic() - began < 2.0
 
 
 def test_no_boot_is_given_up_for_what_a_good_one_says() -> None:

@@ -1,0 +1,66 @@
+"""Logging in again and again: what is to blame when time is up."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import ssh_keys
+from pipeline.deadline import Deadline
+from pipeline.errors import HostFault
+from pipeline.instance import SSH
+from pipeline.qemu.probe import Probe
+from pipeline.settings import Timeouts
+from tests.fakes import sshd
+
+QUICK = Timeouts(connect=1.0, banner=1.0, auth=2.0, command=0.5, retry=0.01)
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> tuple[Path, str]:
+    private, public = ssh_keys.generate("ed25519")
+    (tmp_path / "key").write_bytes(private)
+    return tmp_path / "key", public.decode().strip()
+
+
+def probe(server: sshd.Server, key: Path, command: str = "echo 1234") -> Probe:
+    address = SSH("127.0.0.1", server.port, "x", str(key), None)
+    return Probe(address, command, "1234", QUICK, Deadline(30), lambda _: None)
+
+
+def test_it_waits_until_it_is_told_and_then_gets_in(key: tuple[Path, str]) -> None:
+    with sshd.running(key[1]) as server, probe(server, key[0]) as trying:
+        time.sleep(0.2)
+        assert server.users == []
+        trying.begin()
+        end = time.monotonic() + 10
+        while not trying.over:
+            assert time.monotonic() < end
+        assert trying.address
+        assert trying.address.host_key == server.host_key_line
+
+
+def test_the_stage_that_was_reached_last_is_to_blame(key: tuple[Path, str]) -> None:
+    """First the server closes every connection; then it lets us in, and the command hangs."""
+    with sshd.running(key[1]) as server, probe(server, key[0], "sleep 5") as trying:
+        server.fault = "close"
+        trying.begin()
+        end = time.monotonic() + 20
+        while trying.blame[0] != "banner":
+            assert time.monotonic() < end
+        server.fault = "none"
+        while trying.blame[0] != "echo":
+            assert time.monotonic() < end
+        assert "within" in trying.blame[1]
+
+
+def test_a_host_without_threads_is_the_hosts_fault(key: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with sshd.running(key[1]) as server:
+        trying = probe(server, key[0])
+        monkeypatch.setattr("threading.Thread.start", start)
+        with pytest.raises(HostFault) as caught:
+            trying.__enter__()
+    assert (caught.value.cause, caught.value.transient) == ("host limits", True)
