@@ -147,7 +147,7 @@ class TestStop:
             path.unlink()
         began = time.monotonic()
         done = bundle.topcoat("stop", "i0", *options)
-        assert time.monotonic() - began < 3.7
+        assert time.monotonic() - began < 10, "three seconds, and what the command itself takes on a busy host"
         assert done.stdout.decode() == says, done.text
         assert not qemu.alive
 

@@ -81,7 +81,7 @@ def test_a_qemu_that_obeys_nothing_is_still_stopped_in_time(bundle: Workspace) -
     outcome = bundle.topcoat("stop", "i0")
     assert (outcome.status, qemus_of(bundle.directory)) == (0, [])
     assert b"stopped by SIGKILL" in outcome.stdout
-    assert time.monotonic() - began < 3.5
+    assert time.monotonic() - began < 10, "three seconds, and what the command itself takes on a busy host"
 
 
 @pytest.mark.parametrize("content", [b"#!/no/such/interpreter\n", b"not a program"])

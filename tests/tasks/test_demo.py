@@ -27,7 +27,7 @@ def reasons(workspace: Workspace) -> list[str]:
     outcome = workspace.luigi("DemoPackages")
     assert outcome.status == 0, outcome.text
     said = [line.removeprefix("DemoPackages: ") for line in outcome.text.splitlines()]
-    assert said.count("made packages.json and 11 others in 0.0 s") == len(said) // 2
+    assert len([line for line in said if line.startswith("made packages.json and 11 others in ")]) == len(said) // 2
     return [line for line in said if not line.startswith("made")]
 
 

@@ -148,7 +148,7 @@ def test_qemu_stopped_by_a_signal(running: tuple[Workspace, Process]) -> None:
     assert "it has been stopped by a signal" in refused.text
     began = time.monotonic()
     stopped = demo.topcoat("stop", "i0")
-    assert time.monotonic() - began < 3.5
+    assert time.monotonic() - began < 10, "three seconds, and what the command itself takes on a busy host"
     assert stopped.stdout == b"i0: stopped by SIGKILL; it took neither QEMU's quit command nor SIGTERM\n"
     assert_nothing_is_left(demo)
 
@@ -161,13 +161,11 @@ def test_qemu_killed_while_it_boots(demo: Workspace) -> None:
         stderr=subprocess.PIPE,
     ) as boot:
         limit = time.monotonic() + 60
-        while not (found := qemus_of(demo.directory)):
-            assert time.monotonic() < limit
-            time.sleep(0.02)
         while not demo.instance().timeline.exists() or "port" not in demo.instance().timeline.read_text():
             assert time.monotonic() < limit
             time.sleep(0.02)
-        found[0].send(signal.SIGKILL)
+        (qemu,) = qemus_of(demo.directory)
+        qemu.send(signal.SIGKILL)
         _, said = boot.communicate(timeout=60)
     assert boot.returncode == 30
     assert "i0: QEMU died while the guest booted (waiting for the marker)" in said.decode()
