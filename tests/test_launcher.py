@@ -74,7 +74,7 @@ def test_a_whole_life(case: Case) -> None:
     assert launcher.is_running()
     began = time.monotonic()
     launcher.kill()
-    assert time.monotonic() - began < 3.5
+    assert time.monotonic() - began < 10
     assert not launcher.is_running()
     assert case.left() == []
     launcher.kill()
