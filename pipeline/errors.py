@@ -14,7 +14,10 @@
     │   ├── ToolTimeout         tool   it did not end in time and was killed
     │   └── ToolLied            tool   it exited with 0 but its output is not there or not right
     ├── InputChanged            user   what an artifact is made of changed while it was being made
-    ├── ImageError              user   an image is not what it should be
+    ├── ImageError              user   an image is not what it should be, or cannot become what is asked for
+    │   ├── WrongFormat         user   it is another kind of file than the one that is wanted
+    │   ├── ImageDamaged        user   it is cut off, or what it says of itself cannot be true
+    │   └── ImageTooLarge       user   it claims to hold more than Topcoat unpacks, or than its format allows
     ├── PackageError            host   a Debian package for the demo guest is not to be had
     ├── BootError               -      a boot failed: `stage` says how far it came, `cause` names why
     │   ├── QemuRefused         user   QEMU does not take its arguments or its images
@@ -150,10 +153,42 @@ class InputChanged(TopcoatError):
 
 
 class ImageError(TopcoatError):
-    """An image is not what it should be."""
+    """An image is not what it should be, or cannot become what is asked for.
 
-    phase = "prepare"
+    `file` names it, once that is known, `offset` is the byte at which something is wrong, `expected` says what should be
+    there. The message has all three.
+    """
+
+    phase = "image"
     fault = "user"
+
+    def __init__(
+        self, problem: str, *, hint: str, offset: int | None = None, expected: str = "", detail: str = ""
+    ) -> None:
+        where = "" if offset is None else f"at byte {offset:#x}: "
+        super().__init__(f"{where}{problem}" + (f", expected {expected}" if expected else ""), hint=hint, detail=detail)
+        self.file = ""
+        self.offset = offset
+        self.expected = expected
+
+    def about(self, name: str) -> Self:
+        """Name the file, unless it has been named."""
+        if not self.file:
+            super().about(name)
+            self.file = name
+        return self
+
+
+class WrongFormat(ImageError):
+    """It is another kind of file than the one that is wanted."""
+
+
+class ImageDamaged(ImageError):
+    """It is cut off, or what it says of itself cannot be true."""
+
+
+class ImageTooLarge(ImageError):
+    """It claims to hold more than Topcoat unpacks, or than its format allows."""
 
 
 class PackageError(TopcoatError):
@@ -263,6 +298,16 @@ class CommandError(TopcoatError):
 
     phase = "command"
     fault = "guest"
+
+
+@contextmanager
+def image_faults(file: str) -> Iterator[None]:
+    """Name the file in every ImageError of the body."""
+    try:
+        yield
+    except ImageError as error:
+        error.about(file)
+        raise
 
 
 _STORE_HINTS = {
