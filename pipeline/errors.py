@@ -155,8 +155,8 @@ class InputChanged(TopcoatError):
 class ImageError(TopcoatError):
     """An image is not what it should be, or cannot become what is asked for.
 
-    `file` names it, once that is known, `offset` is the byte at which something is wrong, `expected` says what should be
-    there. The message has all three.
+    `file` names it, once that is known, `offset` is the byte at which something is wrong, `expected` says what should
+    be there. The message has all three.
     """
 
     phase = "image"
