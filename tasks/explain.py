@@ -11,6 +11,7 @@ from pipeline import freshness
 from pipeline.errors import UsageError
 from pipeline.freshness import Reason
 from pipeline.publish import locked, remove
+from pipeline.tree import draw
 from tasks.base import ArtifactTask, Check, FreshTask, digests
 from tasks.boot import BootInstance
 from tasks.build import BuildResource, StoreRoot
@@ -99,19 +100,17 @@ class Graph:
 
     def tree(self) -> Iterator[str]:
         """The lines of `topcoat why`. What several tasks need is told once."""
-        yield self._line(self.root, "")
-        yield from self._branches(self.root, "", {self.root.title})
+        told: set[str] = set()
 
-    def _branches(self, node: Node, indent: str, told: set[str]) -> Iterator[str]:
-        for number, (name, title) in enumerate(node.needs.items(), start=1):
-            last = number == len(node.needs)
-            branch = indent + ("└─ " if last else "├─ ")
+        def visit(need: tuple[str, str]) -> tuple[str, list[tuple[str, str]]]:
+            name, title = need
             if title in told:
-                yield f"{branch}{name}: {title}  (see above)"
-                continue
+                return f"{name}{title}  (see above)", []
             told.add(title)
-            yield branch + self._line(self.nodes[title], f"{name}: ")
-            yield from self._branches(self.nodes[title], indent + ("   " if last else "│  "), told)
+            node = self.nodes[title]
+            return self._line(node, name), [(f"{name}: ", title) for name, title in node.needs.items()]
+
+        return draw(("", self.root.title), visit)
 
     def _line(self, node: Node, name: str) -> str:
         cost = f", took {node.seconds:.1f} s" if node.seconds is not None else ""

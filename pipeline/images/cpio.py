@@ -21,14 +21,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import ImageError, TopcoatError, UsageError
+from pipeline.errors import ImageDamaged, ImageError, TopcoatError, UsageError
 from pipeline.publish import publish
 
 MAGIC = b"070701"
 BLOCK = 512
-_HEADER = 110
+HEADER = 110
+"""Bytes of a header. The name follows it at once."""
+
+TRAILER = "TRAILER!!!"
+"""The name of the entry that ends an archive."""
+
 _HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{110}")
-_TRAILER = "TRAILER!!!"
 _LONGEST_NAME = 4096  # PATH_MAX, as in the kernel
 
 
@@ -66,7 +70,7 @@ def character_device(name: str, major: int, minor: int, mode: int = 0o600) -> En
 def encode(entries: Iterable[Entry]) -> bytes:
     """One whole archive, padded to 512 bytes. Owner 0, time 0: equal entries give equal bytes."""
     parts = [_record(number, entry) for number, entry in enumerate(entries, start=1)]
-    parts.append(_record(0, Entry(_TRAILER, 0)))
+    parts.append(_record(0, Entry(TRAILER, 0)))
     return _padded(b"".join(parts), BLOCK)
 
 
@@ -92,39 +96,69 @@ def decode(data: bytes) -> Iterator[Entry]:
             position += 4
             continue
         entry, position = _entry_at(data, position)
-        if entry.name != _TRAILER:
+        if entry.name != TRAILER:
             yield entry
 
 
+@dataclass(frozen=True)
+class Header:
+    """The numbers before an entry, as far as they matter. Sizes in bytes; `name_size` counts a NUL at its end."""
+
+    mode: int
+    owner: int
+    group: int
+    links: int
+    size: int
+    rdev: tuple[int, int]
+    name_size: int
+
+    @classmethod
+    def decode(cls, data: bytes, position: int) -> "Header":
+        """From its first 110 bytes, which stand at `position` of the archive. Raises ImageDamaged."""
+        if not data.startswith(MAGIC):
+            raise _damaged(position, "no newc header")
+        if len(data) < HEADER:
+            raise _damaged(position, "the header is cut off")
+        if not _HEXADECIMAL.fullmatch(data):
+            raise _damaged(position, "the header is no hexadecimal text")
+        numbers = [int(data[at : at + 8], 16) for at in range(6, HEADER, 8)]
+        if not 1 < numbers[11] <= _LONGEST_NAME:
+            raise _damaged(position, f"a name of {numbers[11]} bytes")
+        mode, owner, group, links = numbers[1:5]
+        return cls(mode, owner, group, links, numbers[6], (numbers[9], numbers[10]), numbers[11])
+
+    @property
+    def content(self) -> int:
+        """Where the content starts, from the start of the header."""
+        return _aligned(HEADER + self.name_size)
+
+    @property
+    def end(self) -> int:
+        """Where the next header may start, from the start of this one."""
+        return self.content + _aligned(self.size)
+
+    def name(self, data: bytes, position: int) -> str:
+        """The name, from the `name_size` bytes after the header. Raises ImageDamaged if a NUL is in it."""
+        if b"\0" in data[:-1]:
+            raise _damaged(position, "a NUL in a name")
+        return os.fsdecode(data[:-1])
+
+
 def _entry_at(data: bytes, start: int) -> tuple[Entry, int]:
-    header = data[start : start + _HEADER]
-    if not header.startswith(MAGIC):
-        raise _damaged(start, "no newc header")
-    if len(header) < _HEADER:
-        raise _damaged(start, "the header is cut off")
-    if not _HEXADECIMAL.fullmatch(header):
-        raise _damaged(start, "the header is no hexadecimal text")
-    numbers = [int(header[at : at + 8], 16) for at in range(6, _HEADER, 8)]
-    mode, size, name_size = numbers[1], numbers[6], numbers[11]
-    if not 1 < name_size <= _LONGEST_NAME:
-        raise _damaged(start, f"a name of {name_size} bytes")
-    name_end = start + _HEADER + name_size
-    content = start + _aligned(_HEADER + name_size)
-    if content + size > len(data):
+    header = Header.decode(data[start : start + HEADER], start)
+    content = start + header.content
+    if content + header.size > len(data):
         raise _damaged(start, "the entry is cut off")
-    name = data[start + _HEADER : name_end - 1]
-    if b"\0" in name:
-        raise _damaged(start, "a NUL in a name")
-    entry = Entry(os.fsdecode(name), mode, data[content : content + size], (numbers[9], numbers[10]))
-    return entry, content + _aligned(size)
+    name = header.name(data[start + HEADER : start + HEADER + header.name_size], start)
+    return Entry(name, header.mode, data[content : content + header.size], header.rdev), start + header.end
 
 
 def _aligned(size: int) -> int:
     return size + -size % 4
 
 
-def _damaged(position: int, why: str) -> ImageError:
-    return ImageError(
+def _damaged(position: int, why: str) -> ImageDamaged:
+    return ImageDamaged(
         f"no sound uncompressed cpio archive: {why} at byte {position}",
         hint="make the initramfs anew, as an uncompressed cpio in the newc format",
     )

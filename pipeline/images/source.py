@@ -1,0 +1,87 @@
+"""An image file, opened to be looked into: bounded reads, and an error where the file ends before it should."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.errors import ImageDamaged, UsageError, host_faults
+from pipeline.text import printable
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """The bytes of an open file. `size` is what it had when it was opened; if it shrinks, reading is an error."""
+
+    stream: BinaryIO
+    size: int
+
+    def holds(self, offset: int, length: int) -> bool:
+        """Whether these bytes lie in the file."""
+        return 0 <= offset <= offset + length <= self.size
+
+    def at(self, offset: int, length: int) -> bytes:
+        """Exactly these bytes. Raises ImageDamaged if the file has fewer, before anything is read."""
+        if not self.holds(offset, length):
+            raise _cut_off(offset, length, max(0, self.size - offset))
+        self.stream.seek(offset)
+        content = self.stream.read(length)
+        if len(content) < length:
+            raise _cut_off(offset, length, len(content))
+        return content
+
+    def digest(self, offset: int, length: int) -> str:
+        """Of these bytes, as "b3:HEX" (BLAKE3). Raises ImageDamaged if the file has fewer."""
+        from blake3 import blake3
+
+        hasher = blake3()
+        for position in range(offset, offset + length, _CHUNK):
+            hasher.update(self.at(position, min(_CHUNK, offset + length - position)))
+        return f"b3:{hasher.hexdigest()}"
+
+
+def _cut_off(offset: int, length: int, there: int) -> ImageDamaged:
+    return ImageDamaged(
+        f"the file is cut off: {there} bytes",
+        offset=offset,
+        expected=f"{length}",
+        hint="was it copied as a whole? make or fetch it anew",
+    )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Source]:
+    """Open a regular file. Nothing else is touched: a pipe could block for ever, a device could act.
+
+    Raises UsageError if it is no regular file or cannot be opened, StoreError if the body fails to read it.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{_shown(path)} is {_sort(path)}, not a file", hint="name the image file itself")
+        stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except OSError as error:
+        raise UsageError(
+            f"{_shown(path)}: {error.strerror}", hint="is the path right, and does your user have the right to read it?"
+        ) from error
+    with stream, host_faults(f"reading {_shown(path)}"):
+        yield Source(stream, os.fstat(stream.fileno()).st_size)
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path))
+
+
+def _sort(path: Path) -> str:
+    sorts = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFBLK: "a block device",
+        stat.S_IFCHR: "a character device",
+    }
+    return sorts.get(stat.S_IFMT(path.stat().st_mode), "something else")
