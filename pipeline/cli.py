@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipeline import settings
-from pipeline.commands import artifacts, boots, guests, host
+from pipeline.commands import artifacts, boots, guests, host, images
 from pipeline.errors import CommandError, ConnectError, TopcoatError
 from pipeline.settings import Settings
 
@@ -108,6 +108,20 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--keep", type=float, default=7.0, metavar="DAYS", help="how long logs of ended guests stay (7)")
     gc.add_argument("--json", action="store_true", help="for machines")
     gc.set_defaults(run=host.gc)
+
+    image = commands.add_parser(
+        "image",
+        usage="topcoat image [--json] [--all] [--no-digests] FILE\n       topcoat image [...] diff A B",
+        help="what is in an image and whether it is sound; with diff, what differs between two",
+        description="Tell what an image is (ZBI, FVM, cpio, ELF, qcow2), whether it is sound, and what is in it: exit "
+        "code 0 if it is sound, 30 if not. After the word diff, tell what differs between two images: 0 if nothing, "
+        "1 if something. To look at a file that is named diff, write ./diff.",
+    )
+    image.add_argument("words", nargs="+", metavar="FILE", help="the image; or diff and two images")
+    image.add_argument("--all", action="store_true", help="all parts, not only the first 40 of each level")
+    image.add_argument("--no-digests", action="store_true", help="leave out digests: less to read, less to compare")
+    image.add_argument("--json", action="store_true", help="for machines")
+    image.set_defaults(run=images.image)
 
     argv = commands.add_parser("argv", help="print QEMU's command line; before a boot, the one that it would have")
     argv.add_argument("name")

@@ -67,3 +67,8 @@ def _shortened(line: str, width: int) -> str:
     # The end of an error message is its reason
     half = (width - 1) // 2
     return line if len(line) <= width else f"{line[:half]}…{line[-half:]}"
+
+
+def one_line(data: bytes | str, width: int = 400) -> str:
+    """`printable`, on one line: newlines and tabs are shown as \\n and \\t, and of long text the middle is left out."""
+    return _shortened(printable(data).replace("\n", "\\n").replace("\t", "\\t"), width)

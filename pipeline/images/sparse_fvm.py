@@ -1,0 +1,88 @@
+"""Sparse FVM (`fvm.sparse.blk`): the partitions of a volume without its empty slices, to be sent, not to be booted.
+
+Format: Fuchsia, src/storage/fvm/fvm_sparse.h: a header, the partitions each with its extents, then the content of all
+extents, maybe as one LZ4 frame. The content is not read.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.digests import digest
+from pipeline.errors import ImageDamaged
+from pipeline.images.part import Part
+from pipeline.images.source import Source, opened
+
+MAGIC = b"FVM SPRS"
+_VERSIONS = (2, 3)
+_HEADER = struct.Struct("<8sQQQQ")
+_FLAGS = {2: struct.Struct("<I"), 3: struct.Struct("<QI")}
+"""What ends the header: since version 3, the largest size of the disk stands before the flags."""
+_PARTITION = struct.Struct("<Q16s24sII")
+_EXTENT = struct.Struct("<QQQQ")
+_PARTITION_MAGIC = 0x0BDE4DF7CF5C4C5D
+_EXTENT_MAGIC = 0xA5B8742906E8382E
+_LZ4 = 1
+_PARTITIONS_MOST = 1024
+_EXTENTS_MOST = 1 << 20
+_RAW = "make a raw one: fvm OUT.blk decompress --sparse FILE"
+
+
+def inspect(path: Path, digests: bool = True) -> Part:
+    """The partitions of a sparse FVM; their `size` is that of their content, without empty slices.
+
+    The digest is that of the file, maybe a "b3s:" one, see pipeline/digests.py. Raises ImageDamaged if its header is
+    cut off or of another version; what is wrong beyond that is a problem of the part. Raises UsageError and StoreError
+    as `opened` does.
+    """
+    with opened(path) as source:
+        _, version, length, slice_size, count = _HEADER.unpack(source.at(0, _HEADER.size))
+        if version not in _VERSIONS:
+            raise _damaged(f"version {version}", 8, " or ".join(map(str, _VERSIONS)))
+        rest = _FLAGS[version]
+        flags = rest.unpack(source.at(_HEADER.size, rest.size))[-1]
+        parts: list[Part] = []
+        problems: list[str] = []
+        try:
+            parts.extend(_partitions(source, _HEADER.size + rest.size, count, slice_size, length))
+        except ImageDamaged as error:
+            problems.append(error.message)
+        end = length + sum(part.size for part in parts)
+        if not problems and not flags & _LZ4 and end > source.size:
+            problems.append(f"its content ends at byte {end:#x}, beyond the end of the file ({source.size:#x})")
+        facts = {"version": version, "slice_size": slice_size, "lz4": bool(flags & _LZ4), "to_boot": _RAW}
+        whole = digest(path) if digests else None
+        return Part("sparse FVM", "", source.size, 0, whole, facts, tuple(problems), tuple(parts))
+
+
+def _partitions(source: Source, position: int, count: int, slice_size: int, end: int) -> Iterator[Part]:
+    if count > _PARTITIONS_MOST:
+        raise _damaged(f"{count} partitions", 32, f"at most {_PARTITIONS_MOST}")
+    left = _EXTENTS_MOST
+    for _ in range(count):
+        magic, _, name, flags, extents = _PARTITION.unpack(source.at(position, _PARTITION.size))
+        if magic != _PARTITION_MAGIC:
+            raise _damaged("no partition", position, f"{_PARTITION_MAGIC:#x}")
+        left -= extents
+        if left < 0:
+            raise _damaged(f"{extents} extents", position, f"at most {_EXTENTS_MOST} in all")
+        size, slices = _extent_sums(source, position + _PARTITION.size, extents, slice_size)
+        facts = {"slices": slices, "extents": extents, "flags": flags}
+        yield Part("partition", name.rstrip(b"\0").decode(errors="replace"), size, position, facts=facts)
+        position += _PARTITION.size + extents * _EXTENT.size
+    if position != end:
+        raise _damaged(f"a header of {end} bytes", 16, f"{position}")
+
+
+def _extent_sums(source: Source, start: int, count: int, slice_size: int) -> tuple[int, int]:
+    size = slices = 0
+    for position in range(start, start + count * _EXTENT.size, _EXTENT.size):
+        magic, _, slice_count, length = _EXTENT.unpack(source.at(position, _EXTENT.size))
+        if magic != _EXTENT_MAGIC or length > slice_count * slice_size:
+            raise _damaged("no extent that fits in its slices", position, f"{_EXTENT_MAGIC:#x}")
+        size, slices = size + length, slices + slice_count
+    return size, slices
+
+
+def _damaged(problem: str, offset: int, expected: str) -> ImageDamaged:
+    return ImageDamaged(problem, offset=offset, expected=expected, hint="make or fetch it anew")
