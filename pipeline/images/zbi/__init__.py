@@ -1,0 +1,13 @@
+"""ZBI, Fuchsia's boot image: read, checked, put together.
+
+Format: a container of items, each with a 32-byte header, padded to 8 bytes; the item BOOTFS holds files, raw or as one
+LZ4 or zstd frame. Source: Fuchsia, sdk/lib/zbi-format. As a command it takes the arguments of Fuchsia's own `zbi`::
+
+    python -m pipeline.images.zbi -o OUT IN... [--replace] -e PATH=FILE...
+    python -m pipeline.images.zbi --list [-v] IN
+"""
+
+from pipeline.images.zbi.command import main
+from pipeline.images.zbi.inspect import inspect
+
+__all__ = ["inspect", "main"]

@@ -1,0 +1,8 @@
+"""`python -m pipeline.images.zbi`."""
+
+import sys
+
+from pipeline.images.zbi.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

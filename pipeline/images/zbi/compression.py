@@ -1,0 +1,239 @@
+"""Compressed payloads: one LZ4 or zstd frame, told apart by its first four bytes.
+
+Old kernels know only LZ4, new ones only zstd, so whoever rewrites a BOOTFS keeps its method. Levels and options are
+those of Fuchsia's `zbi`. Decompression streams through one buffer, so that its memory does not depend on what a frame
+claims; it ends with an error as soon as more comes out than the item claims, or less has come out at the end.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, cast
+
+from pipeline.errors import ImageDamaged, ImageTooLarge, UsageError
+from pipeline.images.zbi.container import (
+    CHUNK,
+    COMPRESSED_FLAG,
+    CRC_FLAG,
+    HEADER,
+    VERSION_FLAG,
+    Item,
+    Payload,
+    chunks,
+)
+
+Algorithm = Literal["none", "lz4f", "zstd"]
+
+MOST_UNPACKED = 2 << 30
+"""Bytes that are unpacked of one item at most; BOOTFS of real images have a tenth of that."""
+
+_LZ4_MAGIC = b"\x04\x22\x4d\x18"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_BUFFER = 1 << 18
+_RUN = 1  # the type of a block that holds one byte and how often it comes
+_LEVEL = 4
+_HIGHEST = {"lz4f": 12, "zstd": 22}
+_MAX = {"lz4f": 12, "zstd": 19}
+_ANEW = "it is damaged: copy the image once more from where it came from, or build it anew"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to compress, and how hard."""
+
+    algorithm: Algorithm
+    level: int = _LEVEL
+
+    @classmethod
+    def parse(cls, text: str) -> "Method":
+        """As `zbi --compressed=HOW` takes it: none, lz4f, zstd, LEVEL, ALGORITHM.LEVEL or max. Raises UsageError."""
+        match = re.fullmatch(r"(none)|(?:(lz4f|zstd)(?:\.|$))?(\d{1,3}|max|overclock)?", text.lower())
+        if match is None:
+            raise UsageError(
+                f"unrecognized compression algorithm syntax: {text}",
+                hint="use none, lz4f or zstd, with a level such as zstd.19 or lz4f.max",
+            )
+        if match[1]:
+            return NONE
+        algorithm: Algorithm = "lz4f" if match[2] == "lz4f" else "zstd"
+        return cls(algorithm, cls._level(algorithm, match[3]))
+
+    @staticmethod
+    def _level(algorithm: Algorithm, text: str | None) -> int:
+        words = {None: _LEVEL, "max": _MAX[algorithm], "overclock": _HIGHEST[algorithm]}
+        level = words[text] if text in words else int(text or 0)
+        if level > _HIGHEST[algorithm]:
+            raise UsageError(f"{algorithm} has no level {level}", hint=f"use at most {_HIGHEST[algorithm]}")
+        return level
+
+
+NONE = Method("none")
+ZSTD = Method("zstd")
+LZ4 = Method("lz4f")
+
+
+def method_of(item: Item) -> Method:
+    """How the payload of an item is compressed. Raises ImageDamaged if it says so and is not."""
+    if not item.compressed:
+        return NONE
+    magic = item.payload.read(0, 4)
+    if magic == _ZSTD_MAGIC:
+        return ZSTD
+    if magic == _LZ4_MAGIC:
+        return LZ4
+    raise ImageDamaged(
+        "it is compressed in an unknown way",
+        offset=_start(item),
+        expected="the start of an LZ4 or zstd frame",
+        hint=_ANEW,
+    )
+
+
+def _start(item: Item) -> int | None:
+    return None if item.offset is None else item.offset + HEADER.size
+
+
+def unpacked(item: Item) -> Iterator[memoryview]:
+    """The content of an item in pieces, each of which is good until the next one is asked for.
+
+    In all exactly `item.content_size` bytes. Raises ImageDamaged if they cannot be had, and ImageTooLarge if there are
+    more than MOST_UNPACKED.
+    """
+    size, method = item.content_size, method_of(item)
+    if size > MOST_UNPACKED:
+        raise ImageTooLarge(
+            f"it claims to hold {size} bytes",
+            offset=item.offset,
+            expected=f"at most {MOST_UNPACKED}",
+            hint="Topcoat unpacks no more than that: is it a decompression bomb?",
+        )
+    if method.algorithm == "none":
+        return map(memoryview, chunks(item.payload))
+    pieces = _unpack_zstd(item) if method.algorithm == "zstd" else _unpack_lz4(item)
+    return _measured(pieces, item)
+
+
+def _measured(pieces: Iterator[memoryview], item: Item) -> Iterator[memoryview]:
+    left = item.extra
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise _unfit(item, "more comes out of its frame than it claims", f"{item.extra} bytes")
+        yield piece
+    if left:
+        raise _unfit(item, f"only {item.extra - left} bytes come out of its frame", f"{item.extra} bytes")
+
+
+def _unfit(item: Item, problem: str, expected: str = "") -> ImageDamaged:
+    return ImageDamaged(problem, offset=item.offset, expected=expected, hint=_ANEW)
+
+
+class _Source:
+    """A payload as a file, as far as zstandard wants one."""
+
+    def __init__(self, payload: Payload) -> None:
+        self._chunks = chunks(payload)
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, none at the end."""
+        return next(self._chunks, b"")
+
+
+def _unpack_zstd(item: Item) -> Iterator[memoryview]:
+    import zstandard
+
+    buffer = bytearray(_BUFFER)
+    view = memoryview(buffer)
+    try:
+        _check_zstd_frame(item)
+        reader = zstandard.ZstdDecompressor().stream_reader(cast(BinaryIO, _Source(item.payload)), read_size=CHUNK)
+        while size := reader.readinto(buffer):
+            yield view[:size]
+    except zstandard.ZstdError as error:
+        raise _unfit(item, f"its zstd frame cannot be unpacked: {error}") from error
+
+
+def _check_zstd_frame(item: Item) -> None:
+    """Walk over the blocks of the frame (RFC 8878, 3.1.1): the library does not tell where a frame has ended.
+
+    Without this, one that is cut off behind its last content, or has something behind it, would pass; a device that
+    unpacks all at once refuses both.
+    """
+    import zstandard
+
+    payload = item.payload
+    head = payload.read(0, 18)
+    position, last = zstandard.frame_header_size(head), False
+    while not last and position + 3 <= payload.size:
+        block = int.from_bytes(payload.read(position, 3), "little")
+        last, kind = bool(block & 1), block >> 1 & 3
+        position += 3 + (1 if kind == _RUN else block >> 3)
+    position += 4 * zstandard.get_frame_parameters(head).has_checksum
+    if not last or position != payload.size:
+        raise _unfit(item, f"it holds {payload.size} bytes", f"a zstd frame, which has {position}")
+
+
+def _unpack_lz4(item: Item) -> Iterator[memoryview]:
+    import lz4.frame
+
+    frame = lz4.frame.LZ4FrameDecompressor()
+    try:
+        for chunk in chunks(item.payload):
+            if frame.eof:
+                raise _unfit(item, "something follows its LZ4 frame", "nothing")
+            yield memoryview(frame.decompress(chunk, max_length=_BUFFER))
+            while not frame.eof and not frame.needs_input:
+                yield memoryview(frame.decompress(b"", max_length=_BUFFER))
+    except (RuntimeError, EOFError) as error:
+        raise _unfit(item, f"its LZ4 frame cannot be unpacked: {error}") from error
+    if not frame.eof or frame.unused_data:
+        raise _unfit(item, f"it holds {item.payload.size} bytes", "an LZ4 frame, and nothing behind it")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An item whose payload is compressed while it is written: `size` bytes of content."""
+
+    type: int
+    content: Iterable[bytes | memoryview]
+    size: int
+    method: Method
+
+    @property
+    def extra(self) -> int:
+        """See Item: what comes out."""
+        return self.size
+
+    @property
+    def flags(self) -> int:
+        """See Item."""
+        return VERSION_FLAG | CRC_FLAG | (0 if self.method.algorithm == "none" else COMPRESSED_FLAG)
+
+    def pieces(self) -> Iterator[bytes]:
+        """See Draft."""
+        if self.method.algorithm == "none":
+            return map(bytes, self.content)
+        return self._zstd() if self.method.algorithm == "zstd" else self._lz4()
+
+    def _zstd(self) -> Iterator[bytes]:
+        import zstandard
+
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            self.method.level, source_size=self.size, enable_ldm=True, threads=os.cpu_count() or 1
+        )
+        packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj(size=self.size)
+        for piece in self.content:
+            yield packer.compress(piece)
+        yield packer.flush()
+
+    def _lz4(self) -> Iterator[bytes]:
+        import lz4.frame
+
+        packer = lz4.frame.LZ4FrameCompressor(
+            block_size=lz4.frame.BLOCKSIZE_MAX64KB, block_linked=False, compression_level=self.method.level
+        )
+        yield packer.begin(self.size)
+        for piece in self.content:
+            yield packer.compress(piece)
+        yield packer.flush()

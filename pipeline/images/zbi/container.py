@@ -1,0 +1,318 @@
+"""The container: a header, then items, each with a header of its own, padded to 8 bytes."""
+
+import io
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.errors import ImageDamaged, ImageTooLarge, UsageError, WrongFormat, image_faults
+from pipeline.images.zbi import item_types
+
+HEADER = struct.Struct("<IIIIIIII")
+EXTRA = 0x868CF7E6
+MAGIC = 0xB5781729
+NO_CRC = 0x4A87E8D6
+"""What stands in the field for the CRC where there is none."""
+
+VERSION_FLAG = 0x00010000
+CRC_FLAG = 0x00020000
+COMPRESSED_FLAG = 0x00000001
+
+MOST_BYTES = (1 << 32) - 1 - HEADER.size
+"""The largest container: lengths have 32 bits."""
+
+CHUNK = 1 << 20
+"""Bytes of the largest piece that is read at once."""
+
+_MOST_ITEMS = 1 << 16  # real images have a dozen; a container of 4 GiB could claim 134 million
+
+
+class Payload(Protocol):
+    """The bytes of an item, as they are stored."""
+
+    @property
+    def size(self) -> int:
+        """Their number."""
+
+    def read(self, position: int, size: int) -> bytes:
+        """`size` bytes from `position` on; fewer only at the end."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A payload that is in memory."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """See Payload."""
+        return len(self.data)
+
+    def read(self, position: int, size: int) -> bytes:
+        """See Payload."""
+        return self.data[position : position + size]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A payload that lies in an open file."""
+
+    descriptor: int
+    offset: int
+    size: int
+
+    def read(self, position: int, size: int) -> bytes:
+        """See Payload. Raises ImageDamaged if the file has become shorter."""
+        wanted = max(0, min(size, self.size - position))
+        data = os.pread(self.descriptor, wanted, self.offset + position)
+        if len(data) < wanted:
+            raise ImageDamaged(
+                "the file has become shorter while it was read",
+                offset=self.offset + position + len(data),
+                expected=f"{wanted - len(data)} more bytes",
+                hint="try again when nobody writes to it any more",
+            )
+        return data
+
+
+def chunks(payload: Payload) -> Iterator[bytes]:
+    """All of a payload, in pieces of at most 1 MiB."""
+    for position in range(0, payload.size, CHUNK):
+        yield payload.read(position, CHUNK)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item. `offset` is where its header starts in the file, None for one that has just been made."""
+
+    type: int
+    payload: Payload
+    extra: int = 0
+    flags: int = VERSION_FLAG | CRC_FLAG
+    crc: int | None = None
+    """As in the header; None: to be computed when it is written."""
+    reserved: tuple[int, int] = (0, 0)
+    offset: int | None = None
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the payload is one LZ4 or zstd frame."""
+        return self.type in item_types.STORAGE and bool(self.flags & COMPRESSED_FLAG)
+
+    @property
+    def content_size(self) -> int:
+        """The size of what is in it, decompressed: as it claims."""
+        return self.extra if self.compressed else self.payload.size
+
+    def header(self, crc: int) -> bytes:
+        """The 32 bytes before the payload, with this CRC."""
+        return HEADER.pack(self.type, self.payload.size, self.extra, self.flags, *self.reserved, MAGIC, crc)
+
+    def real_crc(self) -> int:
+        """The CRC that belongs into the header: over the header, with 0 in its place, and the payload as stored."""
+        if not self.flags & CRC_FLAG:
+            return NO_CRC
+        crc = zlib.crc32(self.header(0))
+        for chunk in chunks(self.payload):
+            crc = zlib.crc32(chunk, crc)
+        return crc
+
+
+def made(kind: int, payload: bytes) -> Item:
+    """A new item that is not compressed."""
+    return Item(kind, Memory(payload), len(payload) if kind in item_types.STORAGE else 0)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Item, ...]]:
+    """The items of the ZBI in a file, in order; their payloads can be read during the body.
+
+    Raises WrongFormat if it is no ZBI, ImageDamaged if the container is not sound, and UsageError if it is no regular
+    file that can be read. CRCs are not compared: no guest does, and Fuchsia's own tool has written wrong ones.
+    """
+    with regular_file(path) as (descriptor, size), image_faults(str(path)):
+        yield _items(descriptor, size)
+
+
+@contextmanager
+def regular_file(path: Path) -> Iterator[tuple[int, int]]:
+    """A descriptor to read the file, and its size.
+
+    Raises UsageError if it cannot be opened, or is no file but something like a pipe, which would be waited for.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", hint="is the path right?") from error
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise UsageError(f"{path} is not a regular file", hint="give the file itself")
+        yield descriptor, facts.st_size
+    finally:
+        os.close(descriptor)
+
+
+def is_container(head: bytes) -> bool:
+    """Whether a file that begins with these bytes claims to be a ZBI."""
+    if len(head) < HEADER.size:
+        return False
+    kind, _, extra, _, _, _, magic, _ = HEADER.unpack_from(head)
+    return (kind, extra, magic) == (item_types.CONTAINER, EXTRA, MAGIC)
+
+
+def _items(descriptor: int, size: int) -> tuple[Item, ...]:
+    head = os.pread(descriptor, HEADER.size, 0)
+    if not is_container(head):
+        raise WrongFormat(
+            "this is no ZBI",
+            offset=0,
+            expected="the header of a container",
+            hint="give the build's .zbi file; `topcoat image FILE` tells what a file is",
+        )
+    _check_length(HEADER.unpack(head)[1], size)
+    found: list[Item] = []
+    position = HEADER.size
+    while position < size:
+        if len(found) == _MOST_ITEMS:
+            raise ImageTooLarge(f"it has more than {_MOST_ITEMS} items", offset=position, hint=_ANEW)
+        item = _item_at(descriptor, position, size)
+        found.append(item)
+        position += HEADER.size + _padded(item.payload.size)
+    return tuple(found)
+
+
+_ANEW = "it is damaged: copy it once more from where it came from, or build it anew"
+
+
+def _check_length(length: int, size: int) -> None:
+    if length + HEADER.size != size:
+        raise ImageDamaged(
+            f"header size doesn't match file size: the container ends at {length + HEADER.size}, the file at {size}",
+            offset=4,
+            expected=f"a length of {size - HEADER.size}",
+            hint="is the file cut off, or has something been appended to it? " + _ANEW,
+        )
+    if length % 8:
+        raise ImageDamaged(
+            f"ZBI item misaligned: the container has {length} bytes",
+            offset=4,
+            expected="a multiple of 8",
+            hint=_ANEW,
+        )
+
+
+def _padded(size: int) -> int:
+    return size + -size % 8
+
+
+def _item_at(descriptor: int, position: int, end: int) -> Item:
+    head = os.pread(descriptor, HEADER.size, position)
+    if len(head) < HEADER.size or position + HEADER.size > end:
+        raise ImageDamaged(
+            "input file too short for next header",
+            offset=position,
+            expected=f"{HEADER.size} bytes, of which {max(0, end - position)} are there",
+            hint=_ANEW,
+        )
+    kind, length, extra, flags, first, second, magic, crc = HEADER.unpack(head)
+    if magic != MAGIC:
+        raise ImageDamaged("no item starts here", offset=position + 24, expected=f"the magic {MAGIC:#x}", hint=_ANEW)
+    start = position + HEADER.size
+    if start + _padded(length) > end:
+        raise ImageDamaged(
+            f"input file too short for payload of {length} bytes",
+            offset=start,
+            expected=f"at most {end - start} bytes",
+            hint=_ANEW,
+        )
+    return Item(kind, Stored(descriptor, start, length), extra, flags, crc, (first, second), position)
+
+
+class Draft(Protocol):
+    """An item that takes shape only while it is written."""
+
+    @property
+    def type(self) -> int:
+        """See Item."""
+
+    @property
+    def extra(self) -> int:
+        """See Item."""
+
+    @property
+    def flags(self) -> int:
+        """See Item."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its payload, once."""
+
+
+def write(stream: io.FileIO, items: Iterable[Item | Draft]) -> None:
+    """Write a container with these items to an empty file, open for reading and writing.
+
+    Items that have a CRC keep it, right or wrong. Raises ImageTooLarge ("output size exceeds format maximum").
+    """
+    write_all(stream, bytes(HEADER.size))
+    for item in items:
+        if isinstance(item, Item):
+            _write_item(stream, item)
+        else:
+            _write_draft(stream, item)
+        if stream.tell() - HEADER.size > MOST_BYTES:
+            raise ImageTooLarge(
+                "output size exceeds format maximum",
+                expected=f"at most {MOST_BYTES} bytes of items",
+                hint="leave out some files, or compress them: --compressed",
+            )
+    length = stream.tell() - HEADER.size
+    header = HEADER.pack(item_types.CONTAINER, length, EXTRA, VERSION_FLAG, 0, 0, MAGIC, NO_CRC)
+    os.pwrite(stream.fileno(), header, 0)
+
+
+def write_all(stream: io.FileIO, data: bytes | memoryview) -> None:
+    """Write all of it to an unbuffered file."""
+    # A write to a file is only cut short when the disk is full, and the next one says so
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) :]
+
+
+def _write_item(stream: io.FileIO, item: Item) -> None:
+    write_all(stream, item.header(item.real_crc() if item.crc is None else item.crc))
+    for chunk in chunks(item.payload):
+        write_all(stream, chunk)
+    write_all(stream, bytes(-item.payload.size % 8))
+
+
+def _write_draft(stream: io.FileIO, draft: Draft) -> None:
+    """The payload first: its size, and so its CRC, which covers the header, are only known then."""
+    start = stream.tell()
+    write_all(stream, bytes(HEADER.size))
+    for piece in draft.pieces():
+        write_all(stream, piece)
+    size = min(stream.tell() - start - HEADER.size, MOST_BYTES)
+    item = Item(draft.type, Stored(stream.fileno(), start + HEADER.size, size), draft.extra, draft.flags)
+    os.pwrite(stream.fileno(), item.header(item.real_crc()), start)
+    write_all(stream, bytes(-size % 8))
+
+
+def problems(item: Item) -> Iterator[str]:
+    """What is wrong with an item's header: a device, or at least a careful one, would refuse it."""
+    if not item.flags & VERSION_FLAG:
+        yield "the VERSION flag is not set"
+    if any(item.reserved):
+        yield "reserved fields are not 0"
+    if item.flags & CRC_FLAG:
+        real = item.real_crc()
+        if item.crc not in (None, real):
+            yield f"CRC {real:08x} does not match header {item.crc:08x}"
+    elif item.crc not in (None, NO_CRC):
+        yield f"the CRC flag is not set, but the CRC is not {NO_CRC:08x}"

@@ -1,0 +1,290 @@
+"""Putting images, files and items together to one image, in the way of Fuchsia's `zbi`.
+
+As soon as a file is added, all BOOTFS items become one, and it goes to the end of the image: a device reads only the
+first one. All CMDLINE items become one in any case, and it comes before the BOOTFS. Everything else is carried over
+byte for byte, in order. Source: the behaviour of Fuchsia's zircon/tools/zbi, and its usage text.
+"""
+
+import hashlib
+import posixpath
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from pipeline.errors import ImageError, ImageTooLarge, StoreError, UsageError, host_faults
+from pipeline.images.zbi import bootfs, compression, container, item_types
+from pipeline.images.zbi.bootfs import File, Reader
+from pipeline.images.zbi.compression import Method, Packed
+from pipeline.images.zbi.container import Draft, Item, Stored, chunks
+
+_BLANKS = b" \t\r\n"
+_LONGEST_CMDLINE = 1 << 20
+
+
+class Content(Protocol):
+    """What a file of the new BOOTFS will hold."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def identity(self) -> object:
+        """Equal for what is to be stored only once."""
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """All of it; each piece is good until the next one is asked for."""
+
+
+class Unpacked:
+    """The BOOTFS of one item, whose files can be read in any order.
+
+    In the order of their offsets, which is the usual one, they are read on the way through it, once. For any other
+    order it is unpacked into a temporary file.
+    """
+
+    def __init__(self, item: Item, resources: ExitStack) -> None:
+        self._item = item
+        self._resources = resources
+        self._reader = Reader(item)
+        self._spilled: int | None = None
+        self.files = self._reader.files
+
+    def pieces(self, file: File) -> Iterator[bytes | memoryview]:
+        """The content of a file."""
+        if self._spilled is None and file.offset >= self._reader.position:
+            return self._reader.content(file)
+        if self._spilled is None:
+            self._spilled = self._spill()
+        return chunks(Stored(self._spilled, file.offset, file.size))
+
+    def _spill(self) -> int:
+        with host_faults("unpacking a BOOTFS into a temporary file"):
+            stream = self._resources.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
+            for piece in compression.unpacked(self._item):
+                stream.write(piece)
+            return stream.fileno()
+
+    def finish(self) -> None:
+        """Raise ImageDamaged if the rest of the item cannot be read."""
+        if self._spilled is None:
+            self._reader.rest()
+
+
+@dataclass(frozen=True)
+class Old:
+    """A file that was in one of the images."""
+
+    source: Unpacked
+    file: File
+
+    @property
+    def size(self) -> int:
+        """See Content."""
+        return self.file.size
+
+    @property
+    def identity(self) -> object:
+        """See Content: names that shared a range still share it."""
+        return (id(self.source), self.file.offset, self.file.size)
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """See Content."""
+        return self.source.pieces(self.file)
+
+
+@dataclass(frozen=True)
+class New:
+    """A file of the host."""
+
+    path: Path
+    size: int
+    identity: str
+    """SHA-256."""
+
+    @classmethod
+    def at(cls, path: Path) -> "New":
+        """The file as it is now. Raises UsageError if it cannot be read."""
+        with container.regular_file(path) as (descriptor, size):
+            digest = hashlib.sha256()
+            for chunk in chunks(Stored(descriptor, 0, size)):
+                digest.update(chunk)
+            return cls(path, size, digest.hexdigest())
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """See Content."""
+        with container.regular_file(self.path) as (descriptor, size):
+            if size != self.size:
+                raise StoreError(f"{self.path} changed while it was read", hint="try again when it holds still")
+            yield from chunks(Stored(descriptor, 0, size))
+
+
+class Merge:
+    """What has been put together so far. A context manager: temporary files are gone after it."""
+
+    def __init__(self) -> None:
+        self._resources = ExitStack()
+        self._items: list[Item] = []
+        self._replacing: dict[int, bool] = {}  # of BOOTFS items, by their place in _items
+        self._added: list[tuple[str, Path, bool]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    def add_image(self, path: Path, *, replace: bool = False) -> None:
+        """All items of an image. With `replace`, files of its BOOTFS replace those of the same name before it."""
+        for item in self._resources.enter_context(container.opened(path)):
+            self.add_item(item, replace=replace)
+
+    def add_item(self, item: Item, *, replace: bool = False) -> None:
+        """One item."""
+        if item.type == item_types.BOOTFS:
+            self._replacing[len(self._items)] = replace
+        self._items.append(item)
+
+    def add_file(self, target: str, source: Path, *, replace: bool = False) -> None:
+        """A file of the host, or all files of a directory, at `target` in the BOOTFS.
+
+        Raises UsageError for a target that no device takes.
+        """
+        folded = posixpath.normpath(target)
+        bootfs.check_name(folded)
+        self._added.append((folded, source, replace))
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """All items as they came in."""
+        return tuple(self._items)
+
+    def outcome(self, method: Method | None = None) -> list[Item | Draft]:
+        """The items of the new image. `method` None: the BOOTFS stays compressed as the first one that came in, and
+        is zstd if none did.
+
+        Raises ImageError for a name that comes twice, UsageError for a source that cannot be read.
+        """
+        kept: list[Item | Draft] = [
+            self._carried(item, method)
+            for place, item in enumerate(self._items)
+            if item.type != item_types.CMDLINE and not (self._added and place in self._replacing)
+        ]
+        cmdline = self._cmdline()
+        if cmdline:
+            kept.append(container.made(item_types.CMDLINE, cmdline + b"\0"))
+        if self._added:
+            kept.append(self._bootfs(method or self._usual_method()))
+        return kept
+
+    @staticmethod
+    def _carried(item: Item, method: Method | None) -> Item | Draft:
+        """An item of an image as it is; one that was just made of a file is compressed, if its type allows it."""
+        if item.offset is not None or item.type not in item_types.STORAGE:
+            return item
+        return Packed(item.type, chunks(item.payload), item.payload.size, method or compression.ZSTD)
+
+    def _cmdline(self) -> bytes:
+        joined = b""
+        for item in self._items:
+            if item.type == item_types.CMDLINE:
+                if item.payload.size > _LONGEST_CMDLINE:
+                    raise ImageTooLarge(
+                        f"a CMDLINE of {item.payload.size} bytes", offset=item.offset, hint="is that a command line?"
+                    )
+                text = item.payload.read(0, item.payload.size).rstrip(b"\0")
+                joined = (joined + b" " + text).strip(_BLANKS)
+        return joined
+
+    def _usual_method(self) -> Method:
+        first = next((self._items[place] for place in self._replacing), None)
+        return compression.ZSTD if first is None else compression.method_of(first)
+
+    def _bootfs(self, method: Method) -> Packed:
+        tree = _Tree()
+        sources = [
+            (Unpacked(self._items[place], self._resources), replace) for place, replace in self._replacing.items()
+        ]
+        for source, replace in sources:
+            for file in source.files:
+                tree.insert(file.name, Old(source, file), replace=replace)
+        for target, path, replace in self._added:
+            for name, new in _files_at(target, path):
+                tree.insert(name, new, replace=replace)
+        names = sorted(tree.files, key=bootfs.order)
+        contents = [tree.files[name] for name in names]
+        directory, offsets, total = bootfs.layout(
+            [(name, content.size, content.identity) for name, content in zip(names, contents, strict=True)]
+        )
+        stored = {at: content for at, content in zip(offsets, contents, strict=True) if content.size}
+        return Packed(
+            item_types.BOOTFS, _payload(directory, stored, total, [source for source, _ in sources]), total, method
+        )
+
+
+def _payload(
+    directory: bytes, contents: dict[int, Content], total: int, sources: list[Unpacked]
+) -> Iterator[bytes | memoryview]:
+    yield directory
+    position = len(directory)
+    for offset, content in sorted(contents.items(), key=lambda pair: pair[0]):
+        yield bytes(offset - position)
+        yield from content.pieces()
+        position = offset + content.size
+    yield bytes(total - position)
+    for source in sources:
+        source.finish()
+
+
+def _files_at(target: str, path: Path) -> Iterator[tuple[str, Content]]:
+    if not path.is_dir():
+        yield target, New.at(path)
+        return
+    with host_faults(f"looking through {path}"):
+        for source in sorted(path.iterdir()):
+            if source.is_symlink() and source.is_dir():
+                raise UsageError(f"{source} is a link to a directory", hint="add what it leads to by a -e of its own")
+            inside = posixpath.normpath(posixpath.join(target, source.name))
+            bootfs.check_name(inside)
+            yield from _files_at(inside, source)
+
+
+class _Tree:
+    """Names and contents, in which no name is a directory and a file at once."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Content] = {}
+        self._directories: dict[str, set[str]] = {}  # what is in each, directly or not
+
+    def insert(self, name: str, content: Content, *, replace: bool) -> None:
+        """Add a file. Raises ImageError where another one, or a directory, has the name and may not be replaced."""
+        parents = _parents(name)
+        for other in (name, *parents):
+            if other in self.files:
+                self._give_way(other, replace, other)
+        for inside in list(self._directories.get(name, ())):
+            self._give_way(inside, replace, name, "(directory vs file) ")
+        self.files[name] = content
+        for parent in parents:
+            self._directories.setdefault(parent, set()).add(name)
+
+    def _give_way(self, name: str, replace: bool, told: str, why: str = "") -> None:
+        if not replace:
+            raise ImageError(
+                f"duplicate target path {why}without --replace: {told}",
+                hint="put --replace before what is to replace it",
+            )
+        del self.files[name]
+        for parent in _parents(name):
+            self._directories[parent].discard(name)
+
+
+def _parents(name: str) -> list[str]:
+    components = name.split("/")
+    return ["/".join(components[:count]) for count in range(1, len(components))]
