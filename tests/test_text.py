@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.text import Filter, printable, tail
+from pipeline.text import Filter, one_line, printable, tail
 
 _NASTY = st.sampled_from(
     [
@@ -176,3 +176,15 @@ def test_an_escape_without_end_is_not_kept(begin: bytes, filler: bytes) -> None:
     shown = "".join(stream.feed(data[at : at + 7]) for at in range(0, len(data), 7))
     assert len(stream._held) < 300  # noqa: SLF001  nothing outside tells how much memory it takes
     assert shown + stream.end() == filtered([data]) == printable(data)
+
+
+@given(_TEXT)
+def test_one_line_is_one(text: str) -> None:
+    shown = one_line(text, 30)
+    assert [char for char in shown if unicodedata.category(char) == "Cc"] == []
+    assert len(shown) <= 30
+
+
+def test_one_line_shows_what_would_break_it() -> None:
+    assert one_line("a\nb\tc\x1b[31md") == "a\\nb\\tcd"
+    assert one_line(b"x" * 1000 + b"end", 11) == "xxxxx…xxend"

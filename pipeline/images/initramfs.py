@@ -43,7 +43,7 @@ class _Found:
     archive: int
 
 
-def inspect(path: Path, digests: bool = True) -> Part:
+def inspect(path: Path, *, digests: bool = True) -> Part:
     """The entries of all archives, in their order.
 
     Facts: how many `archives`; of an entry `mode`, `owner` and `device`, if any, a link's `target`, the `archive` if it
@@ -75,14 +75,14 @@ def _entries(source: Source, digests: bool) -> Iterator[_Found]:
             digest = source.digest(position, size) if digests else None
             yield _Found(Part("compressed", name, size, position, digest), "", archive)
             return
+        if count == _ENTRIES_MOST:
+            raise _too_many(position)
         header, name = _header(source, position)
         if name == cpio.TRAILER:
             archive += 1
         else:
             yield _Found(_part(source, header, name, position, archive, digests), _normal(name), archive)
         count += 1
-        if count > _ENTRIES_MOST:
-            raise _too_many(position)
         position = _after_nuls(source, position + header.end)
 
 

@@ -98,7 +98,7 @@ def _kind(head: bytes) -> Kind:
     return next((magic.kind for magic in _MAGICS if magic.fits(head)), Kind.UNKNOWN)
 
 
-def inspect(path: Path, digests: bool = True) -> Part:
+def inspect(path: Path, *, digests: bool = True) -> Part:
     """All that is in an image, by the reader for its kind. Without `digests` less is read.
 
     Raises WrongFormat for a file that is of no kind with a reader, ImageError for one so damaged that there is nothing
@@ -128,37 +128,37 @@ def _refusal(kind: Kind, head: bytes) -> WrongFormat:
 def _zbi(path: Path, digests: bool) -> Part:
     from pipeline.images import zbi
 
-    return zbi.inspect(path)
+    return zbi.inspect(path, digests=digests)
 
 
 def _fvm(path: Path, digests: bool) -> Part:
     from pipeline.images import fvm
 
-    return fvm.inspect(path, digests)
+    return fvm.inspect(path, digests=digests)
 
 
 def _sparse_fvm(path: Path, digests: bool) -> Part:
     from pipeline.images import sparse_fvm
 
-    return sparse_fvm.inspect(path, digests)
+    return sparse_fvm.inspect(path, digests=digests)
 
 
 def _cpio(path: Path, digests: bool) -> Part:
     from pipeline.images import initramfs
 
-    return initramfs.inspect(path, digests)
+    return initramfs.inspect(path, digests=digests)
 
 
 def _elf(path: Path, digests: bool) -> Part:
     from pipeline.images import elf
 
-    return elf.inspect(path, digests)
+    return elf.inspect(path, digests=digests)
 
 
 def _qcow2(path: Path, digests: bool) -> Part:
     from pipeline.images import qcow2
 
-    return qcow2.inspect(path, digests)
+    return qcow2.inspect(path, digests=digests)
 
 
 _READERS: dict[Kind, Callable[[Path, bool], Part]] = {

@@ -59,7 +59,7 @@ class _Header:
         return -(-self.disk_size // (self.cluster * per_table))
 
 
-def inspect(path: Path, digests: bool = True) -> Part:
+def inspect(path: Path, *, digests: bool = True) -> Part:
     """What a qcow2 image is: a part without parts. Sizes are in bytes; `virtual_size` is what a guest sees.
 
     The digest is that of the file, maybe a "b3s:" one, see pipeline/digests.py. Raises ImageDamaged if its header
@@ -118,7 +118,7 @@ def _facts(header: _Header) -> dict[str, Fact]:
 def _problems(source: Source, header: _Header) -> Iterator[str]:
     unknown = header.incompatible & ~_KNOWN
     if unknown:
-        yield f"features that no QEMU before may ignore: {unknown:#x}"
+        yield f"it has features that QEMU may not ignore, and that nobody knows: {unknown:#x}"
     if header.incompatible & _CORRUPT:
         yield "QEMU has marked it corrupt; repair it: qemu-img check -r all FILE"
     if not source.holds(header.counts_at, header.counts_clusters * header.cluster) or header.counts_at == 0:

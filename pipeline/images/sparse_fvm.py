@@ -28,7 +28,7 @@ _EXTENTS_MOST = 1 << 20
 _RAW = "make a raw one: fvm OUT.blk decompress --sparse FILE"
 
 
-def inspect(path: Path, digests: bool = True) -> Part:
+def inspect(path: Path, *, digests: bool = True) -> Part:
     """The partitions of a sparse FVM; their `size` is that of their content, without empty slices.
 
     The digest is that of the file, maybe a "b3s:" one, see pipeline/digests.py. Raises ImageDamaged if its header is
