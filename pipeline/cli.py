@@ -21,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Mistakes and failures are explained on stderr, without a traceback."""
     parser = _parser()
     options, parameters = parser.parse_known_args(arguments)
+    if "files" in options:  # argparse takes no more of them after an option in their midst
+        options.files += [word for word in parameters if not word.startswith("-")]
+        parameters = [word for word in parameters if word.startswith("-")]
     if parameters and "task" not in options:
         parser.error(f"unrecognized arguments: {' '.join(parameters)}")
     options.parameters = parameters
@@ -117,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         "code 0 if it is sound, 30 if not. After the word diff, tell what differs between two images: 0 if nothing, "
         "1 if something. To look at a file that is named diff, write ./diff.",
     )
-    image.add_argument("words", nargs="+", metavar="FILE", help="the image; or diff and two images")
+    image.add_argument("files", nargs="+", metavar="FILE", help="the image; or diff and two images")
     image.add_argument("--all", action="store_true", help="all parts, not only the first 40 of each level")
     image.add_argument("--no-digests", action="store_true", help="leave out digests: less to read, less to compare")
     image.add_argument("--json", action="store_true", help="for machines")

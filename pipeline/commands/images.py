@@ -24,7 +24,7 @@ _MARKS = {"only in A": "-", "only in B": "+", "changed": "~"}
 
 def image(chosen: Settings, options: argparse.Namespace) -> int:
     """Tell what is in an image, or, after the word `diff`, what differs between two."""
-    word, *others = options.words
+    word, *others = options.files
     if word == "diff":
         return _diff(others, options)
     if others:
@@ -128,13 +128,21 @@ def _told(names: Sequence[str], found: Sequence[Difference], most: int | None) -
         yield f"{both}: no differences"
         return
     yield f"{both}: {_counted(len(found), 'difference')} (- only in the first, + only in the second, ~ in both)"
-    yield from (_difference(difference) for difference in found[:most])
+    for difference in found[:most]:
+        yield from _difference(difference)
     if most is not None and len(found) > most:
         yield f"… and {len(found) - most:,} more (all of them: --all, or --json)"
 
 
-def _difference(difference: Difference) -> str:
-    return f"{_MARKS[difference.what]} {one_line(difference.path)}  {', '.join(_details(difference))}"
+def _difference(difference: Difference) -> Iterator[str]:
+    path = "the image itself" if difference.path == "." else one_line(difference.path)
+    details = list(_details(difference))
+    start = f"{_MARKS[difference.what]} {path}"
+    if difference.what == "changed" and len(details) > 1:
+        yield start
+        yield from (f"    {detail}" for detail in details)
+    else:
+        yield f"{start}  {', '.join(details)}"
 
 
 def _details(difference: Difference) -> Iterator[str]:
