@@ -61,7 +61,7 @@ def _diff(names: Sequence[str], options: argparse.Namespace) -> int:
         rows = [difference.encode() for difference in found]
         print(json.dumps({"schema": SCHEMA, "equal": not found, "differences": rows}, indent=2, sort_keys=True))
     else:
-        print(*_told(names, found, None if options.all else _MOST), sep="\n")
+        print(*_told(found, None if options.all else _MOST), sep="\n")
     for name, part in zip(names, (first, second), strict=True):
         if not part.sound:
             print(f"{one_line(name)} is not sound: topcoat image {one_line(name)}", file=sys.stderr)
@@ -122,12 +122,11 @@ def _fact(key: str, value: Fact) -> str:
     return readable(value) if isinstance(value, int) and key.endswith("size") else one_line(str(value))
 
 
-def _told(names: Sequence[str], found: Sequence[Difference], most: int | None) -> Iterator[str]:
-    both = f"{one_line(names[0])} and {one_line(names[1])}"
+def _told(found: Sequence[Difference], most: int | None) -> Iterator[str]:
     if not found:
-        yield f"{both}: no differences"
+        yield "no differences"
         return
-    yield f"{both}: {_counted(len(found), 'difference')} (- only in the first, + only in the second, ~ in both)"
+    yield f"{_counted(len(found), 'difference')} (- only in A, + only in B, ~ in both)"
     for difference in found[:most]:
         yield from _difference(difference)
     if most is not None and len(found) > most:
