@@ -1,0 +1,8 @@
+"""`python -m pipeline.images.fvm`."""
+
+import sys
+
+from pipeline.images.fvm.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
