@@ -41,7 +41,7 @@ def _tell(name: str, options: argparse.Namespace) -> int:
     part = kinds.inspect(Path(name), digests=options.json and not options.no_digests)
     if options.json:
         answer = {"schema": SCHEMA, "file": name, "kind": part.kind, "sound": part.sound, "image": part.encode()}
-        print(json.dumps(answer, indent=2, sort_keys=True))
+        _print_json(answer)
     else:
         print(*tree(name, part, None if options.all else _MOST), sep="\n")
     return 0 if part.sound else _UNSOUND
@@ -59,13 +59,18 @@ def _diff(names: Sequence[str], options: argparse.Namespace) -> int:
     found = differences(first, second)
     if options.json:
         rows = [difference.encode() for difference in found]
-        print(json.dumps({"schema": SCHEMA, "equal": not found, "differences": rows}, indent=2, sort_keys=True))
+        _print_json({"schema": SCHEMA, "equal": not found, "differences": rows})
     else:
         print(*_told(found, None if options.all else _MOST), sep="\n")
     for name, part in zip(names, (first, second), strict=True):
         if not part.sound:
             print(f"{one_line(name)} is not sound: topcoat image {one_line(name)}", file=sys.stderr)
     return 1 if found else 0
+
+
+def _print_json(answer: dict[str, object]) -> None:
+    json.dump(answer, sys.stdout, indent=2, sort_keys=True)  # piece by piece: it can be long
+    print()
 
 
 def tree(name: str, image: Part, most: int | None) -> Iterator[str]:

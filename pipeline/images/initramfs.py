@@ -88,13 +88,12 @@ def _entries(source: Source, digests: bool) -> Iterator[_Found]:
 
 def _after_nuls(source: Source, position: int) -> int:
     """Where the next archive starts: NULs may stand before it, in fours."""
-    while position < source.size:
-        piece = source.at(position, min(_PIECE, source.size - position))
-        content = len(piece) - len(piece.lstrip(b"\0"))
-        if content < len(piece):
-            return position + content - content % 4
+    piece = source.at(position, min(4, source.size - position))
+    while position < source.size and piece.count(0) == len(piece):
         position += len(piece)
-    return position
+        position = max(position, source.after_hole(position) & ~3)
+        piece = source.at(position, min(_PIECE, source.size - position))
+    return position + (len(piece) - len(piece.lstrip(b"\0")) & ~3)
 
 
 def _compression(source: Source, position: int) -> str:

@@ -1,5 +1,6 @@
 """An image file, opened to be looked into: bounded reads, and an error where the file ends before it should."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -34,6 +35,19 @@ class Source:
         if len(content) < length:
             raise _cut_off(offset, length, len(content))
         return content
+
+    def after_hole(self, offset: int) -> int:
+        """Where, from `offset` on, the file next has anything stored, or its end: before it there are only zeros."""
+        descriptor = self.stream.fileno()
+        before = os.lseek(descriptor, 0, os.SEEK_CUR)
+        try:
+            return os.lseek(descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return self.size
+        finally:
+            os.lseek(descriptor, before, os.SEEK_SET)  # the stream believes that it is there
 
     def digest(self, offset: int, length: int) -> str:
         """Of these bytes, as "b3:HEX" (BLAKE3). Raises ImageDamaged if the file has fewer."""

@@ -88,6 +88,19 @@ def test_what_is_compressed_behind_an_archive_is_named(path: Path) -> None:
     assert image.sound
 
 
+def test_however_long_the_nuls_between_archives_are(path: Path) -> None:
+    """Of which those at 20 MB to 4 TB are a hole; to read that would take an hour."""
+    archive = cpio.encode([cpio.file("a", b"b")])
+    with path.open("wb") as stream:
+        stream.write(archive + bytes(20_000_000) + archive)
+        stream.truncate(4 << 40)
+        stream.seek((4 << 40) - 4)
+        stream.write(archive)
+    image = initramfs.inspect(path)
+    assert [part.offset for part in image.parts] == [112, 20_000_000 + 512 + 112, (4 << 40) - 4 + 112]
+    assert (image.sound, image.facts["archives"]) == (True, 3)
+
+
 @pytest.mark.parametrize(
     ("damage", "problem", "left"),
     [

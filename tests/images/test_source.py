@@ -26,6 +26,20 @@ def test_exactly_what_was_asked_for(file: Path) -> None:
         assert source.digest(0, source.size) == digest(file)
 
 
+def test_holes_are_found_and_reading_goes_on_where_it_was(file: Path) -> None:
+    with file.open("r+b") as stream:
+        stream.truncate(1 << 30)
+        stream.seek((1 << 30) - 1)
+        stream.write(b"x")
+        stream.truncate(2 << 30)
+    with opened(file) as source:
+        assert source.at(0, 2) == b"\1\2"
+        assert source.after_hole(2) == 2
+        assert 3_000_000 < source.after_hole(1 << 29) < 1 << 30
+        assert source.after_hole(1 << 30) == 2 << 30
+        assert source.at(2, 200_000) == (bytes(range(1, 101)) * 3000)[2:200_002]
+
+
 @pytest.mark.parametrize(("offset", "length", "there"), [(2_999_999, 2, 1), (2**63, 1, 0), (0, 2**63, 3_000_000)])
 def test_beyond_the_end(file: Path, offset: int, length: int, there: int) -> None:
     with opened(file) as source:
