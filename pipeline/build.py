@@ -40,6 +40,7 @@ _BUNDLE = {
     "fuzzers.json": "build/out/default/fuzzers.json",
     "ffx": "ffx",
 }
+_OR_TOOLS = {"zbitool": ", or [tools] zbi", "fvm": ", or [tools] fvm"}
 _BUNDLE_BUILD_IDS = (
     "build/buildtools/linux-x64/clang/lib/debug/.build_id",
     "build/out/default/.build-id",
@@ -91,6 +92,8 @@ class Build:
     resources: Mapping[str, Resource]
     build_ids: tuple[Path, ...] = ()
     own_tools: Mapping[str, Tool] = field(default_factory=dict)
+    own_why: Mapping[str, str] = field(default_factory=dict)
+    """Why Topcoat's own programs serve keys for which one would expect the build's."""
     demo_made: frozenset[str] = frozenset()
 
     def path(self, key: str) -> Path:
@@ -145,7 +148,8 @@ def choose(settings: Settings, environ: Mapping[str, str] = os.environ) -> tuple
 
 def _overridden(build: Build, settings: Settings) -> Build:
     changed = {
-        key: Resource(key, path, f"correct [build] {key} in luigi.cfg") for key, path in settings.resources.items()
+        key: Resource(key, path, f"correct [build] {key} in luigi.cfg{_OR_TOOLS.get(key, '')}")
+        for key, path in settings.resources.items()
     }
     resources = {**build.resources, **changed}
     if "qemu-img" not in resources:
@@ -257,4 +261,6 @@ def _demo(settings: Settings, why: str) -> Build:
         "zbitool": Tool.module("zbitool", "pipeline.images.cpio"),
         "fvm": Tool.module("fvm", "pipeline.images.fvm"),
     }
-    return Build("demo", "x64", "demo", why, resources, (), own_tools, frozenset(("zbi", "blk", "kernel")))
+    return Build(
+        "demo", "x64", "demo", why, resources, own_tools=own_tools, demo_made=frozenset(("zbi", "blk", "kernel"))
+    )

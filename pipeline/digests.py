@@ -9,7 +9,7 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -42,6 +42,13 @@ def digest(path: Path) -> str:
     # Read from its end, the stream can be taken apart in one way only
     hasher.update(struct.pack(f"<{len(runs) + 2}Q", *runs, len(runs), size))
     return f"b3s:{hasher.hexdigest()}"
+
+
+def combined(digests: Sequence[str]) -> str:
+    """One digest for several files: that of the only one, else of the list."""
+    from blake3 import blake3
+
+    return digests[0] if len(digests) == 1 else f"b3:{blake3(' '.join(digests).encode()).hexdigest()}"
 
 
 def _contents(descriptor: int, size: int) -> Iterator[tuple[int, memoryview]]:

@@ -11,8 +11,10 @@ from pathlib import Path
 from pipeline import build as builds
 from pipeline import gc, vitals
 from pipeline.build import Build
+from pipeline.digest_cache import DigestCache
 from pipeline.errors import MissingResource, StoreError, ToolTimeout, TopcoatError, host_faults
 from pipeline.host import free_bytes
+from pipeline.image_tools import settle
 from pipeline.instance import Instance
 from pipeline.prepare import DISK_LENGTH
 from pipeline.qemu import accel
@@ -37,7 +39,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """
     build: Build | None = None
     try:
-        build = builds.load(settings)
+        build = settle(builds.load(settings), settings, DigestCache(None).of)
     except TopcoatError as error:
         yield _failure("build", error)
     of_build = _of_build(settings, build) if build else {}
@@ -89,6 +91,10 @@ def _failure(name: str, error: TopcoatError) -> Finding:
 def _resources(build: Build) -> Iterator[Finding]:
     missing = list(_missing(build))
     yield from missing or [Finding("build", "ok", f"{build.name} ({build.why})")]
+    for key, why in build.own_why.items():
+        yield Finding(
+            key, "warning", f"Topcoat's own: {why}", f"to choose yourself: [tools] {key.removesuffix('tool')}"
+        )
 
 
 def _missing(build: Build) -> Iterator[Finding]:
@@ -128,7 +134,7 @@ def _version(build: Build, key: str) -> str:
 
 def _setsid() -> Iterator[Finding]:
     found = Tool.in_path("setsid", hint="install it (apt-get install util-linux)")
-    yield Finding("setsid", "ok", str(found.file))
+    yield Finding("setsid", "ok", found.argv[0])
 
 
 def _kvm(settings: Settings, build: Build) -> Iterator[Finding]:

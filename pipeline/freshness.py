@@ -54,6 +54,10 @@ class Output:
     bytes: int
 
 
+Proof = Mapping[str, str | int]
+"""What was looked into before the files counted, and what was found: names of ours, for people."""
+
+
 @dataclass(frozen=True)
 class Record:
     """What is known of the making of an artifact."""
@@ -66,10 +70,12 @@ class Record:
     seconds: float
     """What it cost."""
     host: str
+    proof: Proof | None = None
+    """None: the files were believed as they came."""
 
     def encode(self) -> dict[str, object]:
-        """As JSON: the fields of the key at the top level, and the schema."""
-        data = asdict(self)
+        """As JSON: the fields of the key at the top level, and the schema. Without a proof, there is no such field."""
+        data = {name: value for name, value in asdict(self).items() if value is not None}
         return {"schema": SCHEMA, **data.pop("key"), **data}
 
     @classmethod
@@ -79,7 +85,10 @@ class Record:
             schema = data["schema"]
             if schema == SCHEMA:
                 outputs = {name: Output(**output) for name, output in data["outputs"].items()}
-                return cls(Key.decode(data), outputs, str(data["ended"]), float(data["seconds"]), str(data["host"]))
+                ended, host, proof = str(data["ended"]), str(data["host"]), data.get("proof")
+                if not isinstance(proof, dict | None):
+                    raise TypeError("no mapping")
+                return cls(Key.decode(data), outputs, ended, float(data["seconds"]), host, proof)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError("record damaged") from error
         raise ValueError(f"record of schema {schema}")
@@ -131,10 +140,17 @@ def _read_small(path: str) -> bytes:
         os.close(descriptor)
 
 
-def write(artifacts: tuple[Path, ...], key: Key, ended: str, seconds: float, digests: DigestCache) -> None:
+def write(
+    artifacts: tuple[Path, ...],
+    key: Key,
+    ended: str,
+    seconds: float,
+    digests: DigestCache,
+    proof: Proof | None = None,
+) -> None:
     """Write the record of the artifacts that were just made: the moment from which they count."""
     outputs = {path.name: Output(*digests.look(path)) for path in artifacts}
-    record = Record(key, outputs, ended, round(seconds, 3), platform.node())
+    record = Record(key, outputs, ended, round(seconds, 3), platform.node(), proof)
     publish_json(record_path(artifacts[0]), record.encode())
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.build import Build
 from pipeline.errors import StoreError
+from pipeline.freshness import Proof
 from pipeline.host import free_bytes
 from pipeline.publish import publish
 from pipeline.settings import Store, Tools
@@ -31,34 +32,49 @@ def disk_path(store: Store, build: Build) -> Path:
     return store.images(build.name) / f"extended-{build.path('blk').name}"
 
 
-def make_initrd(build: Build, public_key: Path, output: Path, tools: Tools) -> None:
-    """Put `public_key` into the build's ZBI by the build's `zbi` tool. Raises ToolError or StoreError."""
+def make_initrd(build: Build, public_key: Path, output: Path, tools: Tools) -> Proof | None:
+    """Put `public_key` into the build's ZBI by the chosen `zbi` tool. Returns what was proved of the outcome.
+
+    Raises ToolError, ImageError or StoreError.
+    """
     from pipeline.proof import prove_initrd
 
-    zbi = build.tool("zbitool")
+    zbi, source = build.tool("zbitool"), build.path("zbi")
     with publish(output) as made:
-        run(zbi, "-o", made, build.path("zbi"), "-e", f"{KEY_IN_IMAGE}={public_key}", timeout=tools.timeout)
-        require_output(zbi, made)
-        if tools.proof:
-            prove_initrd(zbi, made, KEY_IN_IMAGE, public_key.read_bytes())
+        add_file(zbi, source, made, KEY_IN_IMAGE, public_key, tools.timeout)
+        if not tools.proof:
+            return None
+        return prove_initrd(zbi, made, source, build.arch, KEY_IN_IMAGE, public_key.read_bytes())
 
 
-def make_disk(build: Build, length: str, output: Path, tools: Tools) -> None:
-    """Copy the build's disk, sharing or skipping what can be, and extend the copy by the build's `fvm` tool.
+def add_file(zbi: Tool, source: Path, output: Path, target: str, content: Path, timeout: float) -> None:
+    """Make `output` of the image `source` and a file with this content. Raises ToolError."""
+    run(zbi, "-o", output, source, "-e", f"{target}={content}", timeout=timeout)
+    require_output(zbi, output)
 
-    `length` is in bytes, or with a suffix K, M or G. Raises ToolError or StoreError.
+
+def make_disk(build: Build, length: str, output: Path, tools: Tools) -> Proof | None:
+    """Copy the build's disk, sharing or skipping what can be, and extend the copy by the chosen `fvm` tool.
+
+    `length` is in bytes, or with a suffix K, M or G. Returns what was proved of the outcome. Raises ToolError,
+    ImageError or StoreError.
     """
     from pipeline.proof import prove_disk
 
     copy = Tool.in_path("cp", hint="install coreutils")
-    fvm = build.tool("fvm")
+    fvm, source = build.tool("fvm"), build.path("blk")
     with publish(output) as made:
-        _require_room(build.path("blk"), made.parent)
-        run(copy, "--reflink=auto", "--sparse=always", build.path("blk"), made, timeout=tools.timeout)
-        run(fvm, made, "extend", "--length", length, timeout=tools.timeout)
-        require_output(fvm, made)
-        if tools.proof:
-            prove_disk(fvm, made, build.path("blk"), parse_size(length))
+        _require_room(source, made.parent)
+        run(copy, "--reflink=auto", "--sparse=always", source, made, timeout=tools.timeout)
+        extend(fvm, made, length, tools.timeout)
+        return prove_disk(fvm, made, source, parse_size(length)) if tools.proof else None
+
+
+def extend(fvm: Tool, disk: Path, length: str, timeout: float) -> None:
+    """Extend a disk that nobody else uses. Raises ToolError."""
+    # Ours may change the file itself, where no slice has to move; others make a second copy in any case
+    run(fvm, disk, "extend", "--length", length, *(["--in-place"] if fvm.own else []), timeout=timeout)
+    require_output(fvm, disk)
 
 
 def _require_room(source: Path, directory: Path) -> None:

@@ -1,48 +1,178 @@
-"""Proof that a tool did what it was asked to: a tool that ends with 0 may have made nothing of use all the same."""
+"""Proof that an image holds what it should, and still all that went in, whoever made it.
 
+A tool that ends with 0 may have made nothing of use all the same: an old `fvm` moves data to where nobody finds it.
+Every proof reads all of the image and of what it was made of, in little memory, and tells what it has found.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.errors import ImageError, ToolLied
-from pipeline.images import cpio, fvm, zbi
+from pipeline.errors import ImageError, ToolLied, image_faults
+from pipeline.freshness import Proof
+from pipeline.images.part import Part
+from pipeline.text import printable
 from pipeline.tools import Tool
+
+if TYPE_CHECKING:
+    from pipeline.images.fvm import Metadata
 
 _OFF = "if you know better: [tools] proof = off"
 
 
-def prove_initrd(tool: Tool, image: Path, path: str, content: bytes) -> None:
-    """Raise ToolLied unless `image` is a sound ZBI or cpio archive in which the file `path` has this content."""
-    data = image.read_bytes()
-    try:
-        if data.startswith(cpio.MAGIC):
-            found = {entry.name: entry.data for entry in cpio.decode(data)}.get(path)
-        else:
-            found = zbi.file_in_bootfs(data, path)
-    except ImageError as error:
-        raise _lied(tool, image, error.message) from error
-    if found is None:
-        raise _lied(tool, image, f"{path} is not in it")
-    if found != content:
-        raise _lied(tool, image, f"{path} in it is not our key")
+def prove_initrd(tool: Tool, image: Path, source: Path, arch: str, path: str, content: bytes) -> Proof:
+    """Raise ToolLied unless `image` is the sound boot image `source` with one more file.
 
+    A ZBI must start with the kernel of `arch`, have one BOOTFS, valid CRCs (but for those that are wrong in `source`
+    too), the file `path` with exactly this content, and everything else of `source` with equal content. An initramfs
+    must hold the file and be `source` otherwise. Raises ImageError if `source` itself is not sound.
+    """
+    from pipeline.images import kinds
 
-def prove_disk(tool: Tool, image: Path, source: Path, length: int) -> None:
-    """Raise ToolLied unless `image` has at least `length` bytes and, if `source` is an FVM, is a sound one too."""
-    size = image.stat().st_size
-    if size < length:
-        raise _lied(tool, image, f"it has {size} bytes, not {length}")
-    with source.open("rb") as before, image.open("rb") as after:
-        if before.read(len(fvm.MAGIC)) != fvm.MAGIC:
-            return
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(kinds.inspect, source)
         try:
-            header = fvm.read(after).header
+            after = kinds.inspect(image)
         except ImageError as error:
             raise _lied(tool, image, error.message) from error
-    if header.partition_size + header.slice_size < length:
-        raise _lied(tool, image, f"its volume has {header.partition_size} bytes, not {length}")
+        before = reading.result()
+    if after.kind != before.kind:
+        raise _lied(tool, image, f"it is no {before.kind}, but {after.kind}")
+    wanted = _digest(content)
+    if before.kind == "ZBI":
+        problems = _zbi_problems(before, after, arch, path, wanted)
+    else:
+        problems = _initramfs_problems(before, after, path, wanted)
+    if problem := next(problems, None):
+        raise _lied(tool, image, problem)
+    return {"image": after.kind, "parts": len(after.parts), "files": sum(part.kind == "file" for part in after.walk())}
+
+
+def _digest(content: bytes) -> str:
+    from blake3 import blake3
+
+    return f"b3:{blake3(content).hexdigest()}"
+
+
+def _zbi_problems(before: Part, after: Part, arch: str, path: str, wanted: str) -> Iterator[str]:
+    from pipeline.images.zbi import KERNELS, item_name
+
+    yield from _new_problems(before, after)
+    kernel = item_name(KERNELS[arch])
+    if not after.parts or after.parts[0].name != kernel:
+        yield f"it does not start with a {kernel}, but with {after.parts[0].name if after.parts else 'nothing'}"
+    count = len(_named(after, "BOOTFS"))
+    if count != 1:
+        yield f"it has {count} BOOTFS items"
+    yield from _file_problems(_files(after), path, wanted)
+    others = Counter({key: number for key, number in _files(before).items() if key[0] != path})
+    yield from _changes(others, Counter({key: number for key, number in _files(after).items() if key[0] != path}))
+    if _others(before) != _others(after):
+        yield "other items than the BOOTFS are not what they were"
+    if _words(before) != _words(after):
+        yield "the command line in it is not what it was"
+
+
+def _new_problems(before: Part, after: Part) -> Iterator[str]:
+    """What is wrong with the image, but for what was wrong with the same item before: a tool copies wrong CRCs."""
+    known = {(part.name, part.digest, problem) for part in before.walk() for problem in part.problems if part.digest}
+    for part in after.walk():
+        for problem in part.problems:
+            if (part.name, part.digest, problem) not in known:
+                yield f"{part.name or part.kind}: {problem}"
+
+
+def _named(image: Part, name: str) -> list[Part]:
+    return [part for part in image.parts if part.name == name]
+
+
+def _files(image: Part) -> "Counter[tuple[str, str | None]]":
+    return Counter((file.name, file.digest) for item in _named(image, "BOOTFS") for file in item.parts)
+
+
+def _file_problems(files: Iterable[tuple[str, str | None]], path: str, wanted: str) -> Iterator[str]:
+    found = [digest for name, digest in files if name == path]
+    if not found:
+        yield f"{path} is not in it"
+    elif found != [wanted]:
+        yield f"{path} in it is not our key"
+
+
+def _changes(before: "Counter[tuple[str, str | None]]", after: "Counter[tuple[str, str | None]]") -> Iterator[str]:
+    for name, _ in before - after:
+        yield f"{name} is missing in it, or is not what it was"
+    for name, _ in after - before:
+        yield f"{name} has come into it"
+
+
+def _others(image: Part) -> list[tuple[object, ...]]:
+    """All items that must be as they were, in their order."""
+    kept = [part for part in image.parts if part.name not in ("BOOTFS", "CMDLINE")]
+    return [(part.name, part.size, part.digest, part.facts) for part in kept]
+
+
+def _words(image: Part) -> list[str]:
+    return [word.name for item in _named(image, "CMDLINE") for word in item.parts]
+
+
+def _initramfs_problems(before: Part, after: Part, path: str, wanted: str) -> Iterator[str]:
+    yield from _new_problems(before, after)
+    count = len(before.parts)
+    if [_entry(part) for part in after.parts[:count]] != [_entry(part) for part in before.parts]:
+        yield "what was in it is not what it was"
+    added = after.parts[count:]
+    yield from _file_problems(((part.name, part.digest) for part in added if part.kind == "file"), path, wanted)
+    for part in added:
+        if part.name != path and not path.startswith(f"{part.name}/"):
+            yield f"{part.name} has come into it"
+
+
+def _entry(part: Part) -> tuple[object, ...]:
+    return part.kind, part.name, part.size, part.digest, part.facts.get("mode"), part.facts.get("target")
+
+
+def prove_disk(tool: Tool, image: Path, source: Path, length: int) -> Proof:
+    """Raise ToolLied unless `image` has `length` bytes and, if `source` is an FVM, is the same volume in that size.
+
+    Both copies of its tables must be valid and equal, and every slice of `source` must be there, with equal content.
+    Raises ImageError if `source` itself is not sound.
+    """
+    from pipeline.images import fvm, kinds
+
+    size = image.stat().st_size
+    if size != length:
+        raise _lied(tool, image, f"it has {size} bytes, not {length}")
+    if kinds.identify(source) is not kinds.Kind.FVM:
+        return {"image": "disk", "bytes": size}
+    with source.open("rb") as stream, image_faults(str(source)):
+        before = fvm.read(stream)
+    try:
+        after = fvm.inspect(image, digests=False)
+        problem = next(_disk_problems(before, after, length), None) or fvm.first_difference(source, image)
+    except ImageError as error:
+        raise _lied(tool, image, error.message) from error
+    if problem:
+        raise _lied(tool, image, problem)
+    slices = int(after.facts["allocated slices"])
+    return {"image": "FVM", "bytes": size, "partitions": len(after.parts), "slices": slices}
+
+
+def _disk_problems(before: "Metadata", after: Part, length: int) -> Iterator[str]:
+    for part in after.walk():
+        yield from part.problems
+    size = int(after.facts["partition size"])
+    if size + before.header.slice_size < length:
+        yield f"its volume has {size} bytes, not {length}"
+    had = [(partition.name, partition.slices) for partition in before.partitions]
+    has = [(part.name, part.facts["slices"]) for part in after.parts]
+    if had != has:
+        yield f"its partitions are {has}, not {had}"
 
 
 def _lied(tool: Tool, image: Path, problem: str) -> ToolLied:
     return ToolLied(
-        f"{tool.name} ended well, but {image.name} is not what it should be: {problem}",
+        f"{tool.name} ended well, but {image.name} is not what it should be: {printable(problem)}",
         hint=f"is it the right program for this build? {tool.argv[0]} ({_OFF})",
     )

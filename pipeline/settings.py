@@ -22,6 +22,7 @@ from pipeline.size import parse_size
 BuildKind = Literal["auto", "local", "clusterfuzz", "demo"]
 Accel = Literal["auto", "kvm", "tcg"]
 Ready = Literal["ssh", "marker"]
+ToolChoice = Literal["auto", "build", "builtin"]
 
 RESOURCE_KEYS = (
     "zbi",
@@ -44,7 +45,7 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 _KEYS: dict[str, tuple[str, ...]] = {
     "store": ("root",),
     "build": ("kind", *RESOURCE_KEYS),
-    "tools": ("timeout", "proof"),
+    "tools": ("timeout", "proof", "zbi", "fvm"),
     "qemu": ("accel", "memory", "smp", "cpu", "restrict", "arguments"),
     "boot": ("ready", "timeout", "scale", "attempts", "log_size"),
     "demo": ("packages",),
@@ -117,6 +118,9 @@ class Tools:
     """Seconds that one run of a host tool may take."""
     proof: bool = True
     """What a tool has made is looked into before it counts."""
+    zbi: ToolChoice = "auto"
+    """auto: the build's program if it works, else Topcoat's own; a path in luigi.cfg becomes the build's."""
+    fvm: ToolChoice = "auto"
 
 
 @dataclass(frozen=True)
@@ -337,11 +341,12 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
     named_root = environ.get("TOPCOAT_ROOT")
     root = here / named_root if named_root else reader.path("store", "root") or here / "out"
     overrides = {key: path for key in RESOURCE_KEYS if (path := reader.path("build", key))}
+    zbi, fvm = (_tool(reader, name, key, overrides) for name, key in (("zbi", "zbitool"), ("fvm", "fvm")))
     return Settings(
         store=Store(Path(os.path.abspath(root))),
         build_kind=cast(BuildKind, reader.choice("build", "kind", ("auto", "local", "clusterfuzz", "demo"))),
         resources=overrides,
-        tools=Tools(reader.number("tools", "timeout") or 600.0, reader.switch("tools", "proof", "on")),
+        tools=Tools(reader.number("tools", "timeout") or 600.0, reader.switch("tools", "proof", "on"), zbi, fvm),
         qemu=Qemu(
             accel=cast(Accel, reader.choice("qemu", "accel", ("auto", "kvm", "tcg"))),
             memory=reader.whole("qemu", "memory"),
@@ -359,3 +364,14 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
         ),
         demo_packages=reader.path("demo", "packages"),
     )
+
+
+def _tool(reader: _Reader, name: str, key: str, overrides: dict[str, Path]) -> ToolChoice:
+    """What `[tools] NAME` says. A path takes the place of the build's program, and is then the one to use."""
+    text = reader.text("tools", name)
+    if text in ("auto", "build", "builtin"):
+        return cast(ToolChoice, text)
+    path = reader.path("tools", name)
+    if path is not None:
+        overrides[key] = path
+    return "build" if key in overrides else "auto"

@@ -35,16 +35,18 @@ _KEPT = 256
 
 @dataclass(frozen=True)
 class Tool:
-    """A host program: its name for people, the words that start it, and the file whose content makes it what it is."""
+    """A host program: its name for people, the words that start it, and the files whose content make it what it is."""
 
     name: str
     argv: tuple[str, ...]
-    file: Path
+    files: tuple[Path, ...]
+    own: bool = False
+    """One of Topcoat's, and not the build's or the host's."""
 
     @classmethod
     def at(cls, name: str, path: Path) -> "Tool":
         """The program in the file `path`."""
-        return cls(name, (str(path),), path)
+        return cls(name, (str(path),), (path,))
 
     @classmethod
     def module(cls, name: str, module: str) -> "Tool":
@@ -52,7 +54,9 @@ class Tool:
         found = find_spec(module)
         assert found is not None
         assert found.origin is not None
-        return cls(name, (sys.executable, "-m", module), Path(found.origin))
+        origin = Path(found.origin)
+        files = sorted(origin.parent.glob("*.py")) if found.submodule_search_locations else [origin]
+        return cls(name, (sys.executable, "-m", module), tuple(files), own=True)
 
     @classmethod
     def in_path(cls, name: str, *, hint: str) -> "Tool":
@@ -60,7 +64,7 @@ class Tool:
         found = shutil.which(name)
         if found is None:
             raise ToolMissing(f"there is no program named {name} in PATH", hint=hint)
-        return cls(name, (found,), Path(found))
+        return cls(name, (found,), (Path(found),))
 
 
 def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = None) -> str:

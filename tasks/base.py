@@ -12,8 +12,9 @@ import luigi
 from pipeline import freshness, settings
 from pipeline.deadline import utc_now
 from pipeline.digest_cache import DigestCache
+from pipeline.digests import combined
 from pipeline.errors import InputChanged, host_faults
-from pipeline.freshness import Key, Reason
+from pipeline.freshness import Key, Proof, Reason
 from pipeline.publish import locked, remove
 from pipeline.targets import ArtifactTarget
 from pipeline.tools import Tool
@@ -128,9 +129,13 @@ class ArtifactTask(FreshTask):
         """The files that the task makes. The first one carries the lock and the record."""
         raise NotImplementedError
 
-    def make(self) -> None:
-        """Make the files. They do not exist when this is called."""
+    def make(self) -> Proof | None:
+        """Make the files. They do not exist when this is called. Returns what was proved of them."""
         raise NotImplementedError
+
+    def must_be_proved(self) -> bool:
+        """Whether files that were made without a proof must be made again."""
+        return False
 
     def requires(self) -> Tasks:
         """What must be done before, by the names that stand in the record."""
@@ -159,7 +164,7 @@ class ArtifactTask(FreshTask):
             version=self.version,
             parameters={name: str(value) for name, value in self.param_kwargs.items()},
             inputs={name: known.of(path) for name, path in inputs if name.partition("/")[0] not in without},
-            tools={name: known.of(tool.file) for name, tool in self.tools().items()},
+            tools={name: combined([known.of(file) for file in tool.files]) for name, tool in self.tools().items()},
         )
 
     def why(self, check: Check) -> Reason | None:
@@ -178,6 +183,7 @@ class ArtifactTask(FreshTask):
         except OSError as error:  # the run says the same, with a hint
             return Reason(f"an input cannot be read: {error.strerror}: {error.filename}")
         own = own or freshness.damaged(record, artifacts, check.digests)
+        own = own or ("not proved" if self.must_be_proved() and record.proof is None else None)
         return Reason(own) if own else _first(stale.items())
 
     def output(self) -> list[ArtifactTarget]:
@@ -205,11 +211,11 @@ class ArtifactTask(FreshTask):
         key = self._key_now(known)
         remove(freshness.record_path(self.artifacts()[0]), *self.artifacts())
         started = time.monotonic()
-        self.make()
+        proof = self.make()
         seconds = time.monotonic() - started
         if difference := freshness.changed(key, self._key_now(known)):
             raise _changed(self, difference)
-        freshness.write(self.artifacts(), key, utc_now(), seconds, known)
+        freshness.write(self.artifacts(), key, utc_now(), seconds, known, proof)
         known.save()
         return seconds
 

@@ -6,14 +6,14 @@ from typing import ClassVar
 
 import luigi
 
-from pipeline import build, settings
+from pipeline import build, image_tools, settings
 from pipeline.build import Build
 from pipeline.errors import MissingResource, StoreError
 from pipeline.freshness import Reason
 from pipeline.settings import Settings
 from pipeline.targets import ArtifactTarget
 from pipeline.tools import Tool
-from tasks.base import ArtifactTask, Check, Tasks, say_once
+from tasks.base import ArtifactTask, Check, Tasks, digests, say_once
 from tasks.demo import DemoDisk, DemoInitramfs, DemoKernel
 
 _DEMO: dict[str, type[luigi.Task]] = {"zbi": DemoInitramfs, "blk": DemoDisk, "kernel": DemoKernel}
@@ -31,8 +31,10 @@ def current() -> tuple[Settings, Build]:
     for known, found in _found:
         if known == chosen:
             return chosen, found
-    found = build.load(chosen)
+    found = image_tools.settle(build.load(chosen), chosen, digests().of)
     say_once(logging.INFO, f"build: {found.name} ({found.why})")
+    for key, why in found.own_why.items():
+        say_once(logging.INFO, f"{key}: Topcoat's own: {why}")
     _found[:] = [(chosen, found)]
     return chosen, found
 
@@ -100,6 +102,13 @@ class BuildArtifactTask(BuildTask, ArtifactTask):
 
     uses: ClassVar[tuple[str, ...]] = ()
     """Those of `needs` that are programs."""
+
+    proved: ClassVar[bool] = False
+    """Whether `make` proves what it has made, unless `[tools] proof` is off."""
+
+    def must_be_proved(self) -> bool:
+        """Files that were only believed are made again once proofs are wanted."""
+        return self.proved and current()[0].tools.proof
 
     def tools(self) -> Mapping[str, Tool]:
         """The build's programs, or ours in their place."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import cast
 
 from pipeline import prepare, settings, ssh_keys
+from pipeline.freshness import Proof
 from pipeline.publish import publish_bytes
 from tasks.base import ArtifactTask, Tasks
 from tasks.build import BuildArtifactTask, current
@@ -27,10 +28,11 @@ class SSHKeyPair(ArtifactTask):
 
 
 class InitrdWithKey(BuildArtifactTask):
-    """The build's ZBI with our public key in it, by the build's `zbi` tool."""
+    """The build's ZBI with our public key in it, by the build's `zbi` tool or Topcoat's own, and proved."""
 
     needs = ("zbi", "zbitool")
     uses = ("zbitool",)
+    proved = True
 
     def prerequisites(self) -> Tasks:
         return {"key": SSHKeyPair()}
@@ -39,17 +41,18 @@ class InitrdWithKey(BuildArtifactTask):
         chosen, build = current()
         return (prepare.initrd_path(chosen.store, build),)
 
-    def make(self) -> None:
+    def make(self) -> Proof | None:
         chosen, build = current()
         _, public = SSHKeyPair().artifacts()
-        prepare.make_initrd(build, public, *self.artifacts(), chosen.tools)
+        return prepare.make_initrd(build, public, *self.artifacts(), chosen.tools)
 
 
 class ExtendedBlk(BuildArtifactTask):
-    """A copy of the build's disk, extended by the build's `fvm` tool."""
+    """A copy of the build's disk, extended by the build's `fvm` tool or Topcoat's own, and proved."""
 
     needs = ("blk", "fvm")
     uses = ("fvm",)
+    proved = True
 
     length = Size(default=prepare.DISK_LENGTH, description="bytes, or with a suffix K, M or G")
 
@@ -57,6 +60,6 @@ class ExtendedBlk(BuildArtifactTask):
         chosen, build = current()
         return (prepare.disk_path(chosen.store, build),)
 
-    def make(self) -> None:
+    def make(self) -> Proof | None:
         chosen, build = current()
-        prepare.make_disk(build, self.length, *self.artifacts(), chosen.tools)
+        return prepare.make_disk(build, self.length, *self.artifacts(), chosen.tools)

@@ -169,7 +169,9 @@ def bundle(workspace: Workspace) -> Workspace:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(FAKES / fake, root / name)
     workspace.environment["FUCHSIA_RESOURCES_DIR"] = str(root)
-    workspace.configure("[boot]\nready = marker\ntimeout = 5\n[qemu]\naccel = tcg\n[tools]\ntimeout = 1\nproof = off\n")
+    workspace.configure(
+        "[boot]\nready = marker\ntimeout = 5\n[qemu]\naccel = tcg\n[tools]\ntimeout = 1\nproof = off\nzbi = build\nfvm = build\n"
+    )
     return workspace
 
 

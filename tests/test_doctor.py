@@ -201,8 +201,20 @@ def test_a_build_that_is_not_there(host: Host, monkeypatch: pytest.MonkeyPatch) 
 def test_each_missing_file_of_a_build(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUCHSIA_RESOURCES_DIR", str(host.directory))
     missing = [finding for finding in doctor.examine(host.settings) if finding.name == "build"]
-    assert [finding.text.split()[2] for finding in missing] == ["zbi", "blk", "kernel", "zbitool", "fvm"]
+    assert [finding.text.split()[2] for finding in missing] == ["zbi", "blk", "kernel"]
     assert all(finding.level == "error" and "[build]" in finding.hint for finding in missing)
+    host.config["[tools]"] = ["zbi = build", "fvm = build"]
+    missing = [finding for finding in doctor.examine(host.settings) if finding.name == "build"]
+    assert [finding.text.split()[2] for finding in missing] == ["zbi", "blk", "kernel", "zbitool", "fvm"]
+
+
+def test_topcoat_s_own_tools_in_place_of_the_build_s_are_told(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUCHSIA_RESOURCES_DIR", str(host.directory))
+    for key, setting in (("zbitool", "zbi"), ("fvm", "fvm")):
+        found = host.examine()[key]
+        assert found.level == "warning"
+        assert found.text.startswith(f"Topcoat's own: the build's {key} is missing")
+        assert found.hint == f"to choose yourself: [tools] {setting}"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ LONG = 30.0
 
 
 def shell(script: str) -> Tool:
-    return Tool("helper", ("/bin/sh", "-c", script, "sh"), Path("/bin/sh"))
+    return Tool("helper", ("/bin/sh", "-c", script, "sh"), (Path("/bin/sh"),))
 
 
 def program(path: Path, text: str, mode: int = 0o755) -> Path:
@@ -123,7 +123,7 @@ def test_an_interrupt_kills_the_tool_and_its_children(tmp_path: Path) -> None:
     # The first, short sleep lets the caller come to its wait for the tool
     script = 'sleep 0.3; sleep 1000 & echo $! >"$1"; wait'
     code = "import sys; from pipeline.tools import *\n"
-    code += f"TOOL = Tool('x', ('/bin/sh', '-c', {script!r}, 'sh'), Path('/bin/sh'))\n"
+    code += f"TOOL = Tool('x', ('/bin/sh', '-c', {script!r}, 'sh'), (Path('/bin/sh'),))\n"
     code += "run(TOOL, sys.argv[1], timeout=60)"
     with subprocess.Popen([sys.executable, "-c", code, str(pipe)], stderr=subprocess.PIPE) as caller:
         grandchild = int(pipe.read_text())
@@ -136,7 +136,7 @@ def test_a_tool_does_not_outlive_a_caller_that_is_killed(tmp_path: Path) -> None
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     code = "import sys; from pipeline.tools import *\n"
-    code += "TOOL = Tool('x', ('/bin/sh', '-c', 'echo $$ >\"$1\"; exec sleep 1000', 'sh'), Path('/bin/sh'))\n"
+    code += "TOOL = Tool('x', ('/bin/sh', '-c', 'echo $$ >\"$1\"; exec sleep 1000', 'sh'), (Path('/bin/sh'),))\n"
     code += "run(TOOL, sys.argv[1], timeout=60)"
     with subprocess.Popen([sys.executable, "-c", code, str(pipe)]) as caller:
         tool = int(pipe.read_text())

@@ -9,5 +9,8 @@ LZ4 or zstd frame. Source: Fuchsia, sdk/lib/zbi-format. As a command it takes th
 
 from pipeline.images.zbi.command import main
 from pipeline.images.zbi.inspect import inspect
+from pipeline.images.zbi.item_types import KERNELS
+from pipeline.images.zbi.item_types import name_of as item_name
+from pipeline.images.zbi.tiny import write_tiny
 
-__all__ = ["inspect", "main"]
+__all__ = ["KERNELS", "inspect", "item_name", "main", "write_tiny"]

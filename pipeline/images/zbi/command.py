@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import TopcoatError, UsageError, host_faults
+from pipeline.images.source import opened
 from pipeline.images.zbi import container, extract, item_types, listing
 from pipeline.images.zbi.compression import NONE, ZSTD, Method
 from pipeline.images.zbi.merge import Merge
@@ -134,8 +135,8 @@ def _read(path: Path, size: int | None) -> bytes:
     try:
         # Only with a size may it be a device: nobody knows where that ends
         if size is None:
-            with container.regular_file(path) as (descriptor, length):
-                data = container.Stored(descriptor, 0, length).read(0, wanted)
+            with opened(path) as source:
+                data = source.at(0, min(wanted, source.size))
         else:
             with path.open("rb") as stream:
                 data = stream.read(wanted)

@@ -2,7 +2,6 @@
 
 import io
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -11,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import ImageDamaged, ImageTooLarge, UsageError, WrongFormat, image_faults
+from pipeline.errors import ImageDamaged, ImageTooLarge, WrongFormat, image_faults
+from pipeline.images import source
 from pipeline.images.zbi import item_types
+from pipeline.text import printable
 
 HEADER = struct.Struct("<IIIIIIII")
 EXTRA = 0x868CF7E6
@@ -137,27 +138,8 @@ def opened(path: Path) -> Iterator[tuple[Item, ...]]:
     Raises WrongFormat if it is no ZBI, ImageDamaged if the container is not sound, and UsageError if it is no regular
     file that can be read. CRCs are not compared: no guest does, and Fuchsia's own tool has written wrong ones.
     """
-    with regular_file(path) as (descriptor, size), image_faults(str(path)):
-        yield _items(descriptor, size)
-
-
-@contextmanager
-def regular_file(path: Path) -> Iterator[tuple[int, int]]:
-    """A descriptor to read the file, and its size.
-
-    Raises UsageError if it cannot be opened, or is no file but something like a pipe, which would be waited for.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", hint="is the path right?") from error
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise UsageError(f"{path} is not a regular file", hint="give the file itself")
-        yield descriptor, facts.st_size
-    finally:
-        os.close(descriptor)
+    with image_faults(printable(str(path))), source.opened(path) as file:
+        yield _items(file.stream.fileno(), file.size)
 
 
 def is_container(head: bytes) -> bool:

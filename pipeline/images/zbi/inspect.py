@@ -9,7 +9,6 @@ from pipeline.images.part import Fact, Part
 from pipeline.images.zbi import bootfs, compression, container, item_types, listing
 from pipeline.images.zbi.bootfs import File
 from pipeline.images.zbi.container import Item
-from pipeline.text import tail
 
 
 def inspect(path: Path, *, digests: bool = True) -> Part:
@@ -37,6 +36,8 @@ def _of_item(item: Item, *, digests: bool) -> Part:
         try:
             if item.type == item_types.BOOTFS:
                 parts = _files(item, digests=digests)
+            elif item.type == item_types.CMDLINE:
+                parts = tuple(Part("word", word.decode(errors="replace")) for word in listing.words(item))
             else:
                 digest = _digest(compression.unpacked(item), wanted=digests)
         except ImageError as error:
@@ -62,8 +63,6 @@ def _facts(item: Item) -> dict[str, Fact]:
             facts |= {"compression": "unknown", "stored": item.payload.size}
     elif item.extra and item.type not in item_types.STORAGE:
         facts["extra"] = item.extra
-    if item.type == item_types.CMDLINE:
-        facts["text"] = tail(item.payload.read(0, 4096).rstrip(b"\0"), 1)
     if not item.flags & container.CRC_FLAG:
         facts["CRC"] = "none"
     return facts

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
+from pipeline.errors import ImageTooLarge
 from pipeline.images.zbi import bootfs, item_types
 from pipeline.images.zbi.container import CRC_FLAG, HEADER, MAGIC, Draft, Item
 from pipeline.text import printable
+
+LONGEST_CMDLINE = 1 << 20
+"""Bytes; kernels take some thousand."""
 
 _INDENT = "        :"
 
@@ -51,6 +55,20 @@ def wrong_crc(item: Item) -> str:
     return f"error: CRC {real:08x} does not match header {item.crc:08x}"
 
 
+def words(item: Item) -> list[bytes]:
+    """The words of a CMDLINE. Raises ImageTooLarge."""
+    return cmdline(item).rstrip(b"\0").split()
+
+
+def cmdline(item: Item) -> bytes:
+    """The text of a CMDLINE. Raises ImageTooLarge."""
+    if item.payload.size > LONGEST_CMDLINE:
+        raise ImageTooLarge(
+            f"a CMDLINE of {item.payload.size} bytes", offset=item.offset, hint="is that a command line?"
+        )
+    return item.payload.read(0, item.payload.size)
+
+
 def end_of(item: Item, position: int) -> int:
     """Where the item behind the one at this position starts."""
     return position + HEADER.size + item.payload.size + -item.payload.size % 8
@@ -58,8 +76,7 @@ def end_of(item: Item, position: int) -> int:
 
 def _contents(item: Item) -> Iterator[str]:
     if item.type == item_types.CMDLINE:
-        text = item.payload.read(0, min(item.payload.size, 1 << 20)).rstrip(b"\0")
-        yield from map(printable, text.split())
+        yield from map(printable, words(item))
     if item.type == item_types.BOOTFS:
         reader = bootfs.Reader(item)
         for file in reader.files:

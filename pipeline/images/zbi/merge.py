@@ -15,14 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from pipeline.errors import ImageError, ImageTooLarge, StoreError, UsageError, host_faults
-from pipeline.images.zbi import bootfs, compression, container, item_types
+from pipeline.errors import ImageError, StoreError, UsageError, host_faults
+from pipeline.images.source import opened
+from pipeline.images.zbi import bootfs, compression, container, item_types, listing
 from pipeline.images.zbi.bootfs import File, Reader
 from pipeline.images.zbi.compression import Method, Packed
 from pipeline.images.zbi.container import Draft, Item, Stored, chunks
 
 _BLANKS = b" \t\r\n"
-_LONGEST_CMDLINE = 1 << 20
 
 
 class Content(Protocol):
@@ -109,18 +109,18 @@ class New:
     @classmethod
     def at(cls, path: Path) -> "New":
         """The file as it is now. Raises UsageError if it cannot be read."""
-        with container.regular_file(path) as (descriptor, size):
+        with opened(path) as source:
             digest = hashlib.sha256()
-            for chunk in chunks(Stored(descriptor, 0, size)):
+            for chunk in chunks(Stored(source.stream.fileno(), 0, source.size)):
                 digest.update(chunk)
-            return cls(path, size, digest.hexdigest())
+            return cls(path, source.size, digest.hexdigest())
 
     def pieces(self) -> Iterator[bytes | memoryview]:
         """See Content."""
-        with container.regular_file(self.path) as (descriptor, size):
-            if size != self.size:
+        with opened(self.path) as source:
+            if source.size != self.size:
                 raise StoreError(f"{self.path} changed while it was read", hint="try again when it holds still")
-            yield from chunks(Stored(descriptor, 0, size))
+            yield from chunks(Stored(source.stream.fileno(), 0, source.size))
 
 
 class Merge:
@@ -194,11 +194,7 @@ class Merge:
         joined = b""
         for item in self._items:
             if item.type == item_types.CMDLINE:
-                if item.payload.size > _LONGEST_CMDLINE:
-                    raise ImageTooLarge(
-                        f"a CMDLINE of {item.payload.size} bytes", offset=item.offset, hint="is that a command line?"
-                    )
-                text = item.payload.read(0, item.payload.size).rstrip(b"\0")
+                text = listing.cmdline(item).rstrip(b"\0")
                 joined = (joined + b" " + text).strip(_BLANKS)
         return joined
 

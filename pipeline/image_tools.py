@@ -1,0 +1,140 @@
+"""Which programs prepare images: the build's own `zbi` and `fvm`, or Topcoat's.
+
+A program of the build is used if it passes a trial: a tiny image, whose outcome is looked into like that of a real one.
+What has passed is remembered by its digest. An `fvm` of before 2021 passes too, but silently moves the data of some
+disks to where nobody finds it; such a disk is extended by Topcoat's own.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.build import Build
+from pipeline.errors import ImageError, MissingResource, StoreError, ToolError, TopcoatError
+from pipeline.publish import publish_json
+from pipeline.settings import Settings, ToolChoice
+from pipeline.tools import Tool
+
+OWN = {"zbitool": "pipeline.images.zbi", "fvm": "pipeline.images.fvm"}
+"""Topcoat's own programs, by the keys that they can serve."""
+
+SCHEMA = 1
+"""Of tools.json. Tests hold a frozen sample."""
+
+_TRIAL_LIMIT = 10.0
+_TARGET = "data/trial"
+
+
+def settle(build: Build, settings: Settings, digest_of: Callable[[Path], str]) -> Build:
+    """The build with the programs decided, as `[tools] zbi` and `fvm` say. `digest_of` gives a file's digest.
+
+    May run the build's programs, each for 10 s at most, and remembers those that work in the store's cache.
+    """
+    choices: Mapping[str, ToolChoice] = {"zbitool": settings.tools.zbi, "fvm": settings.tools.fvm}
+    own, why = dict(build.own_tools), dict(build.own_why)
+    for key, choice in choices.items():
+        if key in own or choice == "build":
+            continue
+        reason = "[tools] says so" if choice == "builtin" else _unfit(build, key, settings, digest_of)
+        if reason:
+            own[key] = Tool.module(key, OWN[key])
+            why[key] = reason
+    return replace(build, own_tools=own, own_why=why)
+
+
+def _unfit(build: Build, key: str, settings: Settings, digest_of: Callable[[Path], str]) -> str:
+    """Why the build's program for `key` is not used; "" if it is."""
+    try:
+        tool = build.tool(key)
+        verdict = _remembered(tool, settings.store.cache / "tools.json", digest_of)
+    except MissingResource as error:
+        return f"{error.message}"
+    except TopcoatError as error:
+        return f"the build's does not work: {error.message}"
+    return _unsafe(build) if verdict == "old" else ""
+
+
+def _remembered(tool: Tool, cache: Path, digest_of: Callable[[Path], str]) -> str:
+    try:
+        digest = digest_of(tool.files[0])
+    except OSError as error:
+        raise StoreError(f"{tool.files[0]}: {error.strerror}", hint="may it be read?") from error
+    known: dict[str, str] = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        data = json.loads(cache.read_bytes())
+        if data["schema"] == SCHEMA:
+            known = dict(data["tools"])
+    if digest not in known:
+        known[digest] = TRIALS[tool.name](tool)
+        with suppress(StoreError):  # tried again next time
+            publish_json(cache, {"schema": SCHEMA, "tools": known})
+    return known[digest]
+
+
+def try_zbi(tool: Tool) -> str:
+    """Put a file into a tiny image. Returns "current". Raises ToolError if it does not come out as it should."""
+    from pipeline.images.zbi import write_tiny
+    from pipeline.prepare import add_file
+    from pipeline.proof import prove_initrd
+
+    with tempfile.TemporaryDirectory(prefix="topcoat-trial-") as name:
+        source, output, content = (Path(name) / word for word in ("in.zbi", "out.zbi", "content"))
+        content.write_bytes(b"trial")
+        write_tiny(source, {"data/before": content})
+        add_file(tool, source, output, _TARGET, content, _TRIAL_LIMIT)
+        prove_initrd(tool, output, source, "x64", _TARGET, b"trial")
+    return "current"
+
+
+def try_fvm(tool: Tool) -> str:
+    """Extend two tiny disks. Returns "current", or "old" if only the one comes out whole that old tools understand.
+
+    Raises ToolError if not even that one does.
+    """
+    _try_extending(tool, length=8 << 20)
+    try:
+        _try_extending(tool, max_disk_size=64 << 20)
+    except ToolError:
+        return "old"
+    return "current"
+
+
+def _try_extending(tool: Tool, **geometry: int) -> None:
+    from pipeline.images import fvm
+    from pipeline.prepare import extend
+    from pipeline.proof import prove_disk
+
+    with tempfile.TemporaryDirectory(prefix="topcoat-trial-") as name:
+        source, disk = Path(name) / "before.blk", Path(name) / "fvm.blk"
+        with source.open("wb") as stream:
+            fvm.create(stream, 32 << 10, {"blobfs": b"1" * 100_000, "data": b"2" * 50_000}, **geometry)
+        shutil.copyfile(source, disk)
+        extend(tool, disk, "128M", _TRIAL_LIMIT)
+        prove_disk(tool, disk, source, 128 << 20)
+
+
+TRIALS: Mapping[str, Callable[[Tool], str]] = {"zbitool": try_zbi, "fvm": try_fvm}
+
+
+def _unsafe(build: Build) -> str:
+    """Why an `fvm` of before 2021 would lose data of the build's disk, "" if it would not.
+
+    It takes the size of the tables, and so the place of the data, from the size of the file, not from the header.
+    """
+    from pipeline.images import fvm
+
+    disk = build.path("blk")
+    try:
+        with disk.open("rb") as stream:
+            header = fvm.Header.decode(stream.read(fvm.BLOCK))
+        size = disk.stat().st_size
+    except (OSError, ImageError):
+        return ""  # whoever extends it says it better
+    table = -(-8 * (size // header.slice_size) // fvm.BLOCK) * fvm.BLOCK
+    if (header.allocation_table_size, header.partition_size) == (table, size):
+        return ""
+    return f"the build's is too old for {disk.name}: it would look for the data in other places than its header says"

@@ -1,0 +1,183 @@
+"""Who prepares images: the build's tool if it passes a trial, else Topcoat's own."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import image_tools
+from pipeline.images import fvm
+from pipeline.tools import Tool
+from tests.conftest import FAKES, Workspace
+from tests.images import zbis
+
+ZBI = "build/out/default.zircon/tools/zbi"
+FVM = "build/out/default.zircon/tools/fvm"
+OWN = "Topcoat's own: "
+
+
+@pytest.fixture
+def real(bundle: Workspace) -> Workspace:
+    """The bundle with a real ZBI and a real FVM, and no word about tools."""
+    bundle.configure("[boot]\nready = marker\n[qemu]\naccel = tcg\n[ExtendedBlk]\nlength = 64M\n")
+    (bundle.directory / "bundle/target/x64/fuchsia.zbi").write_bytes(zbis.image({"bin/init": b"#!"}))
+    with (bundle.directory / "bundle/target/x64/fvm.blk").open("wb") as stream:
+        fvm.create(stream, 32 << 10, {"data": b"content"}, length=8 << 20)
+    return bundle
+
+
+def made(workspace: Workspace, *tasks: str) -> str:
+    texts = []
+    for task in tasks or ("InitrdWithKey", "ExtendedBlk"):
+        outcome = workspace.luigi(task)
+        assert outcome.status == 0, outcome.text
+        texts.append(outcome.text)
+    return "".join(texts)
+
+
+def record(workspace: Workspace, name: str) -> dict[str, object]:
+    path = workspace.store.images("clusterfuzz") / f"{name}.made.json"
+    found: dict[str, object] = json.loads(path.read_text())
+    return found
+
+
+def cache(workspace: Workspace) -> Path:
+    return workspace.store.cache / "tools.json"
+
+
+def test_the_build_s_tools_are_used_if_they_work_and_remembered(real: Workspace) -> None:
+    assert OWN not in made(real)
+    known = json.loads(cache(real).read_text())
+    assert known["schema"] == image_tools.SCHEMA
+    assert sorted(known["tools"].values()) == ["current", "current"]
+    (real.directory / "bundle" / ZBI).chmod(0o644)
+    assert OWN not in made(real, "InitrdWithKey"), "the same program is not tried twice"
+
+
+def test_records_tell_what_was_proved(real: Workspace) -> None:
+    made(real)
+    assert record(real, "ssh-fuchsia.zbi")["proof"] == {"image": "ZBI", "parts": 2, "files": 2}
+    proof = {"image": "FVM", "bytes": 64 << 20, "partitions": 1, "slices": 1}
+    assert record(real, "extended-fvm.blk")["proof"] == proof
+
+
+def test_what_was_only_believed_is_made_again_once_proofs_are_wanted(real: Workspace) -> None:
+    config = (real.directory / "luigi.cfg").read_text()
+    real.configure(f"{config}[tools]\nproof = off\n")
+    made(real)
+    assert "proof" not in record(real, "ssh-fuchsia.zbi")
+    assert ": made " not in made(real)
+    real.configure(config)
+    text = made(real)
+    assert "InitrdWithKey: not proved\n" in text
+    assert "ExtendedBlk: not proved\n" in text
+    real.configure(f"{config}[tools]\nproof = off\n")
+    assert ": made " not in made(real), "a proof is no reason to be made again"
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        (None, "the build's {} is missing"),
+        ("#!/bin/sh\nexit 3\n", "the build's does not work: {} failed with exit code 3"),
+        ("#!/bin/sh\nexit 0\n", "the build's does not work: {} ended well"),
+        ("#!/nowhere/python\n", "the build's does not work: {} cannot be run"),
+        ("\x7fELF of another machine", "the build's does not work: {} "),
+    ],
+    ids=["missing", "failing", "lying", "without interpreter", "of another machine"],
+)
+def test_topcoat_s_own_tools_stand_in(real: Workspace, program: str | None, why: str) -> None:
+    for name in (ZBI, FVM):
+        (real.directory / "bundle" / name).unlink()
+        if program is not None:
+            (real.directory / "bundle" / name).write_text(program)
+            (real.directory / "bundle" / name).chmod(0o755)
+    text = made(real)
+    for key in ("zbitool", "fvm"):
+        line = next(line for line in text.splitlines() if line.startswith(f"{key}: {OWN}"))
+        assert why.format(key) in line
+    assert not cache(real).exists(), "what does not work may work tomorrow"
+    assert ": made " not in made(real)
+
+
+def test_a_tool_that_gets_better_is_used_again(real: Workspace) -> None:
+    tool = real.directory / "bundle" / ZBI
+    tool.write_text("#!/bin/sh\nexit 3\n")
+    assert OWN in made(real, "InitrdWithKey")
+    tool.write_bytes((FAKES / "zbi").read_bytes())
+    text = made(real, "InitrdWithKey")
+    assert OWN not in text
+    assert "InitrdWithKey: tool zbitool changed: " in text
+
+
+def test_a_disk_that_an_old_fvm_would_damage_is_extended_by_ours(real: Workspace) -> None:
+    real.environment["FAKE_FVM"] = "old"
+    assert OWN not in made(real, "ExtendedBlk"), "this one is as old tools expect it"
+    assert "old" in json.loads(cache(real).read_text())["tools"].values()
+    with (real.directory / "bundle/target/x64/fvm.blk").open("wb") as stream:
+        fvm.create(stream, 32 << 10, {"data": b"content"}, max_disk_size=32 << 20)
+    text = made(real, "ExtendedBlk")
+    assert f"fvm: {OWN}the build's is too old for fvm.blk: " in text
+    assert "slices" in str(record(real, "extended-fvm.blk")["proof"])
+
+
+def test_an_old_fvm_that_is_insisted_on_is_found_out(real: Workspace) -> None:
+    real.environment["FAKE_FVM"] = "old"
+    config = (real.directory / "luigi.cfg").read_text()
+    real.configure(f"{config}[tools]\nfvm = build\n")
+    with (real.directory / "bundle/target/x64/fvm.blk").open("wb") as stream:
+        fvm.create(stream, 32 << 10, {"data": b"content"}, max_disk_size=32 << 20)
+    outcome = real.luigi("ExtendedBlk")
+    assert outcome.status == 30
+    assert "fvm ended well, but extended-fvm.blk is not what it should be: slice 1 " in outcome.text
+
+
+@pytest.mark.parametrize("choice", ["builtin", "PATH"])
+def test_a_choice_is_kept_to(real: Workspace, choice: str) -> None:
+    other = real.directory / "other-zbi"
+    other.write_bytes((FAKES / "zbi").read_bytes() + b"# another\n")
+    other.chmod(0o755)
+    config = (real.directory / "luigi.cfg").read_text()
+    real.configure(f"{config}[tools]\nzbi = {'builtin' if choice == 'builtin' else 'other-zbi'}\n")
+    text = made(real, "InitrdWithKey")
+    assert (f"zbitool: {OWN}[tools] says so" in text) == (choice == "builtin")
+    tools = record(real, "ssh-fuchsia.zbi")["tools"]
+    real.configure(config)
+    assert "InitrdWithKey: tool zbitool changed: " in made(real, "InitrdWithKey")
+    assert record(real, "ssh-fuchsia.zbi")["tools"] != tools
+
+
+def test_a_chosen_program_that_is_missing_is_an_error(real: Workspace) -> None:
+    config = (real.directory / "luigi.cfg").read_text()
+    real.configure(f"{config}[tools]\nzbi = /nowhere/zbi\n")
+    outcome = real.luigi("InitrdWithKey")
+    assert outcome.status == 20
+    assert "the build's zbitool is missing: /nowhere/zbi: there is no such file" in outcome.text
+    assert "correct [build] zbitool in luigi.cfg, or [tools] zbi" in outcome.text
+
+
+def test_an_own_tool_is_all_of_its_files() -> None:
+    tool = Tool.module("zbitool", image_tools.OWN["zbitool"])
+    assert {"merge.py", "command.py", "compression.py"} <= {file.name for file in tool.files}
+    assert tool.own
+    assert not Tool.at("zbi", Path("/bin/true")).own
+
+
+SAMPLE = '{\n  "schema": 1,\n  "tools": {\n    "b3:11": "current",\n    "b3:22": "old"\n  }\n}\n'
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2, "tools": {}}', '{"schema": 1, "tools": 7}'])
+def test_a_cache_that_cannot_be_understood_is_begun_anew(real: Workspace, text: str) -> None:
+    cache(real).parent.mkdir(parents=True)
+    cache(real).write_text(text)
+    assert OWN not in made(real, "InitrdWithKey")
+    assert len(json.loads(cache(real).read_text())["tools"]) == 2
+
+
+def test_the_cache_as_it_is_frozen(real: Workspace) -> None:
+    cache(real).parent.mkdir(parents=True)
+    cache(real).write_text(SAMPLE)
+    made(real, "InitrdWithKey")
+    data = json.loads(cache(real).read_text())
+    assert data["schema"] == 1
+    assert {"b3:11": "current", "b3:22": "old"}.items() < data["tools"].items()
