@@ -17,7 +17,7 @@ from pipeline.images.part import Fact, Part
 MOST_PROBLEMS = 20
 """Sentences about one part; of more, only the number is told."""
 
-MOST_HASHED = 1 << 40
+MOST_HASHED = 128 << 30
 """Bytes: a sparse file can claim more than there is time for, and has no digest then."""
 
 MOST_VSLICES = 2**31
@@ -154,7 +154,7 @@ def _partition_problems(partition: Partition, extents: list[Extent]) -> Iterator
     name = f"partition {partition.index} {partition.name!r}"
     count = sum(extent.slices for extent in extents)
     if count != partition.slices:
-        yield f"{name}: {partition.slices} slices, but {count} entries of the allocation table belong to it"
+        yield f"{name}: its slice count is {partition.slices}, but {count} entries of the allocation table belong to it"
     for before, after in pairwise(extents):
         if before.vslice + before.slices > after.vslice:
             yield f"{name}: virtual slice {after.vslice} is both in {_named(before)} and in {_named(after)}"

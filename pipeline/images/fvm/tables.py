@@ -1,7 +1,9 @@
 """The two tables of an FVM: which partitions there are, and which of them each physical slice belongs to."""
 
 import struct
+import sys
 import uuid
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -108,7 +110,10 @@ class Extent(NamedTuple):
     def encode(self) -> bytes:
         """Its entries in the allocation table."""
         first = self.reserved << 48 | self.vslice << 16 | self.partition
-        return struct.pack(f"<{self.slices}Q", *range(first, first + self.slices * _NEXT_SLICE, _NEXT_SLICE))
+        entries = array("Q", range(first, first + self.slices * _NEXT_SLICE, _NEXT_SLICE))
+        if sys.byteorder == "big":
+            entries.byteswap()
+        return entries.tobytes()
 
 
 def decode_extents(table: bytes) -> Iterator[Extent]:
@@ -131,19 +136,24 @@ def decode_extents(table: bytes) -> Iterator[Extent]:
 def _sequences(table: bytes) -> Iterator[tuple[int, int, int]]:
     """Runs of entries each of which is the next virtual slice: number of the first one, its value, and their count."""
     start = first = count = 0
-    for number, entry in _used_entries(table):
+    for number, entry, following in _used_entries(table):
         if entry == first + count * _NEXT_SLICE and number == start + count:
-            count += 1
+            count += following
             continue
         if count:
             yield start, first, count
-        start, first, count = number, entry, 1
+        start, first, count = number, entry, following
     if count:
         yield start, first, count
 
 
-def _used_entries(table: bytes) -> Iterator[tuple[int, int]]:
+def _used_entries(table: bytes) -> Iterator[tuple[int, int, int]]:
+    """The entries that are not zero: number, value, 1. Of a block that is one run only the first, with their count."""
     for start in range(0, len(table), BLOCK):
-        if table[start : start + BLOCK] != _FREE_BLOCK:
-            entries = _ENTRIES.unpack_from(table, start)
-            yield from ((number, entry) for number, entry in enumerate(entries, start // ENTRY_SIZE) if entry)
+        if table[start : start + BLOCK] == _FREE_BLOCK:
+            continue
+        number, entries = start // ENTRY_SIZE, _ENTRIES.unpack_from(table, start)
+        if entries[0] and entries == tuple(range(entries[0], entries[0] + _PER_BLOCK * _NEXT_SLICE, _NEXT_SLICE)):
+            yield number, entries[0], _PER_BLOCK
+        else:
+            yield from ((place, entry, 1) for place, entry in enumerate(entries, number) if entry)

@@ -142,7 +142,7 @@ def test_check_tells_each_problem_in_a_line(volume: Path, capsys: pytest.Capture
     assert capsys.readouterr().err.splitlines() == [
         f"fvm: {volume}: copy A of the tables is not valid: at byte 0x40: the hash of the tables is wrong",
         f"fvm: {volume}: slice 4: there is no partition 9",
-        f"fvm: {volume}: partition 1 'data': 4 slices, but 3 entries of the allocation table belong to it",
+        f"fvm: {volume}: partition 1 'data': its slice count is 4, but 3 entries of the allocation table belong to it",
     ]
 
 

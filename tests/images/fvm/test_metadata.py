@@ -152,9 +152,15 @@ _ENTRIES = st.builds(
 )
 
 
-@given(st.lists(_ENTRIES, max_size=60), st.integers(0, 3000))
-def test_extents_say_the_same_as_the_entries(entries: list[int], before: int) -> None:
-    table = [0] * before + entries
+_RUNS = st.builds(
+    lambda entry, count: [entry + (place << 16) for place in range(count)], _ENTRIES, st.integers(1, 2500)
+)
+_HOLES = st.integers(1, 2500).map(lambda count: [0] * count)
+
+
+@given(st.lists(_RUNS | _HOLES | _ENTRIES.map(lambda entry: [entry]), max_size=8))
+def test_extents_say_the_same_as_the_entries(pieces: list[list[int]]) -> None:
+    table = [entry for piece in pieces for entry in piece]
     packed = struct.pack(f"<{len(table)}Q", *table)
     packed = packed.ljust(-(-len(packed) // 8192) * 8192, b"\0")
     found = list(tables.decode_extents(packed))

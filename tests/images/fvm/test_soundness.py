@@ -142,14 +142,14 @@ DATA = "partition 1 'data'"
                       f"and they end at {len(IMAGE)}")]),
         (
             with_entries(IMAGE, {4: 9}),
-            ["slice 4: there is no partition 9", ("partition 2 'more': 1 slices, but 0 entries of the allocation table "
-             "belong to it")],
+            ["slice 4: there is no partition 9",
+             ("partition 2 'more': its slice count is 1, but 0 entries of the allocation table belong to it")],
         ),
         (
             with_entries(IMAGE, {3: 0x10001}),
             [f"{DATA}: virtual slice 1 is both in slices 1 to 2 and in slice 3"],
         ),
-        (partition_of(5), [f"{DATA}: 5 slices, but 3 entries of the allocation table belong to it"]),
+        (partition_of(5), [f"{DATA}: its slice count is 5, but 3 entries of the allocation table belong to it"]),
         (
             partition_of(0),
             ["slices 1 to 3: there is no partition 1"],
