@@ -1,7 +1,8 @@
 """The `topcoat` command: its words and options. What each does is in pipeline/commands.
 
 Exit codes: 0 done, 2 wrong usage, 20 a file or program is missing, 30 failed, 10 somebody else is at it. `topcoat ssh`
-ends with the status of the command in the guest, or with 255 if there is none, as ssh does.
+ends with the status of the command in the guest, or with 255 if there is none, as ssh does; `topcoat plan --check` and
+`topcoat image diff` with 1 if anything would run, or differs.
 """
 
 import argparse

@@ -216,6 +216,8 @@ class TestDiff:
         (images.directory / "diff").write_bytes(OLD)
         done = images.topcoat("image", "diff", "old.cpio", "diff")
         assert (done.status, done.stdout) == (0, b"no differences\n")
+        bare = images.topcoat("image", "diff", "old.cpio", "diff", "--no-digests")
+        assert bare.stdout == b"no differences in sizes and facts; contents were not compared\n"
         told = images.topcoat("image", "diff", "old.cpio", "diff", "--json")
         assert json.loads(told.stdout) == {"schema": 1, "equal": True, "differences": []}
         assert images.topcoat("image", "./diff").stdout.startswith(b"./diff: cpio, ")

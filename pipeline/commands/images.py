@@ -61,7 +61,8 @@ def _diff(names: Sequence[str], options: argparse.Namespace) -> int:
         rows = [difference.encode() for difference in found]
         _print_json({"schema": SCHEMA, "equal": not found, "differences": rows})
     else:
-        print(*_told(found, None if options.all else _MOST), sep="\n")
+        nothing = "no differences" + (" in sizes and facts; contents were not compared" if options.no_digests else "")
+        print(*_told(found, None if options.all else _MOST) if found else [nothing], sep="\n")
     for name, part in zip(names, (first, second), strict=True):
         if not part.sound:
             print(f"{one_line(name)} is not sound: topcoat image {one_line(name)}", file=sys.stderr)
@@ -128,9 +129,6 @@ def _fact(key: str, value: Fact) -> str:
 
 
 def _told(found: Sequence[Difference], most: int | None) -> Iterator[str]:
-    if not found:
-        yield "no differences"
-        return
     yield f"{_counted(len(found), 'difference')} (- only in A, + only in B, ~ in both)"
     for difference in found[:most]:
         yield from _difference(difference)

@@ -5,14 +5,17 @@ header (Zircon's `multiboot.bin`) or with a PVH entry: Xen, include/public/elfno
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.digests import digest
-from pipeline.errors import ImageDamaged, ImageTooLarge
+from pipeline.errors import ImageDamaged, ImageError, ImageTooLarge
 from pipeline.images.part import Fact, Part
 from pipeline.images.source import Source, opened
+
+T = TypeVar("T")
 
 MAGIC = b"\x7fELF"
 _TYPES = {1: "relocatable", 2: "executable", 3: "shared or position-independent", 4: "core"}
@@ -27,7 +30,7 @@ _ELSEWHERE = 0xFFFF  # a count that does not fit in the header stands in section
 _MOST = 65536  # segments, and sections
 _LONGEST_NAME = 256
 _NAMES_LARGEST = 16 << 20
-_NOTES_LARGEST = 1 << 20
+_NOTES_LARGEST = 1 << 16
 _NOTES_MOST = 64
 _XEN_PHYS32_ENTRY = 18
 _MULTIBOOT = 0x1BADB002
@@ -102,8 +105,8 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
     with opened(path) as source:
         header = _header(source)
         problems: list[str] = []
-        sections = _sections(source, header, problems)
-        segments = _segments(source, header, sections, problems)
+        sections = _tolerated(lambda: _sections(source, header), problems)
+        segments = _tolerated(lambda: _segments(source, header, sections), problems)
         return Part(
             kind="ELF",
             size=source.size,
@@ -139,34 +142,34 @@ def _rows(source: Source, form: struct.Struct, offset: int, count: int, stride: 
     return [list(row) for row in form.iter_unpack(source.at(offset, count * stride))]
 
 
-def _sections(source: Source, header: _Header, problems: list[str]) -> list[_Section]:
-    form = struct.Struct(header.order + header.layout.section)
-    if header.sections_at == 0:
-        return []
+def _tolerated(read: Callable[[], list[T]], problems: list[str]) -> list[T]:
     try:
-        count = header.sections or _first_section(source, header, form).size
-        rows = _rows(source, form, header.sections_at, count, header.section_size, "section")
-    except (ImageDamaged, ImageTooLarge) as error:
+        return read()
+    except ImageError as error:
         problems.append(error.message)
         return []
+
+
+def _sections(source: Source, header: _Header) -> list[_Section]:
+    if header.sections_at == 0:
+        return []
+    count = header.sections or _section_rows(source, header, 1)[0].size
+    return _section_rows(source, header, count)
+
+
+def _section_rows(source: Source, header: _Header, count: int) -> list[_Section]:
+    form = struct.Struct(header.order + header.layout.section)
+    rows = _rows(source, form, header.sections_at, count, header.section_size, "section")
     return [_Section(*row[:8]) for row in rows]
 
 
-def _first_section(source: Source, header: _Header, form: struct.Struct) -> _Section:
-    return _Section(*_rows(source, form, header.sections_at, 1, header.section_size, "section")[0][:8])
-
-
-def _segments(source: Source, header: _Header, sections: list[_Section], problems: list[str]) -> list[_Segment]:
+def _segments(source: Source, header: _Header, sections: list[_Section]) -> list[_Segment]:
     form = struct.Struct(header.order + header.layout.segment)
     elsewhere = header.segments == _ELSEWHERE and sections
     count = sections[0].information if elsewhere else header.segments
     if count == 0:
         return []
-    try:
-        rows = _rows(source, form, header.segments_at, count, header.segment_size, "segment")
-    except (ImageDamaged, ImageTooLarge) as error:
-        problems.append(error.message)
-        return []
+    rows = _rows(source, form, header.segments_at, count, header.segment_size, "segment")
     return [_Segment(*(row[at] for at in header.layout.segment_order)) for row in rows]
 
 
@@ -203,7 +206,8 @@ def _notes(data: bytes, header: _Header, alignment: int) -> Iterator[tuple[bytes
         owner_size, size, kind = struct.unpack_from(f"{header.order}III", data, position)
         content = position + 12 + owner_size
         content += -content % block
-        yield data[position + 12 :][: min(owner_size, _LONGEST_NAME)].rstrip(b"\0"), kind, data[content:][:size]
+        owner = data[position + 12 : position + 12 + min(owner_size, _LONGEST_NAME)]
+        yield owner.rstrip(b"\0"), kind, data[content : content + size]
         position = content + size + -size % block
 
 

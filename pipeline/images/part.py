@@ -14,8 +14,9 @@ class Part:
     """A file, an item, a partition: something with a place and a size, and with parts of its own.
 
     `name` comes from the image and may be hostile: it is made printable where it is shown. Names of siblings can be
-    equal. `digest` ("b3:HEX", BLAKE3) is that of the content, decompressed; None where there is no content of its own,
-    or where that cannot be read. `problems` are sentences without a full stop: this part is not sound.
+    equal. `digest` ("b3:HEX", BLAKE3; of a file with holes "b3s:HEX", see pipeline/digests.py) is that of the content,
+    decompressed; None where there is no content of its own, or where that cannot be read. `problems` are sentences
+    without a full stop: this part is not sound.
     """
 
     kind: str

@@ -6,15 +6,15 @@ extents, maybe as one LZ4 frame. The content is not read.
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.digests import digest
 from pipeline.errors import ImageDamaged
-from pipeline.images.part import Part
+from pipeline.images.part import Fact, Part
 from pipeline.images.source import Source, opened
 
 MAGIC = b"FVM SPRS"
-_VERSIONS = (2, 3)
 _HEADER = struct.Struct("<8sQQQQ")
 _FLAGS = {2: struct.Struct("<I"), 3: struct.Struct("<QI")}
 """What ends the header: since version 3, the largest size of the disk stands before the flags."""
@@ -28,6 +28,27 @@ _EXTENTS_MOST = 1 << 20
 _RAW = "make a raw one: fvm OUT.blk decompress --sparse FILE"
 
 
+@dataclass(frozen=True)
+class _Header:
+    version: int
+    length: int
+    """Of the header, the partitions and their extents."""
+    slice_size: int
+    partitions: int
+    flags: int
+    end: int
+    """Where the first partition stands."""
+
+    @classmethod
+    def read(cls, source: Source) -> "_Header":
+        _, version, length, slice_size, count = _HEADER.unpack(source.at(0, _HEADER.size))
+        if version not in _FLAGS:
+            raise _damaged(f"version {version}", 8, " or ".join(map(str, _FLAGS)))
+        form = _FLAGS[version]
+        flags = form.unpack(source.at(_HEADER.size, form.size))[-1]
+        return cls(version, length, slice_size, count, flags, _HEADER.size + form.size)
+
+
 def inspect(path: Path, *, digests: bool = True) -> Part:
     """The partitions of a sparse FVM; their `size` is that of their content, without empty slices.
 
@@ -36,42 +57,46 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
     as `opened` does.
     """
     with opened(path) as source:
-        _, version, length, slice_size, count = _HEADER.unpack(source.at(0, _HEADER.size))
-        if version not in _VERSIONS:
-            raise _damaged(f"version {version}", 8, " or ".join(map(str, _VERSIONS)))
-        rest = _FLAGS[version]
-        flags = rest.unpack(source.at(_HEADER.size, rest.size))[-1]
+        header = _Header.read(source)
         parts: list[Part] = []
         problems: list[str] = []
         try:
-            parts.extend(_partitions(source, _HEADER.size + rest.size, count, slice_size, length))
+            parts.extend(_partitions(source, header))
+            _check_content(source, header, parts)
         except ImageDamaged as error:
             problems.append(error.message)
-        end = length + sum(part.size for part in parts)
-        if not problems and not flags & _LZ4 and end > source.size:
-            problems.append(f"its content ends at byte {end:#x}, beyond the end of the file ({source.size:#x})")
-        facts = {"version": version, "slice_size": slice_size, "lz4": bool(flags & _LZ4), "to_boot": _RAW}
         whole = digest(path) if digests else None
-        return Part("sparse FVM", "", source.size, 0, whole, facts, tuple(problems), tuple(parts))
+        return Part("sparse FVM", "", source.size, 0, whole, _facts(header), tuple(problems), tuple(parts))
 
 
-def _partitions(source: Source, position: int, count: int, slice_size: int, end: int) -> Iterator[Part]:
-    if count > _PARTITIONS_MOST:
-        raise _damaged(f"{count} partitions", 32, f"at most {_PARTITIONS_MOST}")
-    left = _EXTENTS_MOST
-    for _ in range(count):
+def _facts(header: _Header) -> dict[str, Fact]:
+    compressed = bool(header.flags & _LZ4)
+    return {"version": header.version, "slice_size": header.slice_size, "lz4": compressed, "to_boot": _RAW}
+
+
+def _check_content(source: Source, header: _Header, parts: list[Part]) -> None:
+    end = header.length + sum(part.size for part in parts)
+    if not header.flags & _LZ4 and end > source.size:
+        raise _damaged(f"the content ends at byte {end:#x}", source.size, "it all in the file")
+
+
+def _partitions(source: Source, header: _Header) -> Iterator[Part]:
+    if header.partitions > _PARTITIONS_MOST:
+        raise _damaged(f"{header.partitions} partitions", 32, f"at most {_PARTITIONS_MOST}")
+    position, left = header.end, _EXTENTS_MOST
+    for _ in range(header.partitions):
         magic, _, name, flags, extents = _PARTITION.unpack(source.at(position, _PARTITION.size))
         if magic != _PARTITION_MAGIC:
             raise _damaged("no partition", position, f"{_PARTITION_MAGIC:#x}")
         left -= extents
         if left < 0:
             raise _damaged(f"{extents} extents", position, f"at most {_EXTENTS_MOST} in all")
-        size, slices = _extent_sums(source, position + _PARTITION.size, extents, slice_size)
+        size, slices = _extent_sums(source, position + _PARTITION.size, extents, header.slice_size)
         facts = {"slices": slices, "extents": extents, "flags": flags}
         yield Part("partition", name.rstrip(b"\0").decode(errors="replace"), size, position, facts=facts)
         position += _PARTITION.size + extents * _EXTENT.size
-    if position != end:
-        raise _damaged(f"a header of {end} bytes", 16, f"{position}")
+    if position != header.length:
+        raise _damaged(f"a header of {header.length} bytes", 16, f"{position}")
 
 
 def _extent_sums(source: Source, start: int, count: int, slice_size: int) -> tuple[int, int]:

@@ -62,7 +62,7 @@ def test_compressed(path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "problem", "parts"),
     [
-        (sparse(BLOB, DATA, content=48291), "its content ends at byte 0xbd", 2),
+        (sparse(BLOB, DATA, content=48291), "the content ends at byte 0xbd", 2),
         (sparse(BLOB, DATA)[:200], "at byte 0xac: the file is cut off: 28 bytes, expected 56", 1),
         (sparse(BLOB, b"\0" + DATA[1:]), "at byte 0xac: no partition, expected 0xbde4df7cf5c4c5d", 1),
         (sparse(partition(b"x", (1, SLICE + 1))), "at byte 0x6c: no extent that fits in its slices", 0),
