@@ -89,6 +89,30 @@ def test_a_hole_is_zeros(tmp_path: Path) -> None:
         )
 
 
+_PAGES = st.lists(
+    st.tuples(st.sampled_from([None, b"\0", b"x", b"y"]), st.sampled_from([None, b"\0", b"x"])), min_size=1, max_size=40
+)
+
+
+@given(_PAGES)
+def test_data_zeros_and_holes_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, pages: list[tuple[bytes | None, bytes | None]]
+) -> None:
+    directory = tmp_path_factory.mktemp("pages")
+    image = make({"data": bytes(4096 * len(pages))}, SLICE)
+    start = read(image).header.slice_offset(1)
+    for name, contents in zip(("old", "new"), zip(*pages, strict=True), strict=True):
+        with sparse(directory / name, image).open("r+b") as stream:
+            for number, content in enumerate(contents):
+                if content:
+                    stream.seek(start + 4096 * number)
+                    stream.write(content * 4096)
+    said = fvm.first_difference(directory / "old", directory / "new")
+    differing = [number for number, (one, two) in enumerate(pages) if (one or b"\0") != (two or b"\0")]
+    assert (said is None) == (not differing)
+    assert said is None or f"byte {start + 4096 * differing[0]:#x} of old" in said
+
+
 def test_holes_in_both_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "content").touch()
     os.truncate(tmp_path / "content", 1 << 30)

@@ -111,6 +111,12 @@ def test_the_newer_of_two_valid_copies_counts(generations: tuple[int, int], coun
     assert read(extended(image, 1 << 20)).header.generation == generations["AB".index(counts)]
 
 
+def test_the_hash_of_2019_may_cover_another_block() -> None:
+    image = of_2019(b"x" * 8192, 1030 * 8192, 8192)
+    assert read(image).header.hashed_sizes == (73728 + 8192, 73728 + 16384)
+    assert slices(image) == {(1, 1, 0): b"x" * 8192}
+
+
 def test_an_image_of_2019() -> None:
     contents = bytes(range(256)) * 128 * 3
     image = of_2019(contents, 8 << 20, 8192)
