@@ -73,6 +73,12 @@ class TestTree:
         ]
         assert len(list(tree("big.zbi", Part("ZBI", parts=tuple(files)), None))) == 1 + 3000 + 1
 
+    def test_of_thousands_that_are_not_sound_the_first_are_shown(self) -> None:
+        lost = tuple(Part("file", str(number), problems=("it is cut off",)) for number in range(1000))
+        lines = list(tree("bad.zbi", Part("ZBI", parts=lost), 40))
+        assert len(lines) == 1 + 2 * 80 + 1
+        assert lines[-1] == "└─ … and 920 more (all of them: --all, or --json)"
+
     def test_nothing_in_an_image_reaches_the_terminal_as_it_came(self) -> None:
         nasty = "\x1b]0;x\x07a\nb\tc\r[bold]d\x9b31m\u202e"
         part = Part(nasty, nasty, 1, facts={nasty: nasty}, problems=(nasty,))

@@ -91,7 +91,7 @@ def _after_nuls(source: Source, position: int) -> int:
     piece = source.at(position, min(4, source.size - position))
     while position < source.size and piece.count(0) == len(piece):
         position += len(piece)
-        position = max(position, source.after_hole(position) & ~3)
+        position = source.after_hole(position)
         piece = source.at(position, min(_PIECE, source.size - position))
     return position + (len(piece) - len(piece.lstrip(b"\0")) & ~3)
 

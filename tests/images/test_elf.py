@@ -188,6 +188,14 @@ def test_a_count_that_stands_elsewhere_is_bounded(path: Path) -> None:
     )
 
 
+def test_counts_that_stand_elsewhere(path: Path) -> None:
+    """As in files with more than 65,279 sections or 65,534 segments."""
+    data = bytearray(Elf().encode())
+    struct.pack_into("<HHHH", data, 56, 0xFFFF, 64, 0, 0xFFFF)
+    struct.pack_into("<QII", data, len(data) - 256 + 32, 4, 3, 2)
+    assert told(path, bytes(data)).parts == told(path, Elf().encode()).parts
+
+
 def test_what_lies_beyond_the_end_is_a_problem_of_the_part(path: Path) -> None:
     data = with_field(64 + 32, "<Q", 2**40)
     image = told(path, data)

@@ -70,6 +70,11 @@ def test_names_with_and_without_a_dot_are_the_same(path: Path) -> None:
     assert ["replaced" in part.facts for part in image.parts] == [True, True, False]
 
 
+def test_a_directory_that_is_named_again_is_not_replaced(path: Path) -> None:
+    image = told(path, cpio.encode([cpio.directory("a"), cpio.directory("a", 0o700)]))
+    assert ["replaced" in part.facts for part in image.parts] == [False, False]
+
+
 def test_an_owner(path: Path) -> None:
     archive = bytearray(cpio.encode([cpio.file("a", b"")]))
     archive[22:38] = b"000003E8000003E9"

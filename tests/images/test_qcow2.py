@@ -65,6 +65,19 @@ def test_encrypted(image: Path, method: int, name: str) -> None:
     assert (facts["encrypted"], facts["encryption"]) == (True, name)
 
 
+def test_extended_entries_of_l2_tables_need_more_of_them(image: Path) -> None:
+    create(image, "-o", "extended_l2=on")
+    assert damaged(image, 36, ">I", 3).problems == ("its L1 table has 3 entries, but the disk needs 4",)
+
+
+def test_the_name_of_a_backing_file_lies_in_the_first_cluster(image: Path) -> None:
+    damaged(image, 16, ">I", 100)
+    (problem,) = damaged(image, 8, ">Q", 65500).problems
+    assert problem == (
+        "at byte 0x8: a backing file's name of 100 bytes at byte 0xffdc, expected at most 1023, in the first cluster"
+    )
+
+
 def test_an_overlay_names_its_backing_file(image: Path) -> None:
     overlay = create(image.parent / "overlay.qcow2", "-b", image.name, "-F", "qcow2", size="")
     part = qcow2.inspect(overlay)
