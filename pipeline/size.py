@@ -7,7 +7,7 @@ from pipeline.errors import UsageError
 
 def parse_size(text: str) -> int:
     """Bytes, or with a suffix K, M or G (either case) powers of 1024. Raises UsageError ("Bad size: X")."""
-    match = re.fullmatch(r"([0-9]+)([KkMmGg]?)", text)
+    match = re.fullmatch(r"([0-9]{1,19})([KkMmGg]?)", text)
     size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()] if match else 0
     if size == 0:
         raise UsageError(f"Bad size: {text}", hint="write bytes, or a number with K, M or G, such as 3G")

@@ -12,7 +12,8 @@ The file is a program too; `start` runs it in the background::
 
     keeper.py HANDLE BOOT_ID CAP QEMU_PID QEMU_START OWNER_PID OWNER_START LOG...
 
-It is in a session of its own and works in `/`. It holds two pidfds, and on stdout and stderr the log of QEMU, where it
+It is in a session of its own and works in the directory of the handle: by names from there it finds its files also when
+the store has been moved. It holds two pidfds, and on stdout and stderr the log of QEMU, where it
 says whatever goes wrong. A keeper that is killed is not replaced: QEMU runs on without it.
 """
 # pathlib would double the time that a keeper takes to start, and each guest has one:
@@ -154,7 +155,7 @@ def start(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                cwd="/",
+                cwd=handle_file.parent,
                 timeout=_SETSID_LIMIT,
                 check=True,
             )
@@ -169,8 +170,9 @@ def start(
 
 def main(argv: Sequence[str]) -> None:
     """Do the duties, with the arguments that the module's documentation shows. Returns when QEMU has ended."""
-    handle_file, boot_id, cap, *numbers = argv[1:8]
-    logs, limit = argv[8:], int(cap)
+    whole, boot_id, cap, *numbers = argv[1:8]
+    place, handle_file = os.path.split(whole)
+    logs, limit = [os.path.relpath(log, place) for log in argv[8:]], int(cap)
     qemu, owner = (_pidfd(int(pid), int(start)) for pid, start in (numbers[:2], numbers[2:]))
     if qemu is not None:
         if owner is not None:

@@ -325,7 +325,7 @@ class TestLogs:
             scene.start(found(owner), cap=100)
             second = scene.qemu_log.with_name("qemu.log.1")
             eventually(second.exists)
-            assert f"{scene.log} cannot be kept short: Is a directory" in second.read_text() + scene.said()
+            assert f"{scene.log.name} cannot be kept short: Is a directory" in second.read_text() + scene.said()
             eventually(lambda: len(scene.keepers()) == 1)
 
     def test_it_ends_with_qemu_and_looks_at_the_logs_once_more(self, scene: Scene) -> None:
@@ -380,6 +380,18 @@ class TestOrphan:
             owner.kill()
             assert scene.popen.wait(10) == 7
 
+    def test_is_none_if_the_store_has_been_moved(self, tmp_path: Path) -> None:
+        """The handle is found where it is now, and so are the logs."""
+        (tmp_path / "store").mkdir()
+        with playing(tmp_path / "store") as scene, child() as owner:
+            scene.start(found(owner))
+            scene.handle_file.write_text(json.dumps({"boot_id": BOOT_ID}))
+            moved = (tmp_path / "store").rename(tmp_path / "elsewhere")
+            owner.kill()
+            assert scene.lives()
+            (moved / "serial.log").write_bytes(b"x" * (CAP + 1))
+            eventually((moved / "serial.log.1").exists)
+
     def test_that_is_deaf_is_killed(self, tmp_path: Path) -> None:
         with playing(tmp_path, sys.executable, "-c", DEAF) as scene, child() as owner:
             assert scene.popen.stdout
@@ -426,7 +438,10 @@ class TestOrphan:
             scene.start(found(owner))
             owner.kill()
             assert scene.lives()
-        assert f"QEMU runs on, although the process that booted it has ended: {scene.handle_file}: Is a" in scene.said()
+        assert (
+            f"QEMU runs on, although the process that booted it has ended: {scene.handle_file.name}: Is a"
+            in scene.said()
+        )
 
     def test_is_none_if_the_owner_ends_as_soon_as_it_has_written_the_handle(self, scene: Scene) -> None:
         made = scene.handle_file.with_name("made")
@@ -481,7 +496,7 @@ class TestStart:
         eventually(scene.keepers)
         (ours,) = scene.keepers()
         facts = Path(f"/proc/{ours.pid}")
-        assert (facts / "cwd").readlink() == Path("/")
+        assert (facts / "cwd").readlink() == scene.log.parent
         assert os.getsid(ours.pid) not in (os.getsid(0), starter.pid)
         assert os.fsencode(scene.log) in (facts / "cmdline").read_bytes().split(b"\0"), "a path that holds in / too"
         eventually(lambda: len(pidfds(ours)) == 2)
