@@ -20,6 +20,9 @@ LONGEST_NAME = 255
 MOST_FILES = 1 << 18
 """Real images have a few thousand; each takes some hundred bytes of memory here."""
 
+MOST_DIRECTORIES = 1 << 16
+"""Real images have some hundred; a name of 255 bytes can make 127 of them."""
+
 _HEADER = struct.Struct("<IIII")
 _ENTRY = struct.Struct("<III")
 _ANEW = "the image is damaged: copy it once more from where it came from, or build it anew"
@@ -73,12 +76,38 @@ def _problem_of(name: str) -> str:
     return "a component of it is empty" if "" in components else ""
 
 
+class Census:
+    """Counts the files and directories of all BOOTFS that are read for one purpose, so that they stay bounded."""
+
+    def __init__(self) -> None:
+        self._files = 0
+        self._directories: set[str] = set()
+
+    def add(self, name: str) -> None:
+        """Count a file. Raises ImageTooLarge."""
+        self._files += 1
+        parent = name.rpartition("/")[0]
+        while parent and parent not in self._directories:
+            self._directories.add(parent)
+            parent = parent.rpartition("/")[0]
+        _check_count(self._files, MOST_FILES, "files")
+        _check_count(len(self._directories), MOST_DIRECTORIES, "directories")
+
+
+def _check_count(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise ImageTooLarge(f"too many {what} in the BOOTFS", expected=f"at most {most}", hint="is that a boot image?")
+
+
 def layout(sizes: Sequence[tuple[str, int, object]]) -> tuple[bytes, list[int], int]:
     """Lay out a BOOTFS that holds files of these names, sizes and contents, in this order.
 
     Equal contents (the third members) are stored once. Returns the directory, padded to where the first content starts,
-    the offset of each file, and the size of the whole.
+    the offset of each file, and the size of the whole. Raises ImageTooLarge for what could not be read again.
     """
+    census = Census()
+    for name, _, _ in sizes:
+        census.add(name)
     position = _padded(_HEADER.size + sum(_entry_size(name) for name, _, _ in sizes))
     known: dict[object, int] = {}
     offsets = []
@@ -89,6 +118,12 @@ def layout(sizes: Sequence[tuple[str, int, object]]) -> tuple[bytes, list[int], 
         offsets.append(known[content])
     # Fuchsia's tool refuses to read again what it writes itself: an empty file that starts where the payload ends
     total = position + PAGE if position in offsets else position
+    if total > compression.MOST_UNPACKED:
+        raise ImageTooLarge(
+            f"the BOOTFS would have {total} bytes",
+            expected=f"at most {compression.MOST_UNPACKED}",
+            hint="leave out some files",
+        )
     entries = [_entry(name, size, at) for (name, size, _), at in zip(sizes, offsets, strict=True)]
     directory = b"".join(entries)
     head = _HEADER.pack(MAGIC, len(directory), 0, 0) + directory
@@ -109,14 +144,19 @@ def _entry(name: str, size: int, offset: int) -> bytes:
 
 
 class Reader:
-    """Reads a decompressed BOOTFS from its start to its end, once, in bounded memory."""
+    """Reads a decompressed BOOTFS from its start to its end, once, in bounded memory.
 
-    def __init__(self, item: Item) -> None:
+    Raises ImageDamaged for one that a device refuses, and ImageTooLarge as soon as `census` does.
+    """
+
+    def __init__(self, item: Item, census: Census | None = None) -> None:
         self._item = item
+        self._census = census or Census()
         self._pieces = compression.unpacked(item)
         self._piece = memoryview(b"")
         self.position = 0
-        self.files = self._directory()
+        with item.faults():
+            self.files = self._directory()
         """In the order of the directory."""
 
     def _directory(self) -> tuple[File, ...]:
@@ -126,7 +166,7 @@ class Reader:
         if size > self._item.content_size - _HEADER.size:
             raise self._damaged(4, f"a directory of {size} bytes", f"at most {self._item.content_size - _HEADER.size}")
         if size > MOST_FILES * (_ENTRY.size + LONGEST_NAME):
-            raise ImageTooLarge(f"a directory of {size} bytes", offset=self._item.offset, hint=_ANEW)
+            raise ImageTooLarge(f"a directory of {size} bytes in the BOOTFS", offset=self._item.offset, hint=_ANEW)
         raw = self._take(size)
         files = tuple(self._entries(raw))
         self._check_ranges(files, _HEADER.size + size)
@@ -134,13 +174,11 @@ class Reader:
 
     def _entries(self, raw: bytes) -> Iterator[File]:
         position = 0
-        for _ in range(MOST_FILES):
-            if position == len(raw):
-                return
+        while position != len(raw):
             file, size = self._entry(raw, position)
+            self._census.add(file.name)
             yield file
             position += size
-        raise ImageTooLarge(f"it holds more than {MOST_FILES} files", offset=self._item.offset, hint=_ANEW)
 
     def _entry(self, raw: bytes, position: int) -> tuple[File, int]:
         at = _HEADER.size + position

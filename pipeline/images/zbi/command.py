@@ -1,7 +1,11 @@
 """The arguments of Fuchsia's `zbi`, as far as they are about whole images, BOOTFS files and items."""
 
+import os
+import re
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +14,8 @@ from pipeline.images.source import opened
 from pipeline.images.zbi import container, extract, item_types, listing
 from pipeline.images.zbi.compression import NONE, ZSTD, Method
 from pipeline.images.zbi.merge import Merge
-from pipeline.publish import publish
+from pipeline.publish import lock_of, locked, publish, remove
+from pipeline.text import printable
 
 USAGE = """\
 Usage: zbi [-o OUT] INPUT... [-- PATTERN...]
@@ -24,11 +29,11 @@ Usage: zbi [-o OUT] INPUT... [-- PATTERN...]
   -u, --uncompressed        not at all
   -B, --bootable=ARCH       x64, arm64 or riscv64: refuse if the result does not start with its kernel
   -t, --list                list the items; with -v what is in them
-  -x, --extract             write the BOOTFS files
+  -x, --extract             write the BOOTFS files of the inputs; those with the same content become hard links
   -D, --output-dir=DIR      into this directory (default: the current one)
   -v, --verbose, -h, --help
 Inputs are taken in the order in which they stand, and -r and -T hold for what comes after them. A PATTERN chooses
-files to extract. Anything wrong ends it with exit code 1, and OUT is as it was before."""
+files to extract (-- '*.so' '!lib/old/*'). Anything wrong ends it with exit code 1, and OUT is as it was before."""
 
 _LONG = {
     "output": "o",
@@ -90,14 +95,15 @@ class Request:
 
     def _set_type(self, value: str) -> None:
         name, colon, size = value.partition(":")
-        if colon and not size.isdecimal():
+        if colon and not re.fullmatch("[0-9]{1,10}", size):
             raise UsageError(f"--type={value}: {size!r} is no number of bytes", hint="write --type=TYPE:BYTES")
-        self.type = item_types.parse(name) if value else None
+        kind = item_types.parse(name) if value else item_types.CONTAINER
+        self.type = None if kind == item_types.CONTAINER else kind
         self.type_size = int(size) if colon else None
 
     def _input(self, name: str) -> Callable[[Merge], None]:
         path, replace, kind, size = Path(name), self.replace, self.type, self.type_size
-        if kind is None or kind == item_types.CONTAINER:
+        if kind is None:
             return lambda merge: _add_input(merge, path, replace)
         return lambda merge: merge.add_item(container.made(kind, _read(path, size)), replace=replace)
 
@@ -108,6 +114,7 @@ class Request:
         target, equals, source = text.partition("=")
         if not equals:
             raise UsageError(f"manifest entry has no '=' separator: {text}", hint="write -e PATH=FILE")
+        self.switches.add("e")
         return lambda merge: merge.add_file(target, Path(source), replace=replace)
 
 
@@ -119,8 +126,7 @@ def _kernel(arch: str) -> int:
 
 def _add_input(merge: Merge, path: Path, replace: bool) -> None:
     if path.is_dir():
-        for source in sorted(path.iterdir()):
-            merge.add_file(source.name, source, replace=replace)
+        merge.add_directory(path, replace=replace)
     else:
         merge.add_image(path, replace=replace)
 
@@ -129,24 +135,34 @@ _MOST_OF_A_FILE = 1 << 28  # of an item made from a file; kernels and ramdisks h
 
 
 def _read(path: Path, size: int | None) -> bytes:
-    wanted = _MOST_OF_A_FILE + 1 if size is None else size
-    if wanted > _MOST_OF_A_FILE + 1:
-        raise UsageError(f"{wanted} bytes are too many for an item", hint=f"use at most {_MOST_OF_A_FILE}")
+    """A whole file, or its first bytes; only then may it be a device, of which nobody knows where it ends."""
+    shown = printable(str(path))
+    if size is None:
+        with opened(path) as source:
+            if source.size > _MOST_OF_A_FILE:
+                raise UsageError(f"{shown} is too large for an item", hint=f"use at most {_MOST_OF_A_FILE} bytes")
+            return source.at(0, source.size)
+    if size > _MOST_OF_A_FILE:
+        raise UsageError(f"{size} bytes are too many for an item", hint=f"use at most {_MOST_OF_A_FILE}")
     try:
-        # Only with a size may it be a device: nobody knows where that ends
-        if size is None:
-            with opened(path) as source:
-                data = source.at(0, min(wanted, source.size))
-        else:
-            with path.open("rb") as stream:
-                data = stream.read(wanted)
+        data = _start(path, size)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", hint="is the path right?") from error
-    if size is not None and len(data) < size:
-        raise UsageError(f"{path} has {len(data)} bytes, not {size}", hint="ask for no more than there is")
-    if len(data) > _MOST_OF_A_FILE:
-        raise UsageError(f"{path} is too large for an item", hint=f"use at most {_MOST_OF_A_FILE} bytes")
+        raise UsageError(f"{shown}: {error.strerror}", hint="is the path right, and may it be read?") from error
+    if len(data) < size:
+        raise UsageError(f"{shown} has {len(data)} bytes, not {size}", hint="ask for no more than there is")
     return data
+
+
+def _start(path: Path, size: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as stream:
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+            raise UsageError(f"{printable(str(path))} is neither a file nor a device", hint="copy it to a file first")
+        data = bytearray()
+        while len(data) < size and (piece := stream.read(size - len(data))):
+            data += piece
+        return bytes(data)
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -203,34 +219,70 @@ def _value(option: str, left: list[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. 0, or 1 with one line on stderr."""
+    """The command. 0, or 1 with one line and a hint on stderr; 130 after Ctrl-C, 141 if nobody reads its output."""
     try:
         request = parse(sys.argv[1:] if arguments is None else arguments)
-        if "h" in request.switches:
-            print(USAGE)
-            return 0
-        with host_faults("working on an image"):
-            _run(request)
+        _run(request)
+        sys.stdout.flush()
     except TopcoatError as error:
-        print(f"zbi: {error.explain()}", file=sys.stderr)
+        print(f"zbi: {printable(error.explain())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 
 def _run(request: Request) -> None:
-    if "t" in request.switches and request.output:
-        raise UsageError("--output (-o) is incompatible with --list (-t)", hint="do the one, then the other")
-    if not request.output and not request.switches & {"t", "x"}:
-        raise UsageError("no output file", hint="give -o OUT, or --list or --extract. " + _HINT)
-    with Merge() as merge:
-        for step in request.steps:
-            step(merge)
+    if "h" in request.switches:
+        print(USAGE)
+        return
+    _check(request)
+    with _alone(request.output), Merge() as merge:
+        with host_faults("reading the inputs"):
+            for step in request.steps:
+                step(merge)
         if request.output:
             _write(request.output, merge, request)
         if "t" in request.switches:
             _list(merge, verbose="v" in request.switches)
         if "x" in request.switches:
             extract.extract(merge.items, request.directory, extract.matcher(request.patterns))
+
+
+def _check(request: Request) -> None:
+    """Raise UsageError for what makes no sense together: nothing that is asked for is passed over in silence."""
+    output, switches = request.output, request.switches
+    both = {"t": "--list (-t)", "x": "--extract (-x)"}
+    for switch, name in both.items():
+        if output and switch in switches:
+            raise UsageError(f"--output (-o) is incompatible with {name}", hint="do the one, then the other")
+    if not output and not switches & both.keys():
+        raise UsageError("no output file", hint="give -o OUT, or --list or --extract. " + _HINT)
+    if not output and "e" in switches:
+        raise UsageError("--entry (-e) without an output file", hint="give -o OUT, and list or extract that")
+    if request.patterns and "x" not in switches:
+        raise UsageError("patterns choose what is extracted", hint="give --extract (-x), or leave out what follows --")
+    if not request.steps and not output:
+        raise UsageError("no input", hint="name an image. " + _HINT)
+    if output and output.exists() and not output.is_file():
+        raise UsageError(f"{printable(str(output))} is there and is no file", hint="give the name of a file: -o OUT")
+
+
+@contextmanager
+def _alone(output: Path | None) -> Iterator[None]:
+    """Let no other `zbi` write the same file meanwhile, or what both add to it would not be in it."""
+    if output is None:
+        yield
+        return
+    target = output.absolute()
+    with locked(target):
+        try:
+            yield
+        finally:
+            remove(lock_of(target))
 
 
 def _write(output: Path, merge: Merge, request: Request) -> None:
@@ -245,11 +297,16 @@ def _write(output: Path, merge: Merge, request: Request) -> None:
 
 
 def _list(merge: Merge, *, verbose: bool) -> None:
-    print(listing.headline(merge.items))
+    _print(listing.headline(merge.items))
     position = container.HEADER.size
     for item in merge.items:
         for line in listing.lines(item, position, verbose=verbose):
-            print(line)
+            _print(line)
         if wrong := listing.wrong_crc(item):
             print(wrong, file=sys.stderr)
         position = listing.end_of(item, position)
+
+
+def _print(line: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal, cast
 
 from pipeline.errors import ImageDamaged, ImageTooLarge, UsageError
+from pipeline.images.zbi import item_types
 from pipeline.images.zbi.container import (
     CHUNK,
     COMPRESSED_FLAG,
@@ -26,11 +27,10 @@ from pipeline.images.zbi.container import (
 Algorithm = Literal["none", "lz4f", "zstd"]
 
 MOST_UNPACKED = 2 << 30
-"""Bytes that are unpacked of one item at most; BOOTFS of real images have a tenth of that."""
+"""Bytes that a compressed item, or a BOOTFS that is written, holds at most; in real images they have a tenth."""
 
-_LZ4_MAGIC = b"\x04\x22\x4d\x18"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _BUFFER = 1 << 18
+_MOST_BLOCKS = 1 << 20  # of 128 KiB, as a rule; a frame of empty ones would take minutes to walk over
 _RUN = 1  # the type of a block that holds one byte and how often it comes
 _LEVEL = 4
 _HIGHEST = {"lz4f": 12, "zstd": 22}
@@ -72,22 +72,23 @@ NONE = Method("none")
 ZSTD = Method("zstd")
 LZ4 = Method("lz4f")
 
+_METHODS = {b"\x04\x22\x4d\x18": LZ4, b"\x28\xb5\x2f\xfd": ZSTD}
+
 
 def method_of(item: Item) -> Method:
     """How the payload of an item is compressed. Raises ImageDamaged if it says so and is not."""
     if not item.compressed:
         return NONE
-    magic = item.payload.read(0, 4)
-    if magic == _ZSTD_MAGIC:
-        return ZSTD
-    if magic == _LZ4_MAGIC:
-        return LZ4
-    raise ImageDamaged(
-        "it is compressed in an unknown way",
-        offset=_start(item),
-        expected="the start of an LZ4 or zstd frame",
-        hint=_ANEW,
-    )
+    with item.faults():
+        magic = item.payload.read(0, 4)
+        if magic in _METHODS:
+            return _METHODS[magic]
+        raise ImageDamaged(
+            f"item {item_types.name_of(item.type)} is compressed in an unknown way",
+            offset=_start(item),
+            expected="the start of an LZ4 or zstd frame",
+            hint=_ANEW,
+        )
 
 
 def _start(item: Item) -> int | None:
@@ -97,21 +98,26 @@ def _start(item: Item) -> int | None:
 def unpacked(item: Item) -> Iterator[memoryview]:
     """The content of an item in pieces, each of which is good until the next one is asked for.
 
-    In all exactly `item.content_size` bytes. Raises ImageDamaged if they cannot be had, and ImageTooLarge if there are
-    more than MOST_UNPACKED.
+    In all exactly `item.content_size` bytes. Raises ImageDamaged if they cannot be had, and ImageTooLarge for a frame
+    that claims to hold more than MOST_UNPACKED.
     """
-    size, method = item.content_size, method_of(item)
-    if size > MOST_UNPACKED:
+    with item.faults():
+        method = method_of(item)
+        if method.algorithm == "none":
+            yield from (memoryview(chunk) for chunk in chunks(item.payload))
+            return
+        _check_claim(item)
+        yield from _measured(_unpack_zstd(item) if method.algorithm == "zstd" else _unpack_lz4(item), item)
+
+
+def _check_claim(item: Item) -> None:
+    if item.extra > MOST_UNPACKED:
         raise ImageTooLarge(
-            f"it claims to hold {size} bytes",
+            f"item {item_types.name_of(item.type)} claims to hold {item.extra} bytes",
             offset=item.offset,
             expected=f"at most {MOST_UNPACKED}",
             hint="Topcoat unpacks no more than that: is it a decompression bomb?",
         )
-    if method.algorithm == "none":
-        return map(memoryview, chunks(item.payload))
-    pieces = _unpack_zstd(item) if method.algorithm == "zstd" else _unpack_lz4(item)
-    return _measured(pieces, item)
 
 
 def _measured(pieces: Iterator[memoryview], item: Item) -> Iterator[memoryview]:
@@ -126,7 +132,8 @@ def _measured(pieces: Iterator[memoryview], item: Item) -> Iterator[memoryview]:
 
 
 def _unfit(item: Item, problem: str, expected: str = "") -> ImageDamaged:
-    return ImageDamaged(problem, offset=item.offset, expected=expected, hint=_ANEW)
+    named = f"item {item_types.name_of(item.type)}: {problem}"
+    return ImageDamaged(named, offset=item.offset, expected=expected, hint=_ANEW)
 
 
 class _Source:
@@ -164,14 +171,17 @@ def _check_zstd_frame(item: Item) -> None:
 
     payload = item.payload
     head = payload.read(0, 18)
-    position, last = zstandard.frame_header_size(head), False
+    position, last, count = zstandard.frame_header_size(head), False, 0
     while not last and position + 3 <= payload.size:
+        count += 1
+        if count > _MOST_BLOCKS:
+            raise _unfit(item, "its zstd frame has too many blocks", f"at most {_MOST_BLOCKS}")
         block = int.from_bytes(payload.read(position, 3), "little")
         last, kind = bool(block & 1), block >> 1 & 3
         position += 3 + (1 if kind == _RUN else block >> 3)
     position += 4 * zstandard.get_frame_parameters(head).has_checksum
     if not last or position != payload.size:
-        raise _unfit(item, f"it holds {payload.size} bytes", f"a zstd frame, which has {position}")
+        raise _unfit(item, f"it has {payload.size} bytes", f"{position}: those of one zstd frame")
 
 
 def _unpack_lz4(item: Item) -> Iterator[memoryview]:
@@ -188,7 +198,7 @@ def _unpack_lz4(item: Item) -> Iterator[memoryview]:
     except (RuntimeError, EOFError) as error:
         raise _unfit(item, f"its LZ4 frame cannot be unpacked: {error}") from error
     if not frame.eof or frame.unused_data:
-        raise _unfit(item, f"it holds {item.payload.size} bytes", "an LZ4 frame, and nothing behind it")
+        raise _unfit(item, f"it has {item.payload.size} bytes", "those of one LZ4 frame, no more and no less")
 
 
 @dataclass(frozen=True)

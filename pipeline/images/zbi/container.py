@@ -5,7 +5,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,9 @@ MOST_BYTES = (1 << 32) - 1 - HEADER.size
 
 CHUNK = 1 << 20
 """Bytes of the largest piece that is read at once."""
+
+MOST_CLAIMED = 1 << 32
+"""Bytes that all compressed items of an image may claim to hold: else one of a megabyte could keep us for hours."""
 
 _MOST_ITEMS = 1 << 16  # real images have a dozen; a container of 4 GiB could claim 134 million
 
@@ -101,11 +104,17 @@ class Item:
     """As in the header; None: to be computed when it is written."""
     reserved: tuple[int, int] = (0, 0)
     offset: int | None = None
+    file: str = ""
+    """The file that it was read from, for errors; "" where whoever reads the item knows of one file only."""
 
     @property
     def compressed(self) -> bool:
         """Whether the payload is one LZ4 or zstd frame."""
         return self.type in item_types.STORAGE and bool(self.flags & COMPRESSED_FLAG)
+
+    def faults(self) -> AbstractContextManager[None]:
+        """Name the item's file in every ImageError of the body."""
+        return image_faults(self.file) if self.file else nullcontext()
 
     @property
     def content_size(self) -> int:
@@ -121,8 +130,9 @@ class Item:
         if not self.flags & CRC_FLAG:
             return NO_CRC
         crc = zlib.crc32(self.header(0))
-        for chunk in chunks(self.payload):
-            crc = zlib.crc32(chunk, crc)
+        with self.faults():
+            for chunk in chunks(self.payload):
+                crc = zlib.crc32(chunk, crc)
         return crc
 
 
@@ -138,8 +148,16 @@ def opened(path: Path) -> Iterator[tuple[Item, ...]]:
     Raises WrongFormat if it is no ZBI, ImageDamaged if the container is not sound, and UsageError if it is no regular
     file that can be read. CRCs are not compared: no guest does, and Fuchsia's own tool has written wrong ones.
     """
+    with opened_whole(path) as (_, items):
+        yield items
+
+
+@contextmanager
+def opened_whole(path: Path) -> Iterator[tuple[Item, tuple[Item, ...]]]:
+    """As `opened`, but with the container before its items: it has a header like theirs."""
     with image_faults(printable(str(path))), source.opened(path) as file:
-        yield _items(file.stream.fileno(), file.size)
+        descriptor = file.stream.fileno()
+        yield _whole(descriptor, file.size), _items(descriptor, file.size)
 
 
 def is_container(head: bytes) -> bool:
@@ -150,7 +168,7 @@ def is_container(head: bytes) -> bool:
     return (kind, extra, magic) == (item_types.CONTAINER, EXTRA, MAGIC)
 
 
-def _items(descriptor: int, size: int) -> tuple[Item, ...]:
+def _whole(descriptor: int, size: int) -> Item:
     head = os.pread(descriptor, HEADER.size, 0)
     if not is_container(head):
         raise WrongFormat(
@@ -159,14 +177,28 @@ def _items(descriptor: int, size: int) -> tuple[Item, ...]:
             expected="the header of a container",
             hint="give the build's .zbi file; `topcoat image FILE` tells what a file is",
         )
-    _check_length(HEADER.unpack(head)[1], size)
+    kind, length, extra, flags, first, second, _, crc = HEADER.unpack(head)
+    _check_length(length, size)
+    return Item(kind, Stored(descriptor, HEADER.size, length), extra, flags, crc, (first, second), 0)
+
+
+def _items(descriptor: int, size: int) -> tuple[Item, ...]:
     found: list[Item] = []
     position = HEADER.size
+    claimed = 0
     while position < size:
-        if len(found) == _MOST_ITEMS:
-            raise ImageTooLarge(f"it has more than {_MOST_ITEMS} items", offset=position, hint=_ANEW)
         item = _item_at(descriptor, position, size)
         found.append(item)
+        claimed += item.extra if item.compressed else 0
+        if len(found) > _MOST_ITEMS:
+            raise ImageTooLarge("it has too many items", offset=position, expected=f"at most {_MOST_ITEMS}", hint=_ANEW)
+        if claimed > MOST_CLAIMED:
+            raise ImageTooLarge(
+                f"its compressed items claim to hold {claimed} bytes up to here",
+                offset=position,
+                expected=f"at most {MOST_CLAIMED} in all",
+                hint="Topcoat unpacks no more than that: is it a decompression bomb?",
+            )
         position += HEADER.size + _padded(item.payload.size)
     return tuple(found)
 
@@ -269,8 +301,9 @@ def write_all(stream: io.FileIO, data: bytes | memoryview) -> None:
 
 def _write_item(stream: io.FileIO, item: Item) -> None:
     write_all(stream, item.header(item.real_crc() if item.crc is None else item.crc))
-    for chunk in chunks(item.payload):
-        write_all(stream, chunk)
+    with item.faults():
+        for chunk in chunks(item.payload):
+            write_all(stream, chunk)
     write_all(stream, bytes(-item.payload.size % 8))
 
 

@@ -1,17 +1,21 @@
 """Taking files out of an image. Nothing in an image can make them land outside the directory that is meant for them."""
 
+import errno
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pipeline.errors import UsageError
+from pipeline.errors import StoreError, UsageError
 from pipeline.images.zbi import container, item_types
-from pipeline.images.zbi.bootfs import Reader
+from pipeline.images.zbi.bootfs import Census, File, Reader, encoded
 from pipeline.images.zbi.container import Item
+from pipeline.text import printable
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -33,49 +37,74 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
 def extract(items: Sequence[Item], directory: Path, wanted: Callable[[str], bool]) -> int:
     """Write the wanted files of all BOOTFS items below `directory`, which is made if needed. Returns their number.
 
-    Files that are there are replaced. Raises ImageDamaged, and UsageError where a link stands in the way.
+    Files that are there are replaced; names that share their content in the image become hard links. Raises ImageError,
+    UsageError where something else than a directory stands in the way, and StoreError.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    count = 0
-    for item in items:
-        if item.type == item_types.BOOTFS:
-            count += _extract_item(item, directory, wanted)
-    return count
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        census = Census()
+        return sum(
+            _extract_item(Reader(item, census), directory, wanted) for item in items if item.type == item_types.BOOTFS
+        )
+    except OSError as error:
+        raise StoreError(
+            f"extracting into {printable(str(directory))}: {error.strerror}",
+            hint="give another directory, with enough space and the right to write there: -D DIR",
+        ) from error
 
 
-def _extract_item(item: Item, directory: Path, wanted: Callable[[str], bool]) -> int:
-    reader = Reader(item)
+def _extract_item(reader: Reader, directory: Path, wanted: Callable[[str], bool]) -> int:
     files = sorted((file for file in reader.files if wanted(file.name)), key=lambda file: (file.offset, file.size))
-    written: dict[tuple[int, int], str] = {}
+    before: File | None = None
     for file in files:
-        place = (file.offset, file.size)
         with _parent(directory, file.name) as parent:
-            if file.size and place in written:  # as in the image, so that 100,000 names of one gigabyte stay one
-                _linked(directory, written[place], parent, file.name)
-                continue
-            _create(parent, file.name, reader.content(file) if file.size else ())
-        written[place] = file.name
+            if before is None or not file.size or (file.offset, file.size) != (before.offset, before.size):
+                _create(parent, file.name, reader.content(file) if file.size else ())
+            elif file.name != before.name:  # linked, so that 100,000 names of one gigabyte stay one here too
+                _link(directory, before.name, parent, file.name)
+        before = file
     reader.rest()
     return len(files)
 
 
-def _linked(directory: Path, known: str, parent: int, name: str) -> None:
+def _link(directory: Path, known: str, parent: int, name: str) -> None:
+    _make_room(parent, name)
     with _parent(directory, known) as known_parent:
-        last = name.rpartition("/")[2]
-        with suppress(FileNotFoundError):
-            os.unlink(last, dir_fd=parent)
-        known_last = known.rpartition("/")[2]
-        os.link(known_last, last, src_dir_fd=known_parent, dst_dir_fd=parent, follow_symlinks=False)
+        try:
+            os.link(_last(known), _last(name), src_dir_fd=known_parent, dst_dir_fd=parent, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EMLINK:
+                raise
+            _copy(known_parent, known, parent, name)  # ext4 takes 65,000 links; the next ones go to this copy
+
+
+def _copy(known_parent: int, known: str, parent: int, name: str) -> None:
+    with (
+        open(os.open(_last(known), _OLD, dir_fd=known_parent), "rb") as source,
+        open(os.open(_last(name), _NEW, 0o644, dir_fd=parent), "wb") as target,
+    ):
+        shutil.copyfileobj(source, target, container.CHUNK)
 
 
 def _create(parent: int, name: str, pieces: Iterable[memoryview]) -> None:
-    last = name.rpartition("/")[2]
-    with suppress(FileNotFoundError):
-        os.unlink(last, dir_fd=parent)
-    descriptor = os.open(last, _NEW, 0o644, dir_fd=parent)
+    _make_room(parent, name)
+    descriptor = os.open(_last(name), _NEW, 0o644, dir_fd=parent)
     with open(descriptor, "wb", buffering=0) as stream:
         for piece in pieces:
             container.write_all(stream, piece)
+
+
+def _make_room(parent: int, name: str) -> None:
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(_last(name), dir_fd=parent)
+    except IsADirectoryError as error:
+        raise _in_the_way(name, "a directory is there") from error
+
+
+def _last(name: str) -> bytes:
+    # As bytes: the locale of the host has no say in what a name is
+    return encoded(name.rpartition("/")[2])
 
 
 @contextmanager
@@ -94,10 +123,18 @@ def _parent(root: Path, name: str) -> Iterator[int]:
 
 def _entered(directory: int, name: str, whole: str) -> int:
     with suppress(FileExistsError):
-        os.mkdir(name, dir_fd=directory)
+        os.mkdir(encoded(name), dir_fd=directory)
     try:
-        return os.open(name, _DIRECTORY, dir_fd=directory)
+        return os.open(encoded(name), _DIRECTORY, dir_fd=directory)
     except OSError as error:
-        raise UsageError(
-            f"{whole!r} cannot be extracted: {name!r} is there and is no directory", hint="extract into a new directory"
-        ) from error
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise _in_the_way(whole, f"{name!r} is there and is no directory") from error
+
+
+def _in_the_way(name: str, what: str) -> UsageError:
+    return UsageError(
+        f"{name!r} cannot be extracted: {what}",
+        hint="extract into a new directory (-D DIR); if it is one, the image has both a file and a directory there: "
+        "leave one out (-- '!NAME')",
+    )

@@ -1,5 +1,7 @@
 """The types of items in a ZBI: numbers and names. Source: Fuchsia, sdk/lib/zbi-format/include/lib/zbi-format/zbi.h."""
 
+import re
+
 from pipeline.errors import UsageError
 
 CONTAINER = 0x544F4F42
@@ -76,13 +78,9 @@ def parse(text: str) -> int:
     known = _NUMBERS.get(text.upper())
     if known is not None:
         return known
-    try:
-        number = int(text, 16)
-    except ValueError:
-        number = -1
-    if not 0 <= number < 1 << 32:
+    if not re.fullmatch(r"(0x)?[0-9a-f]{1,8}", text, re.ASCII | re.IGNORECASE):
         raise UsageError(f"unrecognized type: {text}", hint=f"use {', '.join(sorted(NAMES.values()))}, or hexadecimal")
-    return number
+    return int(text, 16)
 
 
 def is_kernel(number: int) -> bool:

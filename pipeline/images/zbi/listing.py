@@ -62,11 +62,15 @@ def words(item: Item) -> list[bytes]:
 
 def cmdline(item: Item) -> bytes:
     """The text of a CMDLINE. Raises ImageTooLarge."""
-    if item.payload.size > LONGEST_CMDLINE:
-        raise ImageTooLarge(
-            f"a CMDLINE of {item.payload.size} bytes", offset=item.offset, hint="is that a command line?"
-        )
-    return item.payload.read(0, item.payload.size)
+    with item.faults():
+        if item.payload.size > LONGEST_CMDLINE:
+            raise ImageTooLarge(
+                f"a CMDLINE of {item.payload.size} bytes",
+                offset=item.offset,
+                expected=f"at most {LONGEST_CMDLINE}",
+                hint="is that a command line? look at the image: topcoat image FILE",
+            )
+        return item.payload.read(0, item.payload.size)
 
 
 def end_of(item: Item, position: int) -> int:

@@ -5,6 +5,7 @@ first one. All CMDLINE items become one in any case, and it comes before the BOO
 byte for byte, in order. Source: the behaviour of Fuchsia's zircon/tools/zbi, and its usage text.
 """
 
+import dataclasses
 import hashlib
 import posixpath
 import tempfile
@@ -15,12 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from pipeline.errors import ImageError, StoreError, UsageError, host_faults
+from pipeline.errors import ImageTooLarge, InputChanged, StoreError, UsageError, host_faults, image_faults
 from pipeline.images.source import opened
 from pipeline.images.zbi import bootfs, compression, container, item_types, listing
-from pipeline.images.zbi.bootfs import File, Reader
+from pipeline.images.zbi.bootfs import Census, File, Reader
 from pipeline.images.zbi.compression import Method, Packed
 from pipeline.images.zbi.container import Draft, Item, Stored, chunks
+from pipeline.images.zbi.tree import Tree
+from pipeline.text import printable
 
 _BLANKS = b" \t\r\n"
 
@@ -47,10 +50,10 @@ class Unpacked:
     order it is unpacked into a temporary file.
     """
 
-    def __init__(self, item: Item, resources: ExitStack) -> None:
+    def __init__(self, item: Item, resources: ExitStack, census: Census) -> None:
         self._item = item
         self._resources = resources
-        self._reader = Reader(item)
+        self._reader = Reader(item, census)
         self._spilled: int | None = None
         self.files = self._reader.files
 
@@ -63,11 +66,16 @@ class Unpacked:
         return chunks(Stored(self._spilled, file.offset, file.size))
 
     def _spill(self) -> int:
-        with host_faults("unpacking a BOOTFS into a temporary file"):
+        try:
             stream = self._resources.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
             for piece in compression.unpacked(self._item):
-                stream.write(piece)
-            return stream.fileno()
+                container.write_all(stream, piece)
+        except OSError as error:
+            raise StoreError(
+                f"unpacking a BOOTFS into a temporary file: {error.strerror}",
+                hint=f"{self._item.content_size} bytes must fit there: set TMPDIR to a directory with more space",
+            ) from error
+        return stream.fileno()
 
     def finish(self) -> None:
         """Raise ImageDamaged if the rest of the item cannot be read."""
@@ -108,19 +116,30 @@ class New:
 
     @classmethod
     def at(cls, path: Path) -> "New":
-        """The file as it is now. Raises UsageError if it cannot be read."""
-        with opened(path) as source:
+        """The file as it is now. Raises UsageError if it cannot be read, ImageTooLarge if no BOOTFS could hold it."""
+        with opened(path) as source, image_faults(printable(str(path))):
+            if source.size > compression.MOST_UNPACKED:
+                raise ImageTooLarge(
+                    f"it has {source.size} bytes",
+                    expected=f"at most {compression.MOST_UNPACKED} in a BOOTFS",
+                    hint="is it the right file?",
+                )
             digest = hashlib.sha256()
             for chunk in chunks(Stored(source.stream.fileno(), 0, source.size)):
                 digest.update(chunk)
             return cls(path, source.size, digest.hexdigest())
 
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """See Content."""
-        with opened(self.path) as source:
-            if source.size != self.size:
-                raise StoreError(f"{self.path} changed while it was read", hint="try again when it holds still")
-            yield from chunks(Stored(source.stream.fileno(), 0, source.size))
+        """See Content. Raises InputChanged if the file is not what it was: another one may share these bytes."""
+        digest = hashlib.sha256()
+        with opened(self.path) as source, image_faults(printable(str(self.path))):
+            for chunk in chunks(Stored(source.stream.fileno(), 0, min(source.size, self.size))):
+                digest.update(chunk)
+                yield chunk
+        if source.size != self.size or digest.hexdigest() != self.identity:
+            raise InputChanged(
+                f"{printable(str(self.path))} changed while it was read", hint="try again when nobody writes to it"
+            )
 
 
 class Merge:
@@ -143,7 +162,7 @@ class Merge:
     def add_image(self, path: Path, *, replace: bool = False) -> None:
         """All items of an image. With `replace`, files of its BOOTFS replace those of the same name before it."""
         for item in self._resources.enter_context(container.opened(path)):
-            self.add_item(item, replace=replace)
+            self.add_item(dataclasses.replace(item, file=printable(str(path))), replace=replace)
 
     def add_item(self, item: Item, *, replace: bool = False) -> None:
         """One item."""
@@ -159,6 +178,10 @@ class Merge:
         folded = posixpath.normpath(target)
         bootfs.check_name(folded)
         self._added.append((folded, source, replace))
+
+    def add_directory(self, source: Path, *, replace: bool = False) -> None:
+        """All files of a directory of the host, by the names that they have in it."""
+        self._added.append(("", source, replace))
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -191,21 +214,31 @@ class Merge:
         return Packed(item.type, chunks(item.payload), item.payload.size, method or compression.ZSTD)
 
     def _cmdline(self) -> bytes:
-        joined = b""
+        texts: list[bytes] = []
+        size = 0
         for item in self._items:
             if item.type == item_types.CMDLINE:
-                text = listing.cmdline(item).rstrip(b"\0")
-                joined = (joined + b" " + text).strip(_BLANKS)
-        return joined
+                text = listing.cmdline(item).rstrip(b"\0").rstrip(_BLANKS)
+                texts += filter(None, [text if texts else text.lstrip(_BLANKS)])
+                size += len(text)
+            if size > listing.LONGEST_CMDLINE:
+                raise ImageTooLarge(
+                    "the command lines are too long together",
+                    expected=f"at most {listing.LONGEST_CMDLINE} bytes",
+                    hint="leave out one of them",
+                )
+        return b" ".join(texts)
 
     def _usual_method(self) -> Method:
-        first = next((self._items[place] for place in self._replacing), None)
+        first = next((self._items[place] for place in self._replacing if self._items[place].offset is not None), None)
         return compression.ZSTD if first is None else compression.method_of(first)
 
     def _bootfs(self, method: Method) -> Packed:
-        tree = _Tree()
+        census = Census()
+        tree: Tree[Content] = Tree()
         sources = [
-            (Unpacked(self._items[place], self._resources), replace) for place, replace in self._replacing.items()
+            (Unpacked(self._items[place], self._resources, census), replace)
+            for place, replace in self._replacing.items()
         ]
         for source, replace in sources:
             for file in source.files:
@@ -242,45 +275,13 @@ def _files_at(target: str, path: Path) -> Iterator[tuple[str, Content]]:
     if not path.is_dir():
         yield target, New.at(path)
         return
-    with host_faults(f"looking through {path}"):
+    with host_faults(f"looking through {printable(str(path))}"):
         for source in sorted(path.iterdir()):
             if source.is_symlink() and source.is_dir():
-                raise UsageError(f"{source} is a link to a directory", hint="add what it leads to by a -e of its own")
-            inside = posixpath.normpath(posixpath.join(target, source.name))
+                raise UsageError(
+                    f"{printable(str(source))} is a link to a directory",
+                    hint="add what it leads to by a -e of its own",
+                )
+            inside = posixpath.join(target, source.name)
             bootfs.check_name(inside)
             yield from _files_at(inside, source)
-
-
-class _Tree:
-    """Names and contents, in which no name is a directory and a file at once."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, Content] = {}
-        self._directories: dict[str, set[str]] = {}  # what is in each, directly or not
-
-    def insert(self, name: str, content: Content, *, replace: bool) -> None:
-        """Add a file. Raises ImageError where another one, or a directory, has the name and may not be replaced."""
-        parents = _parents(name)
-        for other in (name, *parents):
-            if other in self.files:
-                self._give_way(other, replace, other)
-        for inside in list(self._directories.get(name, ())):
-            self._give_way(inside, replace, name, "(directory vs file) ")
-        self.files[name] = content
-        for parent in parents:
-            self._directories.setdefault(parent, set()).add(name)
-
-    def _give_way(self, name: str, replace: bool, told: str, why: str = "") -> None:
-        if not replace:
-            raise ImageError(
-                f"duplicate target path {why}without --replace: {told}",
-                hint="put --replace before what is to replace it",
-            )
-        del self.files[name]
-        for parent in _parents(name):
-            self._directories[parent].discard(name)
-
-
-def _parents(name: str) -> list[str]:
-    components = name.split("/")
-    return ["/".join(components[:count]) for count in range(1, len(components))]

@@ -1,0 +1,60 @@
+"""Names and what they stand for, in which no name is a directory and a file at once."""
+
+from typing import Generic, TypeVar
+
+from pipeline.errors import ImageError
+
+Value = TypeVar("Value")
+
+
+class Tree(Generic[Value]):
+    """Files by their names. A directory is there as long as a file is in it."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Value] = {}
+        self._inside: dict[str, set[str]] = {}  # of each directory, what lies directly in it
+
+    def insert(self, name: str, value: Value, *, replace: bool) -> None:
+        """Add a file. Raises ImageError where another one, or a directory, has the name and may not be replaced."""
+        if name in self.files:
+            self._give_way(name, replace, name)
+        while name in self._inside:
+            self._give_way(self._file_in(name), replace, name, "(directory vs file) ")
+        self._enter(name, replace)
+        self.files[name] = value
+
+    def _enter(self, name: str, replace: bool) -> None:
+        """Make the directories above a name. Above one that is there, no file can be in the way."""
+        parent = _parent(name)
+        while parent:
+            known = parent in self._inside
+            if parent in self.files:
+                self._give_way(parent, replace, parent)
+            self._inside.setdefault(parent, set()).add(name)
+            if known:
+                return
+            name, parent = parent, _parent(parent)
+
+    def _file_in(self, directory: str) -> str:
+        while directory in self._inside:
+            directory = next(iter(self._inside[directory]))
+        return directory
+
+    def _give_way(self, name: str, replace: bool, told: str, why: str = "") -> None:
+        if not replace:
+            raise ImageError(
+                f"duplicate target path {why}without --replace: {told}",
+                hint="put --replace before what is to replace it",
+            )
+        del self.files[name]
+        parent = _parent(name)
+        while parent:
+            self._inside[parent].discard(name)
+            if self._inside[parent]:
+                return
+            del self._inside[parent]
+            name, parent = parent, _parent(parent)
+
+
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
