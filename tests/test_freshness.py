@@ -34,6 +34,15 @@ def test_the_frozen_sample_is_understood_and_written_again_unchanged(tmp_path: P
     assert RECORD.encode() == SAMPLE
 
 
+PROOF = {"image": "FVM", "bytes": 3221225472, "partitions": 2, "slices": 5}
+
+
+def test_the_frozen_sample_with_a_proof(tmp_path: Path) -> None:
+    (tmp_path / "x.made.json").write_text(json.dumps({**SAMPLE, "proof": PROOF}))
+    assert freshness.read(tmp_path / "x") == replace(RECORD, proof=PROOF)
+    assert replace(RECORD, proof=PROOF).encode() == {**SAMPLE, "proof": PROOF}
+
+
 def test_no_record(tmp_path: Path) -> None:
     assert freshness.read(tmp_path / "x") is None
 
@@ -47,6 +56,7 @@ def test_no_record(tmp_path: Path) -> None:
         (json.dumps({**SAMPLE, "schema": 2}), "record of schema 2"),
         (json.dumps({**SAMPLE, "outputs": {"x": {}}}), "record damaged"),
         (json.dumps({**SAMPLE, "inputs": []}), "record damaged"),
+        (json.dumps({**SAMPLE, "proof": "yes"}), "record damaged"),
         (json.dumps({key: value for key, value in SAMPLE.items() if key != "host"}), "record damaged"),
     ],
 )
