@@ -34,7 +34,7 @@ def test_the_frozen_sample_is_understood_and_written_again_unchanged(tmp_path: P
     assert RECORD.encode() == SAMPLE
 
 
-PROOF = {"image": "FVM", "bytes": 3221225472, "partitions": 2, "slices": 5}
+PROOF: dict[str, str | int] = {"image": "FVM", "bytes": 3221225472, "partitions": 2, "slices": 5}
 
 
 def test_the_frozen_sample_with_a_proof(tmp_path: Path) -> None:

@@ -27,11 +27,12 @@ class Source:
         return 0 <= offset <= offset + length <= self.size
 
     def at(self, offset: int, length: int) -> bytes:
-        """Exactly these bytes. Raises ImageDamaged if the file has fewer, before anything is read."""
+        """Exactly these bytes. Raises ImageDamaged if the file has fewer, before anything is read; StoreError."""
         if not self.holds(offset, length):
             raise _cut_off(offset, length, max(0, self.size - offset))
-        self.stream.seek(offset)
-        content = self.stream.read(length)
+        with host_faults(f"reading {self.stream.name}"):
+            self.stream.seek(offset)
+            content = self.stream.read(length)
         if len(content) < length:
             raise _cut_off(offset, length, len(content))
         return content
@@ -69,20 +70,23 @@ def _cut_off(offset: int, length: int, there: int) -> ImageDamaged:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Source]:
-    """Open a regular file. Nothing else is touched: a pipe could block for ever, a device could act.
+def opened(path: Path, *, writable: bool = False) -> Iterator[Source]:
+    """Open a regular file to read it, or to change it too. All else is left alone: a pipe could block for ever, a
+    device could act.
 
-    Raises UsageError if it is no regular file or cannot be opened, StoreError if the body fails to read it.
+    Raises UsageError if it is no regular file or cannot be opened.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"{_shown(path)} is {_sort(path)}, not a file", hint="name the image file itself")
-        stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        access = os.O_RDWR if writable else os.O_RDONLY
+        descriptor = os.open(path, access | os.O_NONBLOCK | os.O_CLOEXEC)
+        stream = open(path, "r+b" if writable else "rb", opener=lambda *_: descriptor)  # noqa: SIM115  below
     except OSError as error:
         raise UsageError(
             f"{_shown(path)}: {error.strerror}", hint="is the path right, and does your user have the right to read it?"
         ) from error
-    with stream, host_faults(f"reading {_shown(path)}"):
+    with stream:
         yield Source(stream, os.fstat(stream.fileno()).st_size)
 
 

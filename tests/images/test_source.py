@@ -2,13 +2,14 @@
 
 import os
 import socket
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from pipeline.digests import digest
 from pipeline.errors import ImageDamaged, StoreError, UsageError
-from pipeline.images.source import opened
+from pipeline.images.source import Source, opened
 
 
 @pytest.fixture
@@ -86,5 +87,17 @@ def test_a_hostile_name_does_not_reach_the_terminal(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_cannot_be_read_is_the_host_s_fault(file: Path) -> None:
-    with pytest.raises(StoreError, match=r"reading .*image: Input/output error"), opened(file):
+    with opened(file) as source:
+        source.stream.close()
+        broken = Source(_Broken(source.stream.name), source.size)
+    with pytest.raises(StoreError, match=r"reading .*image: Input/output error"):
+        broken.at(0, 1)
+
+
+class _Broken(BytesIO):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def read(self, size: int | None = -1) -> bytes:
         raise OSError(5, "Input/output error")

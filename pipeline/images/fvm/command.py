@@ -7,9 +7,9 @@ from pathlib import Path
 from pipeline.errors import TopcoatError, UsageError, host_faults, image_faults
 from pipeline.images.fvm.creation import create
 from pipeline.images.fvm.extension import extend_file
-from pipeline.images.fvm.files import opened
 from pipeline.images.fvm.metadata import read
 from pipeline.images.fvm.soundness import check
+from pipeline.images.source import opened
 from pipeline.publish import publish
 from pipeline.size import parse_size
 from pipeline.text import printable
@@ -104,8 +104,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _size(options: argparse.Namespace) -> int:
-    with opened(options.file) as stream:
-        metadata = read(stream)
+    with opened(options.file) as file:
+        metadata = read(file.stream)
     print(f"least {metadata.least_size}\nvolume {metadata.header.partition_size}")
     return 0
 

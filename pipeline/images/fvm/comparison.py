@@ -10,10 +10,10 @@ from threading import Lock
 from typing import NamedTuple
 
 from pipeline.errors import host_faults, image_faults
-from pipeline.images.fvm.files import opened
 from pipeline.images.fvm.header import ENTRY_SIZE
 from pipeline.images.fvm.metadata import Metadata, check_within, read
 from pipeline.images.fvm.slices import CHUNK, Extents, check_reaches, cut_off
+from pipeline.images.source import opened
 
 _THREADS = 2
 _ZEROS = bytes(CHUNK)
@@ -25,7 +25,7 @@ def first_difference(source: Path, other: Path) -> str | None:
     Otherwise a sentence that names the first physical slice which belongs to another partition or place in it, or
     holds something else, with its partition and the byte. `other` may be larger, have other tables and more slices.
     Holes are zeros and not read. Raises what `read` raises for either file, ImageDamaged if one lacks a slice, and
-    StoreError if it cannot be read, UsageError if it is no regular file.
+    StoreError if it cannot be read, UsageError if it is no regular file or cannot be opened.
     """
     with ExitStack() as stack:
         stack.enter_context(host_faults("comparing FVMs"))
@@ -46,7 +46,7 @@ class _Volume:
 
 def _opened(path: Path, stack: ExitStack) -> _Volume:
     with image_faults(str(path)):
-        stream = stack.enter_context(opened(path))
+        stream = stack.enter_context(opened(path)).stream
         metadata = read(stream)
         check_within(metadata, os.fstat(stream.fileno()).st_size)
         return _Volume(path, stream.fileno(), metadata)

@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 from pipeline.errors import ImageError, UsageError
 from pipeline.images.fvm import slices
-from pipeline.images.fvm.files import opened
 from pipeline.images.fvm.header import TABLES, Header, check_slice_size, smallest_disk, table_size
 from pipeline.images.fvm.metadata import Metadata
 from pipeline.images.fvm.tables import DATA_TYPE, MOST_PARTITIONS, Extent, Partition, check_name, encode_partitions
+from pipeline.images.source import opened
 
 
 def create(
@@ -82,4 +82,4 @@ def _fill(output: int, start: int, data: bytes | Path, size: int) -> None:
         slices.write(output, start, data)
         return
     with opened(data) as source:
-        slices.copy(source.fileno(), 0, output, start, size)
+        slices.copy(source.stream.fileno(), 0, output, start, size)

@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from pipeline.errors import ImageError, InstanceBusy, host_faults, image_faults
 from pipeline.images.fvm import slices
-from pipeline.images.fvm.files import opened
 from pipeline.images.fvm.header import Header, smallest_disk
 from pipeline.images.fvm.metadata import Metadata, check_nothing_hidden, check_within, read, read_copies
+from pipeline.images.source import opened
 from pipeline.publish import publish
 
 
@@ -55,7 +55,8 @@ def _rewrite(source: BinaryIO, path: Path, length: int, *, to_fit: bool) -> None
 def _held(path: Path, *, writable: bool) -> Iterator[BinaryIO]:
     """The file, which nobody else extends meanwhile."""
     while True:
-        with opened(path, writable=writable) as stream:
+        with opened(path, writable=writable) as file:
+            stream = file.stream
             _lock(stream, path)
             if os.path.samestat(os.fstat(stream.fileno()), path.stat()):  # not replaced since it was opened
                 yield stream

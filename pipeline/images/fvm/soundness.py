@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 from pipeline.errors import ImageError, host_faults, image_faults
 from pipeline.images.fvm import slices
-from pipeline.images.fvm.files import opened
 from pipeline.images.fvm.metadata import Copies, Metadata, read_copies
 from pipeline.images.fvm.tables import Extent, Partition
 from pipeline.images.part import Fact, Part
+from pipeline.images.source import opened
 
 MOST_PROBLEMS = 20
 """Sentences about one part; of more, only the number is told."""
@@ -41,9 +41,10 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
     all of its data; `digests=False` spares it. Raises WrongFormat, ImageDamaged and ImageTooLarge as `read` does, and
     StoreError if the file cannot be read, UsageError if it is no regular one.
     """
-    with host_faults("reading an FVM"), image_faults(str(path)), opened(path) as stream:
+    with host_faults("reading an FVM"), image_faults(str(path)), opened(path) as file:
+        stream = file.stream
         copies = read_copies(stream)
-        present = os.fstat(stream.fileno()).st_size
+        present = file.size
         return Part(
             "FVM",
             path.name,

@@ -17,9 +17,9 @@ class Tree(Generic[Value]):
     def insert(self, name: str, value: Value, *, replace: bool) -> None:
         """Add a file. Raises ImageError where another one, or a directory, has the name and may not be replaced."""
         if name in self.files:
-            self._give_way(name, replace, name)
-        while name in self._inside:
-            self._give_way(self._file_in(name), replace, name, "(directory vs file) ")
+            self._give_way(name, replace)
+        elif name in self._inside:
+            self._give_way(name, replace, "(directory vs file) ")
         self._enter(name, replace)
         self.files[name] = value
 
@@ -29,24 +29,19 @@ class Tree(Generic[Value]):
         while parent:
             known = parent in self._inside
             if parent in self.files:
-                self._give_way(parent, replace, parent)
+                self._give_way(parent, replace)
             self._inside.setdefault(parent, set()).add(name)
             if known:
                 return
             name, parent = parent, _parent(parent)
 
-    def _file_in(self, directory: str) -> str:
-        while directory in self._inside:
-            directory = next(iter(self._inside[directory]))
-        return directory
-
-    def _give_way(self, name: str, replace: bool, told: str, why: str = "") -> None:
+    def _give_way(self, name: str, replace: bool, why: str = "") -> None:
         if not replace:
             raise ImageError(
-                f"duplicate target path {why}without --replace: {told}",
+                f"duplicate target path {why}without --replace: {name}",
                 hint="put --replace before what is to replace it",
             )
-        del self.files[name]
+        self._remove(name)
         parent = _parent(name)
         while parent:
             self._inside[parent].discard(name)
@@ -54,6 +49,16 @@ class Tree(Generic[Value]):
                 return
             del self._inside[parent]
             name, parent = parent, _parent(parent)
+
+    def _remove(self, name: str) -> None:
+        """A file, or all that is in a directory."""
+        left = [name]
+        while left:
+            name = left.pop()
+            if name in self._inside:
+                left += self._inside.pop(name)
+            else:
+                del self.files[name]
 
 
 def _parent(name: str) -> str:

@@ -94,7 +94,7 @@ def test_the_help_tells_what_in_place_means(capsys: pytest.CaptureFixture[str]) 
         (("--partition", "a=content", "--partition", "a=content"),
          "--partition a=content: there is one of that name"),
         (("--partition", "data=no-such-file"), "No such file or directory: no-such-file"),
-        (("--partition", "data=."), ". is not a regular file"),
+        (("--partition", "data=."), ". is a directory, not a file"),
         (("--slice", "1000", "--partition", "data=content"), "new.blk: slices of 1000 bytes"),
         (("--slice", "0"), "Bad size: 0"),
         (("--length", "3T"), "Bad size: 3T"),

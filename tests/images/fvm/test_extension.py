@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ImageDamaged, ImageError, InstanceBusy, StoreError, UsageError, WrongFormat
+from pipeline.errors import ImageDamaged, ImageError, InstanceBusy, UsageError, WrongFormat
 from pipeline.images import fvm
 from pipeline.images.fvm import Header
 from tests.images.fvm.volumes import (
@@ -261,11 +261,11 @@ def test_a_file_that_was_replaced_meanwhile_is_opened_again(volume: Path, monkey
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="pipe is not a regular file"):
+    with pytest.raises(UsageError, match="pipe is a named pipe, not a file"):
         fvm.extend_file(tmp_path / "pipe", 1 << 20)
 
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_what_cannot_be_opened_is_told(tmp_path: Path, in_place: bool) -> None:
-    with pytest.raises(StoreError, match=r"extending an FVM: No such file or directory: .*/none$"):
+    with pytest.raises(UsageError, match=r"/none: No such file or directory$"):
         fvm.extend_file(tmp_path / "none", 1 << 20, in_place=in_place)
