@@ -100,7 +100,7 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
     """The segments and sections of an ELF file. The digest of the whole may be a "b3s:" one, see pipeline/digests.py.
 
     Raises ImageDamaged if not even its header is whole; what is wrong beyond that is a problem of the part. Raises
-    UsageError and StoreError as `opened` and `Source` do.
+    UsageError and StoreError as `opened` does.
     """
     with opened(path) as source:
         header = _header(source)

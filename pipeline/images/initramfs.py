@@ -49,7 +49,8 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
     Facts: how many `archives`; of an entry `mode`, `owner` and `device`, if any, a link's `target`, the `archive` if it
     is not in the first, and `replaced` if a later entry takes its place.
 
-    Damage ends the list and is a problem of the whole, which has what came before. Raises UsageError and StoreError as `opened` and `Source` do.
+    Damage ends the list and is a problem of the whole, which has what came before. Raises UsageError and StoreError as
+    `opened` does.
     """
     with opened(path) as source:
         found: list[_Found] = []

@@ -83,7 +83,7 @@ _HINTS = {
 
 
 def identify(path: Path) -> Kind:
-    """What a file claims to be, by at most 4 KiB of it. Raises UsageError and StoreError as `opened` and `Source` do."""
+    """What a file claims to be, by at most 4 KiB of it. Raises UsageError and StoreError as `opened` does."""
     return _kind(_head(path))
 
 
@@ -102,7 +102,7 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
     """All that is in an image, by the reader for its kind. Without `digests` less is read.
 
     Raises WrongFormat for a file that is of no kind with a reader, ImageError for one so damaged that there is nothing
-    to show, UsageError and StoreError as `opened` and `Source` do. An ImageError names the file. What else is not sound is a
+    to show, UsageError and StoreError as `opened` does. An ImageError names the file. What else is not sound is a
     problem of a part.
     """
     with image_faults(printable(str(path))):

@@ -63,7 +63,8 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
     """What a qcow2 image is: a part without parts. Sizes are in bytes; `virtual_size` is what a guest sees.
 
     The digest is that of the file, maybe a "b3s:" one, see pipeline/digests.py. Raises ImageDamaged if its header
-    cannot be made sense of; what is wrong beyond that is a problem of the part. Raises UsageError and StoreError as `opened` and `Source` do.
+    cannot be made sense of; what is wrong beyond that is a problem of the part. Raises UsageError and StoreError as
+    `opened` does.
     """
     with opened(path) as source:
         header = _header(source)

@@ -74,7 +74,7 @@ def opened(path: Path, *, writable: bool = False) -> Iterator[Source]:
     """Open a regular file to read it, or to change it too. All else is left alone: a pipe could block for ever, a
     device could act.
 
-    Raises UsageError if it is no regular file or cannot be opened.
+    Raises UsageError if it is no regular file or cannot be opened. Reading the Source raises StoreError.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):

@@ -54,7 +54,7 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
 
     The digest is that of the file, maybe a "b3s:" one, see pipeline/digests.py. Raises ImageDamaged if its header is
     cut off or of another version; what is wrong beyond that is a problem of the part. Raises UsageError and StoreError
-    as `opened` and `Source` do.
+    as `opened` does.
     """
     with opened(path) as source:
         header = _Header.read(source)
