@@ -1,6 +1,7 @@
 """Images made by hand, byte by byte, so that neither side of a test is what is tested."""
 
 import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 import lz4.frame
@@ -11,7 +12,8 @@ KERNEL_X64 = 0x4C4E524B
 KERNEL_ARM64 = 0x384E524B
 BOOTFS = 0x42534642
 CMDLINE = 0x4C444D43
-VERSION, COMPRESSED = 0x00010000, 1
+RAMDISK = 0x4B534452
+VERSION, CRC, COMPRESSED = 0x00010000, 0x00020000, 1
 
 Pack = Callable[[bytes], bytes]
 PACKS: Mapping[str, Pack] = {
@@ -21,10 +23,31 @@ PACKS: Mapping[str, Pack] = {
 }
 
 
-def item(kind: int, payload: bytes, extra: int = 0, flags: int = VERSION) -> bytes:
-    """One item, or a container, without a CRC."""
-    header = struct.pack("<IIIIIIII", kind, len(payload), extra, flags, 0, 0, 0xB5781729, 0x4A87E8D6)
+MAGIC = 0xB5781729
+NO_CRC = 0x4A87E8D6
+
+
+def item(
+    kind: int,
+    payload: bytes,
+    extra: int = 0,
+    flags: int = VERSION,
+    *,
+    length: int | None = None,
+    reserved: tuple[int, int] = (0, 0),
+    magic: int = MAGIC,
+    crc: int = NO_CRC,
+) -> bytes:
+    """One item, or a container, without a CRC unless one is given."""
+    size = len(payload) if length is None else length
+    header = struct.pack("<IIIIIIII", kind, size, extra, flags, *reserved, magic, crc)
     return header + payload + bytes(-len(payload) % 8)
+
+
+def checked(kind: int, payload: bytes, extra: int = 0, flags: int = VERSION) -> bytes:
+    """One item with its CRC."""
+    bare = item(kind, payload, extra, flags | CRC, crc=0)
+    return item(kind, payload, extra, flags | CRC, crc=zlib.crc32(bare[: 32 + len(payload)]))
 
 
 def container(*items: bytes) -> bytes:
