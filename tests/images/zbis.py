@@ -70,7 +70,7 @@ def bootfs(entries: Sequence[bytes], content: bytes = b"", size: int | None = No
 
 def payload(files: Mapping[str, bytes]) -> bytes:
     """The BOOTFS of these files, in their order."""
-    names = {name.encode() + b"\0": data for name, data in files.items()}
+    names = {name.encode(errors="surrogateescape") + b"\0": data for name, data in files.items()}
     start = len(bootfs([entry(name, 0, 0) for name in names]))
     entries, content = [], b""
     for name, data in names.items():
