@@ -17,6 +17,8 @@ from pipeline.text import printable
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# ext4 takes 65,000 links of a file: the next ones go to a copy. FAT takes none at all
+_NO_LINK = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP)
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
@@ -73,9 +75,9 @@ def _link(directory: Path, known: str, parent: int, name: str) -> None:
         try:
             os.link(_last(known), _last(name), src_dir_fd=known_parent, dst_dir_fd=parent, follow_symlinks=False)
         except OSError as error:
-            if error.errno != errno.EMLINK:
+            if error.errno not in _NO_LINK:
                 raise
-            _copy(known_parent, known, parent, name)  # ext4 takes 65,000 links; the next ones go to this copy
+            _copy(known_parent, known, parent, name)
 
 
 def _copy(known_parent: int, known: str, parent: int, name: str) -> None:
