@@ -16,18 +16,21 @@ from pipeline.errors import CommandError, ConnectError, TopcoatError
 from pipeline.settings import Settings
 
 SSH_FAILED = 255
+_TOOLS = (["zbi"], ["fvm"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Mistakes and failures are explained on stderr, without a traceback."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     parser = _parser()
-    options, parameters = parser.parse_known_args(arguments)
+    # The arguments of a tool are its own business, and most begin with a dash
+    options, parameters = parser.parse_known_args(words[:1] if words[:1] in _TOOLS else words)
     if "files" in options:  # argparse takes no more of them after an option in their midst
         options.files += [word for word in parameters if not word.startswith("-")]
         parameters = [word for word in parameters if word.startswith("-")]
     if parameters and "task" not in options:
         parser.error(f"unrecognized arguments: {' '.join(parameters)}")
-    options.parameters = parameters
+    options.parameters = words[1:] if words[:1] in _TOOLS else parameters
     try:
         command: Callable[[Settings, argparse.Namespace], int] = options.run
         return command(settings.load(), options)
@@ -126,6 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument("--no-digests", action="store_true", help="leave out digests: less to read, less to compare")
     image.add_argument("--json", action="store_true", help="for machines")
     image.set_defaults(run=images.image)
+
+    for name, run in (("zbi", images.zbi), ("fvm", images.fvm)):
+        tool = commands.add_parser(
+            name, help=f"Topcoat's own {name}, with the arguments of Fuchsia's: topcoat {name} --help"
+        )
+        tool.set_defaults(run=run)
 
     argv = commands.add_parser("argv", help="print QEMU's command line; before a boot, the one that it would have")
     argv.add_argument("name")

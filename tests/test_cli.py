@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.conftest import BIN, Workspace
+from tests.images import zbis
 
 
 @pytest.fixture
@@ -219,3 +220,19 @@ class TestInTheGuest:
         assert words[-1] == "clusterfuchsia@127.0.0.1"
         assert "StrictHostKeyChecking=yes" in words
         assert demo.instance().known_hosts.read_text() == f"[127.0.0.1]:{handle.ssh.port} {handle.ssh.host_key}\n"
+
+
+def test_the_image_tools_are_commands_too(workspace: Workspace) -> None:
+    (workspace.directory / "key").write_text("ssh-ed25519 AAAA\n")
+    (workspace.directory / "in.zbi").write_bytes(zbis.image({"bin/init": b"#!"}))
+    (workspace.directory / "data").write_bytes(b"content")
+    made = workspace.topcoat("zbi", "-o", "out.zbi", "in.zbi", "-e", "data/key=key")
+    assert (made.status, made.text) == (0, "")
+    assert "data/key" in workspace.topcoat("zbi", "-tv", "out.zbi").text
+    assert workspace.topcoat("fvm", "fvm.blk", "create", "--slice", "32K", "--partition", "data=data").status == 0
+    assert workspace.topcoat("fvm", "fvm.blk", "extend", "--length", "8M").status == 0
+    assert (workspace.topcoat("fvm", "fvm.blk", "check").text, workspace.topcoat("image", "fvm.blk").status) == ("", 0)
+    assert "Usage: zbi" in workspace.topcoat("zbi", "--help").text
+    assert "usage: fvm" in workspace.topcoat("fvm", "--help").text
+    refused = workspace.topcoat("zbi", "-o", "out.zbi", "none.zbi")
+    assert (refused.status, refused.text.splitlines()[0]) == (1, "zbi: none.zbi: No such file or directory")

@@ -34,6 +34,20 @@ def image(chosen: Settings, options: argparse.Namespace) -> int:
     return _tell(word, options)
 
 
+def zbi(chosen: Settings, options: argparse.Namespace) -> int:
+    """Do what Fuchsia's `zbi` does with these arguments."""
+    from pipeline.images import zbi
+
+    return zbi.main(options.parameters)
+
+
+def fvm(chosen: Settings, options: argparse.Namespace) -> int:
+    """Do what Fuchsia's `fvm` does with these arguments."""
+    from pipeline.images import fvm
+
+    return fvm.main(options.parameters)
+
+
 def _tell(name: str, options: argparse.Namespace) -> int:
     from pipeline.images import kinds
 
