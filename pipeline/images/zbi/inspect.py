@@ -14,8 +14,9 @@ from pipeline.images.zbi.container import Item
 def inspect(path: Path, *, digests: bool = True, crcs: bool = True) -> Part:
     """Read all of an image, every CRC and every frame. What is wrong in an item is among the problems of that item.
 
-    Without `digests`, contents are not hashed; without `crcs`, headers are not looked into. Raises ImageError if the container cannot be walked through, and
-    UsageError if there is no such file. Takes one pass over the file, in memory for the names of the files only.
+    Without `digests`, contents are not hashed; without `crcs`, headers are not looked into. Raises ImageError if the
+    container cannot be walked through, and UsageError if there is no such file. Takes one pass over the file, in memory
+    for the names of the files only.
     """
     with container.opened_whole(path) as (whole, items):
         parts = _Inspection(digests=digests, crcs=crcs).parts(items)
