@@ -22,7 +22,8 @@ Usage: zbi [-o OUT] INPUT... [-- PATTERN...]
   -o, --output=OUT          write an image; OUT may be one of the inputs
   -e, --entry=PATH=FILE     add FILE, or all that is in a directory, at PATH in the BOOTFS
   -r, --replace             what follows may replace files of the same name
-  -T, --type=TYPE[:SIZE]    the files that follow become items of this type (their first SIZE bytes)
+  -T, --type=TYPE[:SIZE]    the files that follow become items of this type (their first SIZE bytes; only then may it
+                            be a device), and so does the text of each -e TEXT
   -F, --files               the files that follow are images again
   -c, --compressed[=HOW]    how the BOOTFS is compressed: none, lz4f, zstd, zstd.LEVEL, zstd.max
                             (default: as it was; zstd where there was none)
@@ -63,7 +64,7 @@ class Request:
     output: Path | None = None
     method: Method | None = None
     kernel: int | None = None
-    directory: Path = Path()
+    directory: Path | None = None
     switches: set[str] = field(default_factory=set)
     patterns: list[str] = field(default_factory=list)
     type: int | None = None
@@ -249,26 +250,32 @@ def _run(request: Request) -> None:
         if "t" in request.switches:
             _list(merge, verbose="v" in request.switches)
         if "x" in request.switches:
-            extract.extract(merge.items, request.directory, extract.matcher(request.patterns))
+            extract.extract(merge.items, request.directory or Path(), extract.matcher(request.patterns))
 
 
 def _check(request: Request) -> None:
     """Raise UsageError for what makes no sense together: nothing that is asked for is passed over in silence."""
-    output, switches = request.output, request.switches
-    both = {"t": "--list (-t)", "x": "--extract (-x)"}
-    for switch, name in both.items():
-        if output and switch in switches:
-            raise UsageError(f"--output (-o) is incompatible with {name}", hint="do the one, then the other")
-    if not output and not switches & both.keys():
-        raise UsageError("no output file", hint="give -o OUT, or --list or --extract. " + _HINT)
-    if not output and "e" in switches:
-        raise UsageError("--entry (-e) without an output file", hint="give -o OUT, and list or extract that")
-    if request.patterns and "x" not in switches:
-        raise UsageError("patterns choose what is extracted", hint="give --extract (-x), or leave out what follows --")
-    if not request.steps and not output:
-        raise UsageError("no input", hint="name an image. " + _HINT)
-    if output and output.exists() and not output.is_file():
-        raise UsageError(f"{printable(str(output))} is there and is no file", hint="give the name of a file: -o OUT")
+    for wrong, problem, hint in _contradictions(request, request.output, request.switches):
+        if wrong:
+            raise UsageError(problem, hint=hint)
+
+
+def _contradictions(request: Request, output: Path | None, switches: set[str]) -> Iterator[tuple[object, str, str]]:
+    for switch, name in {"t": "--list (-t)", "x": "--extract (-x)"}.items():
+        both = output and switch in switches
+        yield both, f"--output (-o) is incompatible with {name}", "do the one, then the other"
+    looked_at = switches & {"t", "x"}
+    yield not output and not looked_at, "no output file", "give -o OUT, or --list or --extract. " + _HINT
+    for asked, name in ((request.kernel, "--bootable (-B)"), (request.method, "--compressed (-c)")):
+        yield asked and not output, f"{name} without an output file", "give -o OUT"
+    added = "e" in switches and not output
+    yield added, "--entry (-e) without an output file", "give -o OUT, and list or extract that"
+    if "x" not in switches:
+        yield request.patterns, "patterns choose what is extracted", "give -x, or leave out what follows --"
+        yield request.directory, "--output-dir (-D) is for what is extracted", "give --extract (-x) with it"
+    yield not request.steps and looked_at, "no input", "name an image. " + _HINT
+    odd = output and output.exists() and not output.is_file()
+    yield odd, f"{printable(str(output))} is there and is no file", "give the name of a file: -o OUT"
 
 
 @contextmanager

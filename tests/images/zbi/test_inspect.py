@@ -87,6 +87,7 @@ def test_why_it_cannot_be_booted(path: Path, items: list[bytes], why: str) -> No
 
 
 DAMAGED = zbis.item(zbis.BOOTFS, zbis.PACKS["zstd"](zbis.payload(FILES)) + b"\0", 16384, zbis.VERSION | zbis.COMPRESSED)
+BOMB = zbis.item(zbis.RAMDISK, zbis.PACKS["lz4"](b""), 0xFFFFFFFF, zbis.VERSION | zbis.COMPRESSED)
 PROBLEMS: dict[str, tuple[bytes, str]] = {
     "CRC": (zbis.item(1, b"x", 0, zbis.VERSION | zbis.CRC, crc=7), "does not match header 00000007"),
     "VERSION": (zbis.item(1, b"x", flags=0), "the VERSION flag is not set"),
