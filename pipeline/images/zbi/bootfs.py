@@ -185,7 +185,7 @@ class Reader:
         if len(raw) - position < _ENTRY.size:
             raise self._damaged(at, "the directory is cut off in an entry", f"{_ENTRY.size} bytes")
         name_size, size, offset = _ENTRY.unpack_from(raw, position)
-        name = raw[position + _ENTRY.size :][:name_size] if name_size <= LONGEST_NAME + 1 else b""
+        name = raw[position + _ENTRY.size : position + _ENTRY.size + name_size]
         if not 1 < name_size <= LONGEST_NAME + 1:
             raise self._damaged(at, f"a name of {name_size} bytes", f"2 to {LONGEST_NAME + 1}, with the NUL")
         if len(name) < name_size:

@@ -5,11 +5,12 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import UnsupportedOperation
 from pathlib import Path
 
-from pipeline.errors import TopcoatError, UsageError, host_faults
+from pipeline.errors import StoreError, TopcoatError, UsageError, hint_for
 from pipeline.images.source import opened
 from pipeline.images.zbi import container, extract, item_types, listing
 from pipeline.images.zbi.compression import NONE, ZSTD, Method
@@ -106,7 +107,8 @@ class Request:
         path, replace, kind, size = Path(name), self.replace, self.type, self.type_size
         if kind is None:
             return lambda merge: _add_input(merge, path, replace)
-        return lambda merge: merge.add_item(container.made(kind, _read(path, size)), replace=replace)
+        shown = printable(name)
+        return lambda merge: merge.add_item(container.made(kind, _read(path, size), shown), replace=replace)
 
     def _entry(self, text: str) -> Callable[[Merge], None]:
         kind, replace = self.type, self.replace
@@ -226,14 +228,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(request)
         sys.stdout.flush()
     except TopcoatError as error:
-        print(f"zbi: {printable(error.explain())}", file=sys.stderr)
-        return 1
+        return _failed(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return 141
+    except OSError as error:
+        _forget_stdout()
+        doing = error.filename or "reading an image, or printing"
+        return _failed(StoreError(f"{doing}: {error.strerror}", hint=hint_for(error.errno)))
     return 0
+
+
+def _failed(error: TopcoatError) -> int:
+    print(f"zbi: {printable(error.explain())}", file=sys.stderr)
+    return 1
+
+
+def _forget_stdout() -> None:
+    """Else what is still to be printed would fail once more when the interpreter ends."""
+    with suppress(UnsupportedOperation):  # where it is no file, it cannot fail either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(request: Request) -> None:
@@ -242,9 +258,8 @@ def _run(request: Request) -> None:
         return
     _check(request)
     with _alone(request.output), Merge() as merge:
-        with host_faults("reading the inputs"):
-            for step in request.steps:
-                step(merge)
+        for step in request.steps:
+            step(merge)
         if request.output:
             _write(request.output, merge, request)
         if "t" in request.switches:

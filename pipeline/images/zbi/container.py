@@ -34,7 +34,7 @@ CHUNK = 1 << 20
 MOST_CLAIMED = 1 << 32
 """Bytes that all compressed items of an image may claim to hold: else one of a megabyte could keep us for hours."""
 
-_MOST_ITEMS = 1 << 16  # real images have a dozen; a container of 4 GiB could claim 134 million
+_MOST_ITEMS = 1 << 12  # real images have a dozen; a container of 4 GiB could claim 134 million
 
 
 class Payload(Protocol):
@@ -136,9 +136,9 @@ class Item:
         return crc
 
 
-def made(kind: int, payload: bytes) -> Item:
-    """A new item that is not compressed."""
-    return Item(kind, Memory(payload), len(payload) if kind in item_types.STORAGE else 0)
+def made(kind: int, payload: bytes, file: str = "") -> Item:
+    """A new item that is not compressed; `file` is where its bytes come from."""
+    return Item(kind, Memory(payload), len(payload) if kind in item_types.STORAGE else 0, file=file)
 
 
 @contextmanager

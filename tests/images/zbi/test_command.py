@@ -166,6 +166,13 @@ def test_a_bootfs_made_of_a_file_does_not_choose_the_compression(desk: Desk) -> 
     assert device.items(image)[0].compression == "zstd"
 
 
+def test_a_damaged_bootfs_made_of_a_file_is_told_with_its_name(desk: Desk) -> None:
+    desk.put("raw", bytes(4096))
+    desk.put("key", b"key")
+    said = desk.refusal("-o", "OUT", "-T", "bootfs", "raw", "-F", "-e", "a=key")
+    assert said.startswith("zbi: raw: in its BOOTFS, at byte 0x0 of the content: the magic 0x0")
+
+
 def test_bytes_of_a_device(desk: Desk) -> None:
     desk.put("in", zbis.container(zbis.KERNEL))
     image = desk.make(
@@ -260,6 +267,30 @@ def test_nobody_reads_the_listing(desk: Desk) -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("words", [("-tv", "in"), ("--help",)])
+def test_a_full_disk_behind_the_listing(desk: Desk, words: tuple[str, ...]) -> None:
+    desk.put("in", zbis.image(FILES))
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PROGRAM, *words], env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("zbi: reading an image, or printing: No space left on device\n  hint: ")
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_a_disk_that_cannot_be_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    desk.put("in", zbis.image(FILES))
+    desk.put("key", b"key")
+    monkeypatch.setattr(container.Stored, "read", broken)
+    assert "Input/output error" in desk.refusal("-o", "OUT", "in", "-e", "a=key")
+    assert "Input/output error" in desk.refusal("-o", "OUT", "in")
 
 
 def test_a_locale_that_knows_only_ascii(desk: Desk) -> None:
