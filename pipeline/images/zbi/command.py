@@ -30,7 +30,7 @@ Usage: zbi [-o OUT] INPUT... [-- PATTERN...]
                             (default: as it was; zstd where there was none)
   -u, --uncompressed        not at all
   -B, --bootable=ARCH       x64, arm64 or riscv64: refuse if the result does not start with its kernel
-  -t, --list                list the items; with -v what is in them
+  -t, --list                list the items; with -v what is in them. A wrong CRC is told, and is no error
   -x, --extract             write the BOOTFS files of the inputs; those with the same content become hard links
   -D, --output-dir=DIR      into this directory (default: the current one)
   -v, --verbose, -h, --help

@@ -180,7 +180,9 @@ def _check_zstd_frame(item: Item) -> None:
         last, kind = bool(block & 1), block >> 1 & 3
         position += 3 + (1 if kind == _RUN else block >> 3)
     position += 4 * zstandard.get_frame_parameters(head).has_checksum
-    if not last or position != payload.size:
+    if not last:
+        raise _unfit(item, f"its zstd frame is cut off: {payload.size} bytes", "more")
+    if position != payload.size:
         raise _unfit(item, f"it has {payload.size} bytes", f"{position}: those of one zstd frame")
 
 

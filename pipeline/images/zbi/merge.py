@@ -236,13 +236,13 @@ class Merge:
     def _bootfs(self, method: Method) -> Packed:
         census = Census()
         tree: Tree[Content] = Tree()
-        sources = [
-            (Unpacked(self._items[place], self._resources, census), replace)
-            for place, replace in self._replacing.items()
-        ]
-        for source, replace in sources:
-            for file in source.files:
-                tree.insert(file.name, Old(source, file), replace=replace)
+        sources = []
+        for place, replace in self._replacing.items():
+            with self._items[place].faults():
+                source = Unpacked(self._items[place], self._resources, census)
+                for file in source.files:
+                    tree.insert(file.name, Old(source, file), replace=replace)
+            sources.append(source)
         for target, path, replace in self._added:
             for name, new in _files_at(target, path):
                 tree.insert(name, new, replace=replace)
@@ -252,9 +252,7 @@ class Merge:
             [(name, content.size, content.identity) for name, content in zip(names, contents, strict=True)]
         )
         stored = {at: content for at, content in zip(offsets, contents, strict=True) if content.size}
-        return Packed(
-            item_types.BOOTFS, _payload(directory, stored, total, [source for source, _ in sources]), total, method
-        )
+        return Packed(item_types.BOOTFS, _payload(directory, stored, total, sources), total, method)
 
 
 def _payload(

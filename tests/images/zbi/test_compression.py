@@ -87,6 +87,8 @@ BAD = {
     "zstd garbage": b"\x28\xb5\x2f\xfd" + b"\xff" * 50,
     "lz4 garbage": b"\x04\x22\x4d\x18" + b"\xff" * 50,
     "lz4 legacy": b"\x02\x21\x4c\x18" + bytes(50),
+    "cut before a block": raw_blocks(CONTENT, b"")[:-3],
+    "cut in a block": raw_blocks(CONTENT)[:-3],
     "zstd and a byte": zstd(CONTENT) + b"\0",
     "lz4 and a byte": lz4f(CONTENT) + b"\0",
     "two zstd frames": zstd(CONTENT) + zstd(CONTENT),
@@ -125,6 +127,8 @@ def test_what_cannot_be_unpacked(payload: bytes) -> None:
     [
         ("no frame", "is compressed in an unknown way, expected the start of an LZ4 or zstd frame"),
         ("zstd and a byte", f"it has {len(BAD['zstd and a byte'])} bytes, expected {len(zstd(CONTENT))}"),
+        ("cut before a block", f"its zstd frame is cut off: {len(CONTENT) + 9} bytes, expected more"),
+        ("cut in a block", f"it has {len(CONTENT) + 6} bytes, expected {len(CONTENT) + 9}: those of one zstd frame"),
         ("lz4 and a byte", "expected those of one LZ4 frame, no more and no less"),
         ("zstd checksum", "its zstd frame cannot be unpacked: zstd decompress error: Restored data doesn't match"),
         ("lz4 checksum", "its LZ4 frame cannot be unpacked: LZ4F_decompress failed"),

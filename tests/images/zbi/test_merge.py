@@ -133,7 +133,7 @@ def test_replace_holds_for_what_follows(desk: Desk) -> None:
     assert desk.files("in", "-r", "other", "-e", "b=new") == {"a": b"other", "b": b"new"}
     assert desk.files("-e", "a=new", "-r", "-e", "a=in")["a"] == zbis.image({"a": b"old"})
     assert told in desk.refusal("-o", "OUT", "in", "-e", "a=new", "-r")
-    assert told in desk.refusal("-o", "OUT", "in", "other", "-r", "-e", "a=new")
+    assert f"zbi: other: {told}" in desk.refusal("-o", "OUT", "in", "other", "-r", "-e", "a=new")
     assert told in desk.refusal("-o", "OUT", "-e", "a=new", "-e", "./a=new")
 
 
