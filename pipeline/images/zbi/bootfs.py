@@ -210,7 +210,7 @@ class Reader:
         total = self._item.content_size
         if file.offset % PAGE:
             raise self._damaged(file.offset, f"{file.name[:80]!r} starts there", f"a multiple of {PAGE}")
-        if file.offset > total or file.offset + file.size + -file.size % PAGE > total:
+        if file.offset + file.size + -file.size % PAGE > total:
             raise self._damaged(
                 file.offset, f"offset+size too large: {file.name[:80]!r} has {file.size} bytes", f"an end at {total}"
             )

@@ -164,6 +164,15 @@ def test_what_is_behind_a_frame_of_megabytes_is_found() -> None:
             unpacked(item(frame + bytes(3 << 20), len(content)))
 
 
+@pytest.mark.parametrize("pack", [zstd, lz4f])
+def test_a_second_frame_that_starts_a_chunk(monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]) -> None:
+    first, second = pack(CONTENT[:500]), pack(CONTENT[500:])
+    monkeypatch.setattr(container, "CHUNK", len(first))
+    assert unpacked(item(first, 500)) == CONTENT[:500]
+    with pytest.raises(ImageDamaged, match=r"item RAMDISK: (something follows its LZ4 frame|it has)"):
+        unpacked(item(first + second))
+
+
 BOMB = raw_blocks(*[b"\0"] * 1024, kind=1)  # 128 MiB from 4 KiB
 
 
@@ -194,6 +203,8 @@ def test_a_raw_payload_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unpacked(raw) == CONTENT
     with pytest.raises(ImageTooLarge):
         unpacked(item(zstd(CONTENT)))
+    monkeypatch.setattr(compression, "MOST_UNPACKED", len(CONTENT))
+    assert unpacked(item(zstd(CONTENT))) == CONTENT
 
 
 def test_a_frame_of_endless_empty_blocks_ends_soon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -220,6 +221,15 @@ def test_damage_behind_the_last_file_is_an_error(desk: Desk) -> None:
     packed = zbis.PACKS["zstd"](raw)
     item = zbis.item(zbis.BOOTFS, packed + b"\0", len(raw), zbis.VERSION | zbis.COMPRESSED)
     assert refused(desk, zbis.container(item)).startswith("zbi: in: at byte 0x20: item BOOTFS: it has ")
+
+
+def test_all_of_a_frame_is_read_even_if_one_file_is_wanted(desk: Desk) -> None:
+    raw = zbis.payload({"a": b"1", "b": os.urandom(1 << 20)})
+    packed = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(raw))
+    packed[-1] ^= 1
+    item = zbis.item(zbis.BOOTFS, bytes(packed), len(raw), zbis.VERSION | zbis.COMPRESSED)
+    said = refused(desk, zbis.container(item), "--", "a")
+    assert "its zstd frame cannot be unpacked: zstd decompress error: Restored data doesn't match checksum" in said
 
 
 def test_no_descriptor_is_left_open(desk: Desk) -> None:

@@ -67,14 +67,25 @@ def test_deep_names_take_no_time() -> None:
     assert made.files == {"d": 0}
 
 
-NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
+def test_what_else_is_in_a_directory_stays_known() -> None:
+    made = tree("a/b", "a/c")
+    made.insert("a/b/x", 2, replace=True)
+    made.insert("a/b", 3, replace=True)
+    with pytest.raises(ImageError, match="directory vs file"):
+        made.insert("a", 4, replace=False)
+    made.insert("a", 5, replace=True)
+    assert made.files == {"a": 5}
+
+
+NAMES = st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map("/".join)
+REPLACE = st.sampled_from([True] * 9 + [False])
 
 
 def is_in(name: str, directory: str) -> bool:
     return f"{name}/".startswith(f"{directory}/")
 
 
-@given(st.lists(st.tuples(NAMES, st.booleans())))
+@given(st.lists(st.tuples(NAMES, REPLACE)))
 def test_it_is_as_if_all_were_compared(steps: list[tuple[str, bool]]) -> None:
     made: Tree[int] = Tree()
     wanted: dict[str, int] = {}
