@@ -170,9 +170,10 @@ def test_what_is_no_image(path: Path) -> None:
 
 
 def test_no_thread_and_no_descriptor_is_left(path: Path) -> None:
-    before = os.listdir("/proc/self/fd"), threading.active_count()  # noqa: PTH208
+    before, threads = os.listdir("/proc/self/fd"), threading.active_count()  # noqa: PTH208
     inspected(path, zbis.image(FILES, zbis.PACKS["lz4"], after=DAMAGED))
-    assert (os.listdir("/proc/self/fd"), threading.active_count()) == before  # noqa: PTH208
+    assert set(os.listdir("/proc/self/fd")) <= set(before)  # noqa: PTH208
+    assert threading.active_count() <= threads
 
 
 def test_thousands_of_items_take_no_time(path: Path) -> None:
