@@ -71,6 +71,14 @@ def test_without_new_files_a_bootfs_stays_as_it_is(desk: Desk) -> None:
         assert desk.make("in", *words) == image
 
 
+def test_a_raw_bootfs_that_does_not_tell_its_size(desk: Desk) -> None:
+    desk.put("in", zbis.container(zbis.KERNEL, zbis.item(zbis.BOOTFS, zbis.payload(FILES))))  # as in 2019
+    desk.put("key", b"key")
+    assert zbi.inspect(desk.path / "in").parts[1].size == len(zbis.payload(FILES))
+    assert desk.files("in", "-e", "a=key") == {**FILES, "a": b"key"}
+    assert desk.run("-t", "in")[1].splitlines()[3] == "00000048: 00007000 BOOTFS (size=00007000)"
+
+
 def test_without_a_bootfs_there_is_one_in_zstd(desk: Desk) -> None:
     desk.put("in", zbis.container(zbis.KERNEL))
     desk.put("key", b"key")
