@@ -170,7 +170,8 @@ def bundle(workspace: Workspace) -> Workspace:
         shutil.copy(FAKES / fake, root / name)
     workspace.environment["FUCHSIA_RESOURCES_DIR"] = str(root)
     workspace.configure(
-        "[boot]\nready = marker\ntimeout = 5\n[qemu]\naccel = tcg\n[tools]\ntimeout = 1\nproof = off\nzbi = build\nfvm = build\n"
+        "[boot]\nready = marker\ntimeout = 5\n[qemu]\naccel = tcg\n"
+        "[tools]\ntimeout = 1\nproof = off\nzbi = build\nfvm = build\n"
     )
     return workspace
 

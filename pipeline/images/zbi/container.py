@@ -13,6 +13,7 @@ from typing import Protocol
 from pipeline.errors import ImageDamaged, ImageTooLarge, WrongFormat, image_faults
 from pipeline.images import source
 from pipeline.images.zbi import item_types
+from pipeline.images.zbi.crc import combined
 from pipeline.text import printable
 
 HEADER = struct.Struct("<IIIIIIII")
@@ -309,13 +310,15 @@ def _write_item(stream: io.FileIO, item: Item) -> None:
 
 def _write_draft(stream: io.FileIO, draft: Draft) -> None:
     """The payload first: its size, and so its CRC, which covers the header, are only known then."""
-    start = stream.tell()
+    start, size, crc = stream.tell(), 0, 0
     write_all(stream, bytes(HEADER.size))
     for piece in draft.pieces():
         write_all(stream, piece)
-    size = min(stream.tell() - start - HEADER.size, MOST_BYTES)
+        size, crc = size + len(piece), zlib.crc32(piece, crc)
+    size = min(size, MOST_BYTES)
     item = Item(draft.type, Stored(stream.fileno(), start + HEADER.size, size), draft.extra, draft.flags)
-    os.pwrite(stream.fileno(), item.header(item.real_crc()), start)
+    whole = combined(zlib.crc32(item.header(0)), crc, size)
+    os.pwrite(stream.fileno(), item.header(whole), start)
     write_all(stream, bytes(-size % 8))
 
 
