@@ -4,7 +4,7 @@ import fcntl
 from pathlib import Path
 
 from pipeline.build import Build
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, image_faults
 from pipeline.freshness import Proof
 from pipeline.host import free_bytes
 from pipeline.publish import publish
@@ -63,11 +63,21 @@ def make_disk(build: Build, length: str, output: Path, tools: Tools) -> Proof | 
 
     copy = Tool.in_path("cp", hint="install coreutils")
     fvm, source = build.tool("fvm"), build.path("blk")
+    _refuse_sparse(source)
     with publish(output) as made:
         _require_room(source, made.parent)
         run(copy, "--reflink=auto", "--sparse=always", source, made, timeout=tools.timeout)
         extend(fvm, made, length, tools.timeout)
         return prove_disk(fvm, made, source, parse_size(length)) if tools.proof else None
+
+
+def _refuse_sparse(disk: Path) -> None:
+    """Raise WrongFormat, with the way out, for a sparse FVM: no guest can use it, and a tool only says "magic"."""
+    from pipeline.images import fvm, kinds
+
+    if kinds.identify(disk) is kinds.Kind.SPARSE_FVM:
+        with image_faults(str(disk)), disk.open("rb") as stream:
+            fvm.read(stream)
 
 
 def extend(fvm: Tool, disk: Path, length: str, timeout: float) -> None:

@@ -156,6 +156,14 @@ def test_a_chosen_program_that_is_missing_is_an_error(real: Workspace) -> None:
     assert "correct [build] zbitool in luigi.cfg, or [tools] zbi" in outcome.text
 
 
+def test_a_sparse_disk_is_refused_with_the_way_out(real: Workspace) -> None:
+    (real.directory / "bundle/target/x64/fvm.blk").write_bytes(b"FVM SPRS" + bytes(10_000))
+    outcome = real.luigi("ExtendedBlk")
+    assert outcome.status == 30
+    assert "fvm.blk: at byte 0x0: this is a sparse FVM" in outcome.text
+    assert "decompress --sparse" in outcome.text
+
+
 def test_an_own_tool_is_all_of_its_files() -> None:
     tool = Tool.module("zbitool", image_tools.OWN["zbitool"])
     assert {"merge.py", "command.py", "compression.py"} <= {file.name for file in tool.files}

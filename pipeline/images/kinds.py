@@ -1,9 +1,10 @@
 """What kind of image a file is, by its first bytes, and the reader for it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol
 
 from pipeline.errors import WrongFormat, image_faults
 from pipeline.images.part import Part
@@ -12,6 +13,13 @@ from pipeline.text import printable
 
 _LOOKED_AT = 4096
 _SHOWN = 16
+
+
+class Reader(Protocol):
+    """What tells all that is in an image of one kind."""
+
+    def __call__(self, path: Path, *, digests: bool = True) -> Part:
+        """See `inspect`."""
 
 
 class Kind(StrEnum):
@@ -110,7 +118,8 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
         kind = _kind(head)
         if kind not in _READERS:
             raise _refusal(kind, head)
-        return _READERS[kind](path, digests)
+        read: Reader = import_module(f"pipeline.images.{_READERS[kind]}").inspect
+        return read(path, digests=digests)
 
 
 def _refusal(kind: Kind, head: bytes) -> WrongFormat:
@@ -125,47 +134,12 @@ def _refusal(kind: Kind, head: bytes) -> WrongFormat:
     return WrongFormat(f"{article} {kind}, into which Topcoat does not look", hint=hint)
 
 
-def _zbi(path: Path, digests: bool) -> Part:
-    from pipeline.images import zbi
-
-    return zbi.inspect(path, digests=digests)
-
-
-def _fvm(path: Path, digests: bool) -> Part:
-    from pipeline.images import fvm
-
-    return fvm.inspect(path, digests=digests)
-
-
-def _sparse_fvm(path: Path, digests: bool) -> Part:
-    from pipeline.images import sparse_fvm
-
-    return sparse_fvm.inspect(path, digests=digests)
-
-
-def _cpio(path: Path, digests: bool) -> Part:
-    from pipeline.images import initramfs
-
-    return initramfs.inspect(path, digests=digests)
-
-
-def _elf(path: Path, digests: bool) -> Part:
-    from pipeline.images import elf
-
-    return elf.inspect(path, digests=digests)
-
-
-def _qcow2(path: Path, digests: bool) -> Part:
-    from pipeline.images import qcow2
-
-    return qcow2.inspect(path, digests=digests)
-
-
-_READERS: dict[Kind, Callable[[Path, bool], Part]] = {
-    Kind.ZBI: _zbi,
-    Kind.FVM: _fvm,
-    Kind.SPARSE_FVM: _sparse_fvm,
-    Kind.CPIO: _cpio,
-    Kind.ELF: _elf,
-    Kind.QCOW2: _qcow2,
+_READERS = {
+    Kind.ZBI: "zbi",
+    Kind.FVM: "fvm",
+    Kind.SPARSE_FVM: "sparse_fvm",
+    Kind.CPIO: "initramfs",
+    Kind.ELF: "elf",
+    Kind.QCOW2: "qcow2",
 }
+"""The modules of this package, each with a function `inspect`; loaded when they are used."""
