@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ImageError, ToolLied, image_faults
+from pipeline.errors import ImageDamaged, ImageError, ToolLied, image_faults
 from pipeline.freshness import Proof
 from pipeline.images.part import Part
 from pipeline.text import printable
@@ -36,6 +36,7 @@ def prove_initrd(tool: Tool, image: Path, source: Path, arch: str, path: str, co
         except ImageError as error:
             raise _lied(tool, image, error.message) from error
         before = reading.result()
+    _require_sound(source, before)
     if after.kind != before.kind:
         raise _lied(tool, image, f"it is no {before.kind}, but {after.kind}")
     if not after.sound:
@@ -48,6 +49,15 @@ def prove_initrd(tool: Tool, image: Path, source: Path, arch: str, path: str, co
     if problem := next(problems, None):
         raise _lied(tool, image, problem)
     return {"image": after.kind, "parts": len(after.parts), "files": sum(part.kind == "file" for part in after.walk())}
+
+
+def _require_sound(source: Path, before: Part) -> None:
+    """Raise ImageDamaged if files of the source cannot be told: then nobody can say whether they are still there."""
+    for part in before.parts:
+        if part.name == "BOOTFS" and part.problems:
+            raise ImageDamaged(
+                f"BOOTFS: {part.problems[0]}", offset=part.offset, hint="build it anew, or fetch it once more"
+            ).about(str(source))
 
 
 def _look(image: Path, *, crcs: bool = True) -> Part:
@@ -158,6 +168,8 @@ def prove_disk(tool: Tool, image: Path, source: Path, length: int) -> Proof:
         after = fvm.inspect(image, digests=False)
         problem = next(_disk_problems(before, after, length), None) or fvm.first_difference(source, image)
     except ImageError as error:
+        if error.file == str(source):
+            raise
         raise _lied(tool, image, error.message) from error
     if problem:
         raise _lied(tool, image, problem)

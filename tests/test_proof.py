@@ -153,6 +153,12 @@ def test_a_source_that_is_not_sound_is_not_the_tool_s_fault(tmp_path: Path) -> N
         prove(tmp_path, GOOD, SOURCE[:-8])
 
 
+def test_files_of_a_source_that_cannot_be_told_are_not_the_tool_s_fault(tmp_path: Path) -> None:
+    broken = zbis.image(FILES, lambda raw: zbis.PACKS["zstd"](raw)[:-9], before=EXTRA)
+    with pytest.raises(ImageError, match=r"source: .*BOOTFS: "):
+        prove(tmp_path, GOOD, broken)
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_damage_is_never_anything_but_a_lie(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
@@ -214,6 +220,14 @@ def test_a_disk_that_only_grew_is_no_result(disk: Path) -> None:
 def test_a_damaged_disk_is_no_result(disk: Path, at: int, problem: str) -> None:
     with pytest.raises(ToolLied, match=problem):
         prove_disk(TOOL, patched(extended(disk, 8 << 20), at, b"junk"), disk, 8 << 20)
+
+
+def test_a_source_whose_slices_are_cut_off_is_not_the_tool_s_fault(disk: Path) -> None:
+    image = extended(disk, 8 << 20)
+    with disk.open("r+b") as stream:
+        stream.truncate(disk.stat().st_size - 40_000)
+    with pytest.raises(ImageError, match=r"fvm.blk: .*slice \d is cut off"):
+        prove_disk(TOOL, image, disk, 8 << 20)
 
 
 def test_a_disk_that_is_no_fvm_is_only_measured(tmp_path: Path) -> None:
