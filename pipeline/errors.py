@@ -5,8 +5,12 @@
     TopcoatError
     ├── UsageError              user   a command asks for something that makes no sense
     │   ├── SettingsError       user   luigi.cfg or the environment holds a wrong value
+    │   ├── UnknownFuzzer       user   no fuzzer of the build has this name
+    │   ├── BadArguments        user   a fuzzer is given arguments with which it cannot be run
+    │   ├── NotSupported        user   the original launcher can do it, Topcoat cannot
     │   └── UnknownInstance     user   no instance has this name
     ├── MissingResource         user   the build lacks a file that the task needs
+    │   └── ResourceDamaged     user   the file is there, but not what it should be
     ├── StoreError              host   the store cannot be read or written
     ├── ToolError               tool   a host program did not do its work
     │   ├── ToolMissing         user   it is not there or cannot be run
@@ -33,7 +37,12 @@
     │   └── HandleEdited        user   somebody else than Topcoat has written to the handle
     ├── PidReused               host   the instance has ended, and its pid belongs to another process
     ├── StopError               host   QEMU survived SIGKILL
+    ├── FuzzerError             guest  a fuzzer could not be prepared, or did not end well
+    │   ├── FuzzerTimeout       guest  it did not end in time and was killed
+    │   ├── SymbolizerFailed    tool   the program that gives its stack traces names did not do its work
+    │   └── OutputLost          user   nobody takes its output any more
     └── CommandError            guest  a command in the guest could not be run to its end
+        └── CommandExited       guest  it exited with an error
 
 Every error has a hint: the next thing that a person should do. `detail` holds the evidence, such as the end of a
 console or of a tool's stderr; it is already free of control characters.
@@ -98,6 +107,24 @@ class SettingsError(UsageError):
     phase = "settings"
 
 
+class UnknownFuzzer(UsageError):
+    """No fuzzer of the build has this name."""
+
+    phase = "fuzz"
+
+
+class BadArguments(UsageError):
+    """A fuzzer is given arguments with which it cannot be run."""
+
+    phase = "fuzz"
+
+
+class NotSupported(UsageError):
+    """What is asked for is something that the original launcher can do, and Topcoat cannot."""
+
+    phase = "fuzz"
+
+
 class UnknownInstance(UsageError):
     """No instance has this name."""
 
@@ -110,6 +137,10 @@ class MissingResource(TopcoatError):
     phase = "build"
     fault = "user"
     exit_code = 20
+
+
+class ResourceDamaged(MissingResource):
+    """A file of the build is there, but not what it should be."""
 
 
 class StoreError(TopcoatError):
@@ -293,11 +324,53 @@ class StopError(TopcoatError):
     fault = "host"
 
 
+class FuzzerError(TopcoatError):
+    """A fuzzer could not be prepared, or its run did not end well."""
+
+    phase = "fuzz"
+    fault = "guest"
+
+
+class FuzzerTimeout(FuzzerError):
+    """A fuzzer did not end in time and was killed."""
+
+
+class SymbolizerFailed(FuzzerError):
+    """The program that gives stack traces their names is not there, or did not do its work."""
+
+    fault = "tool"
+
+
+class OutputLost(FuzzerError):
+    """Nobody takes the fuzzer's output any more, so the fuzzer was ended."""
+
+    fault = "user"
+
+
 class CommandError(TopcoatError):
     """A command in the guest could not be run to its end."""
 
     phase = "command"
     fault = "guest"
+
+
+class CommandExited(CommandError):
+    """A command in the guest exited with an error: its exit status, its words, and the end of what it said of it."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str,
+        detail: str = "",
+        status: int = 1,
+        command: str = "",
+        stderr: bytes = b"",
+    ) -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.status = status
+        self.command = command
+        self.stderr = stderr
 
 
 @contextmanager
