@@ -5,6 +5,7 @@
     TopcoatError
     ├── UsageError              user   a command asks for something that makes no sense
     │   ├── SettingsError       user   luigi.cfg or the environment holds a wrong value
+    │   ├── BadHandle           user   a handle of undercoat is not there, or cannot be understood
     │   ├── UnknownFuzzer       user   no fuzzer of the build has this name
     │   ├── BadArguments        user   a fuzzer is given arguments with which it cannot be run
     │   ├── NotSupported        user   the original launcher can do it, Topcoat cannot
@@ -30,6 +31,7 @@
     │   ├── BootTimeout         guest  the guest was not ready in time
     │   └── ConnectError        guest  SSH to the guest does not work
     │       └── WrongServer     guest  something else answers on the guest's port
+    ├── StartFailed             -      undercoat has started no guest, for a reason that was told
     ├── InstanceBusy            user   another process works on the instance
     │   └── AlreadyRunning      user   it is running, so it cannot be started
     ├── StaleInstance           user   the instance runs with other images or settings than today's
@@ -105,6 +107,12 @@ class SettingsError(UsageError):
     """luigi.cfg or the environment holds a value that cannot be used."""
 
     phase = "settings"
+
+
+class BadHandle(UsageError):
+    """A handle of undercoat is not there, or cannot be understood."""
+
+    phase = "handle"
 
 
 class UnknownFuzzer(UsageError):
@@ -276,6 +284,12 @@ class ConnectError(BootError):
 
 class WrongServer(ConnectError):
     """What answers on the guest's port is not the guest: another host key, or another boot's id."""
+
+
+class StartFailed(TopcoatError):
+    """Undercoat has started no guest, for a reason that was told."""
+
+    phase = "boot"
 
 
 class InstanceBusy(TopcoatError):

@@ -366,6 +366,12 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
     )
 
 
+def names_store(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> bool:
+    """Whether the environment or a luigi.cfg says where the store is. Raises SettingsError."""
+    here = (directory or Path.cwd()).absolute()
+    return bool(environ.get("TOPCOAT_ROOT")) or _Reader(environ, here).text("store", "root") is not None
+
+
 def _tool(reader: _Reader, name: str, key: str, overrides: dict[str, Path]) -> ToolChoice:
     """What `[tools] NAME` says. A path takes the place of the build's program, and is then the one to use."""
     text = reader.text("tools", name)

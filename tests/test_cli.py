@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.conftest import BIN, Workspace
+from tests.conftest import Workspace
 from tests.images import zbis
 
 
@@ -151,13 +151,6 @@ def test_instances_imports_nothing_heavy(running: Workspace) -> None:
     )
     heavy = {"luigi", "paramiko", "sh", "asyncio", "qemu", "cryptography", "psutil", "rich"}
     assert not heavy & set(done.stdout.decode().split())
-
-
-@pytest.mark.parametrize(("words", "status"), [(["version"], 0), ([], 1), (["start_instance"], 1)])
-def test_undercoat_tells_its_version_and_refuses_what_it_cannot_do_yet(words: list[str], status: int) -> None:
-    done = subprocess.run([BIN / "undercoat", *words], capture_output=True, check=False)
-    assert done.returncode == status
-    assert done.stdout == b"v0.1.0\n" if status == 0 else b"hint" not in done.stdout
 
 
 class TestInTheGuest:

@@ -1,0 +1,126 @@
+"""The words of `undercoat`, and what is said when they are wrong."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import TopcoatError, UsageError
+from pipeline.text import printable
+from pipeline.undercoat import flags, guest
+from pipeline.undercoat.handle import HandleFile
+
+VERSION = "v0.1.0"
+"""Of undercoat's interface; ClusterFuzz refuses a major version above 0."""
+
+_SWITCHES = ("logtostderr", "alsologtostderr")
+_GLOBAL = ("v", "stderrthreshold", "vmodule", "log_dir", "log_backtrace_at")
+"""Flags of the original's logging library, which stand before the command: they are taken, and change nothing."""
+
+_BAD_GLOBAL = 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it does with its flags and the words behind them."""
+
+    run: Callable[[Mapping[str, str], Sequence[str]], None]
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    takes_words: bool = False
+
+    def read(self, words: Sequence[str]) -> flags.Parsed:
+        """Its flags. Raises UsageError, with the texts of the original."""
+        parsed = flags.parse(words, (*self.required, *self.optional))
+        if not all(parsed.values.get(name) for name in self.required):
+            print(self.usage(), file=sys.stderr)
+            raise UsageError("not enough arguments", hint="each flag needs a value")
+        if parsed.rest and not self.takes_words:
+            raise UsageError("too many arguments", hint=f"leave out {printable(parsed.rest[0])}")
+        return parsed
+
+    def usage(self) -> str:
+        """Its flags, for people."""
+        lines = [f"  -{name} string" for name in self.required]
+        lines += [f"  -{name} string (may be left out)" for name in self.optional]
+        return "\n".join(["Usage:", *lines, *(["  -- WORD..."] if self.takes_words else [])])
+
+
+def _version(values: Mapping[str, str], words: Sequence[str]) -> None:
+    print(VERSION)
+
+
+def _start(values: Mapping[str, str], words: Sequence[str]) -> None:
+    guest.settle_store()
+    print(guest.start().path)
+
+
+def _stop(values: Mapping[str, str], words: Sequence[str]) -> None:
+    guest.stop(HandleFile(Path(values["handle"])))
+
+
+def _logs(values: Mapping[str, str], words: Sequence[str]) -> None:
+    guest.logs(HandleFile(Path(values["handle"])), sys.stdout.buffer)
+
+
+COMMANDS = {
+    "version": Command(_version),
+    "start_instance": Command(_start),
+    "stop_instance": Command(_stop, ("handle",)),
+    "get_logs": Command(_logs, ("handle",)),
+}
+"""By the word that calls them."""
+
+
+def usage() -> str:
+    """All commands."""
+    return "\n".join(["Usage: undercoat COMMAND [FLAGS]", "Commands:", *(f"  {name}" for name in COMMANDS)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program: 0, or 1 with the reason on stderr and on stdout, where ClusterFuzz reads it; 130 after Ctrl-C.
+
+    A wrong flag before the command ends it with 2, as for the original.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        words = list(flags.parse(words, _GLOBAL, _SWITCHES).rest)
+    except UsageError as error:
+        print(error.message, file=sys.stderr)
+        return _BAD_GLOBAL
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("topcoat").setLevel(logging.INFO)
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(words: Sequence[str]) -> int:
+    doing = "parsing args"
+    try:
+        command, parsed = _parsed(words)
+        doing = "executing command"
+        command.run(parsed.values, parsed.rest)
+        sys.stdout.flush()
+    except TopcoatError as error:
+        print(f"Error {doing}: {error.explain()}", file=sys.stderr)
+        print(f"Error {doing}: {error.message}", flush=True)
+        return 1
+    return 0
+
+
+def _parsed(words: Sequence[str]) -> tuple[Command, flags.Parsed]:
+    if not words:
+        print(usage())
+        raise UsageError("missing subcommand", hint="name one of the commands")
+    name, *rest = words
+    if name not in COMMANDS:
+        print(usage())
+        raise UsageError(f"unknown subcommand: {printable(name)}", hint="name one of the commands")
+    return COMMANDS[name], COMMANDS[name].read(rest)

@@ -1,0 +1,203 @@
+"""The guests that `undercoat` starts and stops: instances of Topcoat with names of their own.
+
+Where neither TOPCOAT_ROOT nor a luigi.cfg names a store, it lies in TMPDIR, as all that the original makes: its callers
+delete that directory as a whole once no guest runs any more. What has been prepared for one guest serves the next.
+"""
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline import settings
+from pipeline.errors import StartFailed, StoreError, UnknownInstance, UsageError, host_faults
+from pipeline.instance import Instance
+from pipeline.launcher import KILL_LIMIT
+from pipeline.process import Process
+from pipeline.qemu.keeper import parts
+from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
+
+log = logging.getLogger("topcoat")
+
+_PREFIXES = ("clusterfuchsia-qemu-", "undercoat-")
+"""Of the temporary directories that the original makes, and that a stop deletes."""
+
+
+def settle_store(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Say by TOPCOAT_ROOT where the store is, if nothing else says it. Raises StoreError, UsageError."""
+    named = environ.get("TMPDIR")
+    if named and not Path(named).is_dir():
+        raise UsageError(f"TMPDIR={named} is no directory", hint="make it, or unset TMPDIR")
+    if settings.names_store(environ):
+        return
+    root = Path(tempfile.gettempdir()).absolute() / f"undercoat-store-{os.getuid()}"
+    with host_faults("making the store"):
+        root.mkdir(mode=0o700, exist_ok=True)
+        facts = root.lstat()
+    if facts.st_uid != os.getuid() or facts.st_mode & 0o022 or root.is_symlink():
+        raise StoreError(
+            f"{root} belongs to somebody else, or others may write to it",
+            hint="set TMPDIR to a directory of your own, or TOPCOAT_ROOT",
+        )
+    environ["TOPCOAT_ROOT"] = str(root)
+
+
+def start() -> HandleFile:
+    """Prepare the images, boot a new guest, and tell of it in a new handle.
+
+    All that happens meanwhile is told on stderr. If it fails, nothing runs. Raises TopcoatError.
+    """
+    instance = Instance.named(settings.load().store, f"undercoat-{secrets.token_hex(6)}")
+    with _stdout_to_stderr():
+        _boot(instance)
+    try:
+        return HandleFile.create(_handle(instance))
+    except BaseException:
+        instance.stop(KILL_LIMIT)
+        raise
+
+
+def _handle(instance: Instance) -> Handle:
+    live = instance.require_live()
+    directory = instance.directory / "undercoat"
+    with host_faults("making a directory for the connection"):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    return Handle(
+        Connector(live.ssh.host, live.ssh.port, live.ssh.key, str(directory)),
+        Launcher(live.process.pid, str(instance.directory)),
+        live.process,
+        live.boot_id,
+    )
+
+
+def _boot(instance: Instance) -> None:
+    """Run the task that boots. Its errors are logged; the last one is raised again, for those who only read stdout."""
+    from luigi.cmdline import luigi_run
+
+    errors = _Errors()
+    logging.getLogger("topcoat").addHandler(errors)
+    status: object = 0
+    try:
+        luigi_run(["--module", "tasks", "BootInstance", "--name", instance.name])
+    except SystemExit as end:
+        status = end.code
+    finally:
+        logging.getLogger("topcoat").removeHandler(errors)
+    if status:
+        raise StartFailed(errors.last or f"the boot ended with exit code {status}", hint="see its output above")
+
+
+class _Errors(logging.Handler):
+    """Remembers the last error that was logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = record.getMessage()
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Whatever is printed meanwhile, by whatever program, goes to stderr: the handle must stand on stdout alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def stop(file: HandleFile) -> None:
+    """End the guest of a handle, whatever is left of it, and delete all that belongs to it, and the handle.
+
+    Handles of the original, and such as tell only a pid, are served too. No process is signalled that is not the
+    guest. Raises BadHandle if there is no such handle, StopError if the guest survives.
+    """
+    with file.alone():
+        handle = file.read()
+        instance = instance_of(handle)
+        if instance is not None:
+            _stop_instance(instance, handle)
+        elif handle.launcher.pid:
+            _kill(handle)
+        for name in {handle.launcher.directory, handle.connector.directory}:
+            if Path(name).name.startswith(_PREFIXES):
+                shutil.rmtree(name, ignore_errors=True)
+        file.release()
+
+
+def instance_of(handle: Handle) -> Instance | None:
+    """The instance of a handle, by its directory, or by the pidfile of the QEMU with its pid. None: not Topcoat's."""
+    for directory in (Path(handle.launcher.directory), _directory_of(handle.launcher.pid)):
+        if directory is not None and directory.is_absolute() and directory.parent.name == "instances":
+            return Instance(directory.name, directory)
+    return None
+
+
+def _directory_of(pid: int) -> Path | None:
+    words = _words(pid)
+    if "-pidfile" in words[:-1] and _is_qemu(words):
+        return Path(words[words.index("-pidfile") + 1]).parent
+    return None
+
+
+def _words(pid: int) -> list[str]:
+    if pid <= 0:
+        return []
+    try:
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
+    except OSError:
+        return []
+
+
+def _is_qemu(words: list[str]) -> bool:
+    return any(re.search(r"(^|/)qemu(-system-\w+)?$", word) for word in words[:2])
+
+
+def _stop_instance(instance: Instance, handle: Handle) -> None:
+    live = instance.live_handle()
+    if live and handle.boot_id not in ("", live.boot_id):
+        log.warning("%s has been booted anew, which is not the guest of this handle; it is left alone", instance.name)
+        return
+    instance.stop(KILL_LIMIT)
+    shutil.rmtree(instance.directory, ignore_errors=True)
+
+
+def _kill(handle: Handle) -> None:
+    """End a guest that the original has started: of it there is only the pid, so it must at least be a QEMU."""
+    pid, directory = handle.launcher.pid, handle.launcher.directory
+    process, words = Process.find(pid), _words(pid)
+    if process is None:
+        return
+    if not _is_qemu(words) or (directory and not any(directory in word for word in words)):
+        log.warning("process %d is not the guest of this handle; it is left alone", pid)
+        return
+    process.send(signal.SIGKILL)
+    process.wait(KILL_LIMIT)
+
+
+def logs(file: HandleFile, output: BinaryIO) -> None:
+    """Copy all that is kept of the guest's serial log, also when it has died. Raises BadHandle, UnknownInstance."""
+    handle = file.read()
+    handle.require_whole()
+    instance = instance_of(handle)
+    found = parts(instance.serial_log) if instance else []
+    if not found:
+        raise UnknownInstance(f"error opening file {handle.launcher.directory}/serial.log", hint="has it been stopped?")
+    for part in found:
+        with part.open("rb") as stream:
+            shutil.copyfileobj(stream, output)
+    output.flush()

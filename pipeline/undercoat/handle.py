@@ -1,0 +1,190 @@
+"""The handle: the JSON file whose path `start_instance` prints, and by which every later call finds its guest.
+
+Its form is that of the original, so that either can read what the other has written. Topcoat adds who the guest is,
+below "Topcoat", so that no stranger is ever signalled; the original passes that over. Names of fields count in either
+case, as for Go. Nothing in it is trusted without being compared with what runs.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import BadHandle, host_faults
+from pipeline.process import Process
+from pipeline.publish import lock_of, locked, publish_json, remove
+
+LOCK_LIMIT = 10.0
+"""Seconds to wait for another process that writes the same handle."""
+
+_LONGEST = 1 << 20
+_CONNECTOR, _LAUNCHER = "SSHConnector", "QemuLauncher"
+
+
+@dataclass(frozen=True)
+class Connector:
+    """How to reach the guest. What an old handle does not tell is empty or 0."""
+
+    host: str = ""
+    port: int = 0
+    key: str = ""
+    """The path of the private key."""
+    directory: str = ""
+    """A directory for temporary files of the connection."""
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """What was started. What an old handle does not tell is empty or 0."""
+
+    pid: int = 0
+    directory: str = ""
+    """Of all that belongs to this guest: the instance's, or the original's temporary one."""
+
+
+@dataclass(frozen=True)
+class Handle:
+    """What a handle says."""
+
+    connector: Connector = Connector()
+    launcher: Launcher = Launcher()
+    process: Process | None = None
+    """The very process; None in a handle that the original has written."""
+    boot_id: str = ""
+
+    def encode(self) -> dict[str, object]:
+        """As JSON."""
+        host, port, key, directory = vars(self.connector).values()
+        data: dict[str, object] = {
+            "ConnectorType": _CONNECTOR,
+            "Connector": {"Host": host, "Port": port, "Key": key, "TmpDir": directory},
+            "LauncherType": _LAUNCHER,
+            "Launcher": {"Pid": self.launcher.pid, "TmpDir": self.launcher.directory},
+        }
+        if self.process is not None:
+            data["Topcoat"] = {
+                "BootId": self.boot_id,
+                "StartTicks": self.process.start_ticks,
+                "HostBootId": self.process.host_boot_id,
+            }
+        return data
+
+    @classmethod
+    def decode(cls, data: Any) -> "Handle":
+        """The reverse. Fields may be missing. Raises ValueError for wrong types, and unknown kinds of parts."""
+        whole = _Fields(data)
+        connector, launcher = whole.part("Connector", _CONNECTOR), whole.part("Launcher", _LAUNCHER)
+        identity, pid = _Fields(whole.get("Topcoat")), launcher.number("Pid")
+        ticks, host_boot_id = identity.number("StartTicks"), identity.text("HostBootId")
+        return cls(
+            Connector(
+                connector.text("Host"), connector.number("Port"), connector.text("Key"), connector.text("TmpDir")
+            ),
+            Launcher(pid, launcher.text("TmpDir")),
+            Process(pid, ticks, host_boot_id) if host_boot_id and pid > 0 else None,
+            identity.text("BootId"),
+        )
+
+    def require_whole(self) -> None:
+        """Raise BadHandle if it does not tell all that is needed to work with the guest."""
+        facts = (
+            ("host", self.connector.host),
+            ("port", self.connector.port),
+            ("key", self.connector.key),
+            ("tmpDir", self.connector.directory),
+            ("pid", self.launcher.pid),
+            ("tmpdir", self.launcher.directory),
+        )
+        for name, value in facts:
+            if not value:
+                raise BadHandle(
+                    f"{name} not found in handle", hint="start a new instance; this one can only be stopped"
+                )
+
+
+class _Fields:
+    """A JSON object whose names count in either case."""
+
+    def __init__(self, data: Any) -> None:
+        if not isinstance(data, dict | None):
+            raise ValueError(f"{str(data)[:40]!r} is no object")
+        self._data = {str(name).lower(): value for name, value in (data or {}).items()}
+
+    def get(self, name: str) -> Any:
+        return self._data.get(name.lower())
+
+    def part(self, name: str, kind: str) -> "_Fields":
+        found = self.text(f"{name}Type")
+        if found not in ("", kind):
+            raise ValueError(f"unknown {name.lower()} type: {found!r}")
+        return _Fields(self.get(name) if found else None)
+
+    def text(self, name: str) -> str:
+        found: str = self._typed(name, str, "")
+        return found
+
+    def number(self, name: str) -> int:
+        found: int = self._typed(name, int, 0)
+        if isinstance(found, bool) or not 0 <= found < 1 << 63:
+            raise ValueError(f"{name}: {found!r} cannot be")
+        return found
+
+    def _typed(self, name: str, kind: type[Any], default: Any) -> Any:
+        value = self.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, kind):
+            raise ValueError(f"{name}: {str(value)[:40]!r} is no {kind.__name__}")
+        return value
+
+
+@dataclass(frozen=True)
+class HandleFile:
+    """Where a handle lies."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, handle: Handle) -> "HandleFile":
+        """A new one, in TMPDIR, for the user alone. Raises StoreError."""
+        with host_faults("making a handle"):
+            descriptor, name = tempfile.mkstemp(prefix="undercoat_", suffix=".handle")
+            with open(descriptor, "w") as stream:
+                stream.write("{}")
+        made = cls(Path(name))
+        made.write(handle)
+        return made
+
+    def read(self) -> Handle:
+        """What it says. Raises BadHandle."""
+        try:
+            with self.path.open("rb") as stream:
+                return Handle.decode(json.loads(stream.read(_LONGEST)))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise BadHandle(
+                f"Bad handle: {self.path}: {reason}", hint="is it the whole line that start_instance has printed?"
+            ) from error
+
+    def write(self, handle: Handle) -> None:
+        """Replace all that it says. Raises BadHandle if it has been released meanwhile."""
+        with self.alone():
+            if not self.path.exists():
+                raise BadHandle(f"Bad handle: {self.path}: it was released", hint="start a new instance")
+            publish_json(self.path, handle.encode(), mode=0o600)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let nobody else write it, or stop its guest, meanwhile. Raises InstanceBusy."""
+        with locked(self.path, LOCK_LIMIT):
+            try:
+                yield
+            finally:
+                remove(lock_of(self.path))
+
+    def release(self) -> None:
+        """Delete it. What is not there is no error."""
+        remove(self.path)

@@ -1,0 +1,65 @@
+"""The words of `undercoat`: what is taken, what is refused, and what is said."""
+
+import re
+
+import pytest
+
+from pipeline.undercoat import command
+from pipeline.undercoat.command import COMMANDS, main
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ([], "missing subcommand"),
+        ([""], "unknown subcommand: "),
+        (["invalid"], "unknown subcommand: invalid"),
+        (["version", "extra"], "too many arguments"),
+        (["stop_instance"], "not enough arguments"),
+        (["stop_instance", "-handle", ""], "not enough arguments"),
+        (["stop_instance", "-handle", "handle", "extra"], "too many arguments"),
+        (["stop_instance", "extra"], "not enough arguments"),
+        (["get_logs", "-h"], "flag: help requested"),
+        (["get_logs", "-runs=1"], "flag provided but not defined: -runs"),
+        (["start_instance", "-handle", "x"], "flag provided but not defined: -handle"),
+    ],
+)
+def test_a1_words_that_are_refused(words: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert said.out.endswith(f"Error parsing args: {problem}\n")
+    assert f"Error parsing args: {problem}\n" in said.err
+    usage = problem.startswith(("missing sub", "unknown sub"))
+    assert (command.usage() in said.out) == usage
+
+
+def test_a2_words_that_are_taken() -> None:
+    assert COMMANDS["version"].read([]).values == {}
+    assert COMMANDS["stop_instance"].read(["-handle", "handle"]).values == {"handle": "handle"}
+    assert COMMANDS["stop_instance"].read(["--handle=a", "-handle=b"]).values == {"handle": "b"}
+
+
+def test_e1_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version"]) == 0
+    assert re.fullmatch(r"v\d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("words", [["-logtostderr"], ["--v=2", "-alsologtostderr=true"], ["-stderrthreshold", "0"]])
+def test_global_flags_stand_before_the_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "version"]) == 0
+    assert capsys.readouterr().out == "v0.1.0\n"
+
+
+def test_a_bad_global_flag_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-bad", "version"]) == 2
+    assert capsys.readouterr() == ("", "flag provided but not defined: -bad\n")
+
+
+@pytest.mark.parametrize("name", ["stop_instance", "get_logs"])
+def test_a_handle_that_is_not_there(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "-handle", "/nowhere/x"]) == 1
+    said = capsys.readouterr()
+    problem = "Error executing command: Bad handle: /nowhere/x: No such file or directory\n"
+    assert said.out == problem
+    assert said.err.startswith(problem)
+    assert "hint: " in said.err

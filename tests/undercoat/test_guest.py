@@ -1,0 +1,219 @@
+"""Guests by `undercoat`: started, looked at, stopped, whoever has written their handle."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline.instance import Instance
+from pipeline.process import Process
+from pipeline.settings import Store
+from pipeline.undercoat import guest
+from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
+from tests.conftest import Outcome, Workspace, qemus_of
+
+
+@pytest.fixture
+def caller(bundle: Workspace) -> Workspace:
+    """Somebody who knows only undercoat: a bundle, a TMPDIR, and no store."""
+    return with_tmpdir(bundle)
+
+
+def with_tmpdir(workspace: Workspace) -> Workspace:
+    temporary = workspace.directory / "tmp"
+    temporary.mkdir()
+    workspace.environment["TMPDIR"] = str(temporary)
+    return workspace
+
+
+def temporary(workspace: Workspace) -> Path:
+    return Path(workspace.environment["TMPDIR"])
+
+
+@contextmanager
+def started(workspace: Workspace) -> Iterator[Path]:
+    outcome = workspace.run("undercoat", "start_instance")
+    assert outcome.status == 0, outcome.text
+    assert re.fullmatch(rb"\S+\n", outcome.stdout), "one word, whatever the tools have printed"
+    path = Path(outcome.stdout.decode().strip())
+    try:
+        yield path
+    finally:
+        workspace.run("undercoat", "stop_instance", "-handle", str(path))
+        assert qemus_of(workspace.directory) == []
+
+
+def call(workspace: Workspace, name: str, handle: Path, *words: str) -> Outcome:
+    return workspace.run("undercoat", name, "-handle", str(handle), *words)
+
+
+def process_of(path: Path) -> Process:
+    found = HandleFile(path).read().process
+    assert found
+    return found
+
+
+def test_l8_a_life(caller: Workspace) -> None:
+    with started(caller) as path:
+        assert path.parent == temporary(caller)
+        handle = HandleFile(path).read()
+        handle.require_whole()
+        assert process_of(path).alive
+        assert handle.launcher.directory.startswith(str(temporary(caller)))
+        logs = call(caller, "get_logs", path)
+        assert (logs.status, b"{{{reset}}}" in logs.stdout) == (0, True)
+        stopped = call(caller, "stop_instance", path)
+        assert (stopped.status, stopped.stdout) == (0, b"")
+        assert not process_of_dead(handle).alive
+        assert not Path(handle.launcher.directory).exists()
+        assert not path.exists()
+        again = call(caller, "stop_instance", path)
+        assert (again.status, b"Bad handle: " in again.stdout) == (1, True)
+    left = [entry.name for entry in temporary(caller).iterdir()]
+    assert all(name.startswith(("topcoat-", "undercoat-store-")) for name in left), left
+
+
+def process_of_dead(handle: Handle) -> Process:
+    assert handle.process
+    return handle.process
+
+
+def test_a_second_guest_finds_the_images_prepared(caller: Workspace) -> None:
+    with started(caller):
+        outcome = caller.run("undercoat", "start_instance")
+        assert ": made " not in outcome.text
+        handle = outcome.stdout.decode().strip()
+        assert caller.run("undercoat", "stop_instance", "-handle", handle).status == 0
+
+
+@pytest.mark.parametrize("part", ["refuse", "die", "silent"])
+def test_l4_l5_a_guest_that_does_not_come_up(caller: Workspace, part: str) -> None:
+    caller.environment["FAKE_QEMU"] = part
+    outcome = caller.run("undercoat", "start_instance")
+    assert outcome.status == 1
+    assert outcome.stdout.startswith(b"Error executing command: ")
+    assert qemus_of(caller.directory) == []
+    assert [name for name in temporary(caller).iterdir() if name.suffix == ".handle"] == []
+
+
+@pytest.mark.parametrize("key", ["zbi", "blk", "kernel", "qemu", "zbitool", "fvm"])
+def test_l3_a_missing_file_is_told_on_stdout(caller: Workspace, key: str) -> None:
+    config = caller.directory / "luigi.cfg"
+    config.write_text(config.read_text() + f"[build]\n{key} = /nowhere/{key}\n")
+    outcome = caller.run("undercoat", "start_instance")
+    assert outcome.status == 1
+    assert f"Error executing command: the build's {key} is missing: /nowhere/{key}".encode() in outcome.stdout
+    assert qemus_of(caller.directory) == []
+
+
+def test_a_build_that_is_broken_by_now_does_not_keep_a_guest_from_being_stopped(caller: Workspace) -> None:
+    with started(caller) as path:
+        caller.environment["FUCHSIA_RESOURCES_DIR"] = "/nowhere"
+        assert call(caller, "get_logs", path).status == 0
+        assert call(caller, "stop_instance", path).status == 0
+
+
+def test_e11_logs_of_a_guest_that_has_died(caller: Workspace) -> None:
+    with started(caller) as path:
+        process_of(path).send(signal.SIGKILL)
+        assert process_of(path).wait(10)
+        logs = call(caller, "get_logs", path)
+        assert (logs.status, b"{{{reset}}}" in logs.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("keep", ["pid", "pid and directory", "without identity"])
+def test_e12_i2_a_minimal_handle_stops_its_guest(caller: Workspace, keep: str) -> None:
+    with started(caller) as path:
+        data = json.loads(path.read_text())
+        process = process_of(path)
+        if keep != "without identity":
+            data = {"LauncherType": "QemuLauncher", "Launcher": data["Launcher"]}
+        if keep == "pid":
+            del data["Launcher"]["TmpDir"]
+        data.pop("Topcoat", None)
+        path.write_text(json.dumps(data))
+        if keep != "without identity":
+            refused = call(caller, "get_logs", path)
+            assert (refused.status, b"not found in handle" in refused.stdout) == (1, True)
+        assert call(caller, "stop_instance", path).status == 0
+        assert not process.alive
+        assert not path.exists()
+
+
+def test_a_stranger_with_the_pid_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as stranger:
+        try:
+            for directory in ("", str(tmp_path / "clusterfuchsia-qemu-1")):
+                file = HandleFile.create(Handle(Connector(), Launcher(stranger.pid, directory)))
+                guest.stop(file)
+                assert not file.path.exists()
+                assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_a_guest_of_the_original_is_ended_and_its_directory_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    directory = tmp_path / "clusterfuchsia-qemu-42"
+    directory.mkdir()
+    (directory / "qemu.log").write_text("x")
+    program = tmp_path / "qemu-system-x86_64"
+    program.write_text("#!/bin/sh\nread line\n")
+    program.chmod(0o755)
+    with subprocess.Popen([program, "-serial", f"file:{directory}/qemu.log"], stdin=subprocess.PIPE) as qemu:
+        file = HandleFile.create(Handle(Connector(), Launcher(qemu.pid, str(directory))))
+        guest.stop(file)
+        assert qemu.wait(10) == -signal.SIGKILL
+    assert not directory.exists()
+
+
+def test_another_boot_of_the_name_is_left_alone(caller: Workspace) -> None:
+    with started(caller) as path:
+        handle = HandleFile(path).read()
+        other = path.with_name("undercoat_other.handle")
+        other.write_text(json.dumps({**handle.encode(), "Topcoat": {"BootId": "another", "HostBootId": "h"}}))
+        assert call(caller, "stop_instance", other).status == 0
+        assert process_of(path).alive
+        assert not other.exists()
+
+
+def test_tmpdir_must_be_there(caller: Workspace) -> None:
+    caller.environment["TMPDIR"] = "/nowhere/tmp"
+    outcome = caller.run("undercoat", "start_instance")
+    assert (outcome.status, b"TMPDIR=/nowhere/tmp is no directory" in outcome.stdout) == (1, True)
+
+
+def test_a_store_that_others_may_write_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    store = tmp_path / f"undercoat-store-{os.getuid()}"
+    store.mkdir()
+    store.chmod(0o777)
+    with pytest.raises(guest.StoreError, match="others may write to it"):
+        guest.settle_store({})
+    store.chmod(0o700)
+    environment: dict[str, str] = {}
+    guest.settle_store(environment)
+    assert environment == {"TOPCOAT_ROOT": str(store)}
+    guest.settle_store(environment := {"TOPCOAT_ROOT": "/x"})
+    assert environment == {"TOPCOAT_ROOT": "/x"}
+
+
+def test_e1_the_real_guest(demo: Workspace) -> None:
+    demo.environment["TOPCOAT_ROOT"] = str(demo.store.root)
+    with started(with_tmpdir(demo)) as path:
+        assert path.parent == temporary(demo)
+        before = call(demo, "get_logs", path).stdout
+        assert b"{{{reset}}}" in before
+        (instance,) = [one for one in Instance.all(Store(demo.store.root)) if one.name.startswith("undercoat-")]
+        assert demo.topcoat("ssh", instance.name, "--", "echo ok").stdout == b"ok\n"
