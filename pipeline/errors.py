@@ -9,7 +9,8 @@
     │   ├── UnknownFuzzer       user   no fuzzer of the build has this name
     │   ├── BadArguments        user   a fuzzer is given arguments with which it cannot be run
     │   ├── NotSupported        user   the original launcher can do it, Topcoat cannot
-    │   └── UnknownInstance     user   no instance has this name
+    │   ├── UnknownInstance     user   no instance has this name
+    │   └── NoMatch             user   no file has a name that the pattern asks for
     ├── MissingResource         user   the build lacks a file that the task needs
     │   └── ResourceDamaged     user   the file is there, but not what it should be
     ├── StoreError              host   the store cannot be read or written
@@ -30,6 +31,7 @@
     │   ├── GuestDied           guest  the guest panicked, reset, or powered itself off
     │   ├── BootTimeout         guest  the guest was not ready in time
     │   └── ConnectError        guest  SSH to the guest does not work
+    │       ├── KeyRefused      guest  the guest does not take our key
     │       └── WrongServer     guest  something else answers on the guest's port
     ├── StartFailed             -      undercoat has started no guest, for a reason that was told
     ├── InstanceBusy            user   another process works on the instance
@@ -44,6 +46,9 @@
     │   ├── SymbolizerFailed    tool   the program that gives its stack traces names did not do its work
     │   └── OutputLost          user   nobody takes its output any more
     └── CommandError            guest  a command in the guest could not be run to its end
+        ├── CommandExited       guest  it exited with an error
+        ├── CommandTimeout      guest  it did not end in time
+        └── TransferRefused     guest  the guest sends more than is allowed, or names that are not
         └── CommandExited       guest  it exited with an error
 
 Every error has a hint: the next thing that a person should do. `detail` holds the evidence, such as the end of a
@@ -137,6 +142,12 @@ class UnknownInstance(UsageError):
     """No instance has this name."""
 
     phase = "instance"
+
+
+class NoMatch(UsageError):
+    """No file has a name that the pattern asks for."""
+
+    phase = "command"
 
 
 class MissingResource(TopcoatError):
@@ -280,6 +291,10 @@ class ConnectError(BootError):
     """SSH to the guest does not work."""
 
     phase = "connect"
+
+
+class KeyRefused(ConnectError):
+    """The guest's SSH server answers, and does not take our key: trying again does not help."""
 
 
 class WrongServer(ConnectError):
