@@ -49,7 +49,6 @@
         ├── CommandExited       guest  it exited with an error
         ├── CommandTimeout      guest  it did not end in time
         └── TransferRefused     guest  the guest sends more than is allowed, or names that are not
-        └── CommandExited       guest  it exited with an error
 
 Every error has a hint: the next thing that a person should do. `detail` holds the evidence, such as the end of a
 console or of a tool's stderr; it is already free of control characters.
@@ -400,6 +399,21 @@ class CommandExited(CommandError):
         self.status = status
         self.command = command
         self.stderr = stderr
+
+
+class CommandTimeout(CommandError):
+    """A command in the guest, or a file from it, did not come to its end in time.
+
+    `ended` tells whether the guest has confirmed that nothing of the command runs any more.
+    """
+
+    def __init__(self, message: str, *, hint: str, detail: str = "", ended: bool = False) -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.ended = ended
+
+
+class TransferRefused(CommandError):
+    """The guest sends more than is allowed, names that could leave the directory meant for them, or no sense."""
 
 
 @contextmanager
