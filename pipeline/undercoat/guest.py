@@ -22,6 +22,7 @@ from pipeline.errors import StartFailed, StoreError, UnknownInstance, UsageError
 from pipeline.instance import Instance
 from pipeline.launcher import KILL_LIMIT
 from pipeline.process import Process
+from pipeline.publish import lock_of, remove
 from pipeline.qemu.keeper import parts
 from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
 
@@ -56,13 +57,20 @@ def start() -> HandleFile:
     All that happens meanwhile is told on stderr. If it fails, nothing runs. Raises TopcoatError.
     """
     instance = Instance.named(settings.load().store, f"undercoat-{secrets.token_hex(6)}")
-    with _stdout_to_stderr():
-        _boot(instance)
     try:
+        with _stdout_to_stderr():
+            _boot(instance)
         return HandleFile.create(_handle(instance))
     except BaseException:
-        instance.stop(KILL_LIMIT)
+        _end(instance)
         raise
+
+
+def _end(instance: Instance) -> None:
+    """End a guest and delete all that belongs to it, its lock too: nobody else ever has this name."""
+    instance.stop(KILL_LIMIT)
+    shutil.rmtree(instance.directory, ignore_errors=True)
+    remove(lock_of(instance.directory))
 
 
 def _handle(instance: Instance) -> Handle:
@@ -172,8 +180,7 @@ def _stop_instance(instance: Instance, handle: Handle) -> None:
     if live and handle.boot_id not in ("", live.boot_id):
         log.warning("%s has been booted anew, which is not the guest of this handle; it is left alone", instance.name)
         return
-    instance.stop(KILL_LIMIT)
-    shutil.rmtree(instance.directory, ignore_errors=True)
+    _end(instance)
 
 
 def _kill(handle: Handle) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import StoreError
 from pipeline.instance import Instance
 from pipeline.process import Process
 from pipeline.settings import Store
@@ -72,7 +73,7 @@ def test_l8_a_life(caller: Workspace) -> None:
         stopped = call(caller, "stop_instance", path)
         assert (stopped.status, stopped.stdout) == (0, b"")
         assert not process_of_dead(handle).alive
-        assert not Path(handle.launcher.directory).exists()
+        assert list(Path(handle.launcher.directory).parent.iterdir()) == []
         assert not path.exists()
         again = call(caller, "stop_instance", path)
         assert (again.status, b"Bad handle: " in again.stdout) == (1, True)
@@ -101,6 +102,7 @@ def test_l4_l5_a_guest_that_does_not_come_up(caller: Workspace, part: str) -> No
     assert outcome.stdout.startswith(b"Error executing command: ")
     assert qemus_of(caller.directory) == []
     assert [name for name in temporary(caller).iterdir() if name.suffix == ".handle"] == []
+    assert list(temporary(caller).glob("undercoat-store-*/instances/*")) == []
 
 
 @pytest.mark.parametrize("key", ["zbi", "blk", "kernel", "qemu", "zbitool", "fvm"])
@@ -199,7 +201,7 @@ def test_a_store_that_others_may_write_to_is_refused(tmp_path: Path, monkeypatch
     store = tmp_path / f"undercoat-store-{os.getuid()}"
     store.mkdir()
     store.chmod(0o777)
-    with pytest.raises(guest.StoreError, match="others may write to it"):
+    with pytest.raises(StoreError, match="others may write to it"):
         guest.settle_store({})
     store.chmod(0o700)
     environment: dict[str, str] = {}
