@@ -145,7 +145,7 @@ def _start(tool: Tool, words: list[str], cwd: Path | None, said: _Said) -> "Runn
                 _out_bufsize=4096,
                 _err_bufsize=4096,
                 _cwd=str(cwd) if cwd else None,
-                _preexec_fn=_die_with_parent(),
+                _preexec_fn=die_with_parent(),
                 _decode_errors="replace",
             )
     except (sh.CommandNotFound, sh.ForkException, OSError, ValueError) as error:
@@ -156,7 +156,7 @@ def _start(tool: Tool, words: list[str], cwd: Path | None, said: _Said) -> "Runn
         ) from error
 
 
-def _die_with_parent() -> Callable[[], None]:
+def die_with_parent() -> Callable[[], None]:
     """What a child calls to be killed when its parent is, however that ends: nobody else would wait for it."""
     import ctypes
 

@@ -1,0 +1,170 @@
+"""The output of a fuzzer that runs, as a stream that can be given up."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+from pipeline.errors import FuzzerError, TopcoatError
+from pipeline.fuzzer.connector import Command, CommandStream
+from pipeline.fuzzer.line_scanner import LIMIT
+from pipeline.lines import Stage
+from pipeline.symbolize import CHUNK, JOIN_LIMIT, Reader
+from pipeline.text import one_line
+from pipeline.worker import Worker
+
+log = logging.getLogger("topcoat")
+
+_MOST_PIECES = 16
+_DOCTOR = "is the guest alive? see what it said last: topcoat logs NAME"
+
+
+class Merged:
+    """Several streams as one. Lines stay whole, unless they are longer than 64 KiB; which comes first is chance."""
+
+    def __init__(self, streams: Sequence[CommandStream]) -> None:
+        self._streams = streams
+        self._pieces: deque[bytes] = deque()
+        self._changed = threading.Condition()
+        self._running = len(streams)
+        self._closed = False
+        self._workers = [Worker("fuzzer output", partial(self._pass_on, stream)) for stream in streams]
+
+    def read(self, _size: int, /) -> bytes:
+        """The next piece. Raises what reading from a stream raised, once all have ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._pieces or not self._running)
+            if self._pieces:
+                self._changed.notify_all()
+                return self._pieces.popleft()
+        for worker in self._workers:
+            worker.join(JOIN_LIMIT)
+            if worker.failure:
+                raise worker.failure
+        return b""
+
+    def close(self) -> None:
+        """Close all streams, and wait until nobody reads from them."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        _close_all(self._streams)
+        for worker in self._workers:
+            if not worker.join(JOIN_LIMIT):
+                log.error("a stream of the fuzzer was closed, and its reader still hangs after %g s", JOIN_LIMIT)
+
+    def _pass_on(self, stream: CommandStream) -> None:
+        try:
+            for piece in _whole_lines(stream):
+                self._put(piece)
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def _put(self, piece: bytes) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._pieces) < _MOST_PIECES)
+            if not self._closed:
+                self._pieces.append(piece)
+                self._changed.notify_all()
+
+
+def _whole_lines(stream: CommandStream) -> Iterator[bytes]:
+    begun = bytearray()
+    while data := stream.read1(CHUNK):
+        begun += data
+        end = len(begun) if len(begun) > LIMIT else begun.rfind(b"\n", len(begun) - len(data)) + 1
+        if end:
+            yield bytes(begun[:end])
+            del begun[:end]
+    if begun:
+        yield bytes(begun + b"\n")
+
+
+def _close_all(streams: Iterable[CommandStream]) -> None:
+    for stream in streams:
+        try:
+            stream.close()
+        except (OSError, TopcoatError) as error:
+            log.warning("closing the output of a fuzzer: %s", one_line(str(error)))
+
+
+class FuzzerOutput:
+    """The output of a command that runs a fuzzer. To close it before its end is to kill the command."""
+
+    def __init__(self, command: Command, merged: bool) -> None:
+        streams = [command.stdout(), command.stderr()] if merged else [command.stdout()]
+        self._command = command
+        self._streams = streams
+        self._ended = False
+        command.start()
+        self._merged = Merged(streams) if merged else None
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes; none at the end."""
+        data = self._merged.read(size) if self._merged else self._streams[0].read1(size)
+        self._ended = not data
+        return data
+
+    def close(self) -> None:
+        """Kill the command, unless all of its output has been read."""
+        try:
+            if not self._ended:
+                self._command.kill()
+        except (OSError, TopcoatError) as error:
+            log.warning("killing a fuzzer: %s", one_line(str(error)))
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._merged:
+            self._merged.close()
+        else:
+            _close_all(self._streams)
+
+
+class Scanned:
+    """A stream behind stages that look at it. Each stage has a name for the error message if it fails."""
+
+    def __init__(self, source: Reader, stages: Sequence[tuple[str, Stage]]) -> None:
+        self._source = source
+        self._pieces = self._read_source(stages[0][0])
+        for name, stage in stages:
+            self._pieces = _guarded(name, stage, self._pieces)
+
+    def read(self, _size: int, /) -> bytes:
+        """The next piece. Raises FuzzerError."""
+        return next((piece for piece in self._pieces if piece), b"")
+
+    def close(self) -> None:
+        """Close what is read from."""
+        self._source.close()
+
+    def _read_source(self, name: str) -> Iterator[bytes]:
+        try:
+            while data := self._source.read(CHUNK):
+                yield data
+        except Exception as error:
+            raise _failed(name, error) from error
+
+
+def _guarded(name: str, stage: Stage, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        yield from _named(name, stage.feed(piece))
+    yield from _named(name, stage.end())
+
+
+def _named(name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield from pieces
+    except Exception as error:
+        raise _failed(name, error) from error
+
+
+def _failed(name: str, error: Exception) -> FuzzerError:
+    hint, detail = (error.hint, error.detail) if isinstance(error, TopcoatError) else (_DOCTOR, "")
+    return FuzzerError(
+        f"failed during {name}: {one_line(str(error)) or type(error).__name__}", hint=hint, detail=detail
+    )

@@ -1,0 +1,201 @@
+"""How fuzzers are run in each kind of guest, by the tags of the Go tests."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.build import Build
+from pipeline.errors import CommandExited, NotSupported, SettingsError
+from pipeline.fuzz_targets import FuzzTarget
+from pipeline.fuzzer import Fuzzer
+from pipeline.fuzzer.arguments import Arguments
+from pipeline.fuzzer.styles import V1, FuzzCtl, Linux, style_of
+from pipeline.symbolize import Symbolizer
+from tests.fuzzer.fakes import FakeConnector, Guest
+from tests.fuzzer.test_targets import build, label, v2
+
+URL = "fuchsia-pkg://fuchsia.com/cff#meta/fuzzer.cm"
+TARGET = FuzzTarget("cff", "fuzzer")
+
+
+def test_f2_the_style_follows_build_and_generation(tmp_path: Path) -> None:
+    assert isinstance(style_of(build(tmp_path), TARGET, {}), FuzzCtl)
+    assert isinstance(style_of(build(tmp_path), FuzzTarget("a", "b", "v1"), {}), V1)
+    assert isinstance(style_of(build(tmp_path, kind="demo"), TARGET, {}), Linux)
+
+
+@pytest.mark.parametrize("word", ["1", "t", "T", "true", "True", "TRUE"])
+def test_f2_ffx_is_refused(tmp_path: Path, word: str) -> None:
+    with pytest.raises(NotSupported, match="cannot be run by `ffx fuzz` yet") as caught:
+        style_of(build(tmp_path), TARGET, {"UNDERCOAT_USE_FFX_FUZZ": word})
+    assert "unset UNDERCOAT_USE_FFX_FUZZ" in caught.value.hint
+
+
+@pytest.mark.parametrize("word", ["0", "f", "F", "false", "False", "FALSE"])
+def test_f2_a_switch_that_is_off(tmp_path: Path, word: str) -> None:
+    assert style_of(build(tmp_path), TARGET, {"UNDERCOAT_USE_FFX_FUZZ": word}).name == "fuzz_ctl"
+
+
+@pytest.mark.parametrize("word", ["", "yes", "tRUE", " 1", "01", "no"])
+def test_f2_another_word_is_an_error(tmp_path: Path, word: str) -> None:
+    with pytest.raises(SettingsError, match="neither true nor false"):
+        style_of(build(tmp_path), TARGET, {"UNDERCOAT_USE_FFX_FUZZ": word})
+
+
+@pytest.mark.parametrize(
+    ("path", "absolute"),
+    [
+        ("/x/y", "/x/y"),
+        ("data/x", "/tmp/r/sys/fuchsia.com:cff:0#meta:fuzzer.cmx/x"),
+        ("tmp/x", "/tmp/r/sys/fuchsia.com:cff:0#meta:fuzzer.cmx/x"),
+        ("data/a/*", "/tmp/r/sys/fuchsia.com:cff:0#meta:fuzzer.cmx/a/*"),
+        ("pkg/data/x", "/pkgfs/packages/cff/0/data/x"),
+        ("x/data/y", "/x/data/y"),
+        ("data", "/data"),
+    ],
+)
+def test_f3_absolute_paths_of_v1(path: str, absolute: str) -> None:
+    assert V1(FuzzTarget("cff", "fuzzer", "v1")).absolute(path) == absolute
+
+
+@pytest.mark.parametrize(
+    ("path", "absolute"),
+    [
+        ("/x/y", "/x/y"),
+        ("data/x", "/tmp/fuzz_ctl/fuchsia.com/cff/fuzzer/x"),
+        ("tmp/x", "/tmp/fuzz_ctl/fuchsia.com/cff/fuzzer/x"),
+        ("data/tmp/x", "/tmp/fuzz_ctl/fuchsia.com/cff/fuzzer/tmp/x"),
+        ("pkg/x", "/tmp/fuzz_ctl/fuchsia.com/cff/fuzzer/pkg/x"),
+        ("x", "/tmp/fuzz_ctl/fuchsia.com/cff/fuzzer/x"),
+    ],
+)
+def test_f4_absolute_paths_of_fuzz_ctl(path: str, absolute: str) -> None:
+    assert FuzzCtl(TARGET).absolute(path) == absolute
+
+
+@pytest.mark.parametrize(
+    ("path", "absolute"),
+    [
+        ("/x/y", "/x/y"),
+        ("data/x", "/data/fuzz/cff/fuzzer/tmp/x"),
+        ("tmp/x", "/data/fuzz/cff/fuzzer/tmp/x"),
+        ("data/", "/data/fuzz/cff/fuzzer/tmp/"),
+        ("data", "/data/fuzz/cff/fuzzer/tmp"),
+        ("pkg/x", "/data/fuzz/cff/fuzzer/pkg/x"),
+        ("x", "/data/fuzz/cff/fuzzer/x"),
+    ],
+)
+def test_absolute_paths_of_linux(path: str, absolute: str) -> None:
+    assert Linux(TARGET).absolute(path) == absolute
+
+
+def test_f9_prepare_of_fuzz_ctl_is_one_reset(connector: FakeConnector) -> None:
+    FuzzCtl(TARGET).prepare(connector)
+    assert connector.calls == [("fuzz_ctl", "reset", URL)]
+
+
+def test_prepare_of_v1_loads_kills_and_empties(connector: FakeConnector) -> None:
+    V1(FuzzTarget("cff", "fuzzer", "v1")).prepare(connector)
+    assert connector.calls == [
+        ("pkgctl", "resolve", "fuchsia-pkg://fuchsia.com/cff"),
+        ("killall", "fuchsia-pkg://fuchsia.com/cff"),
+        ("shell", "rm -rf '/tmp/r/sys/fuchsia.com:cff:0#meta:fuzzer.cmx'/*"),
+    ]
+
+
+def test_prepare_of_v1_may_find_nothing_to_kill(connector: FakeConnector) -> None:
+    connector.answers["killall"] = 255
+    V1(FuzzTarget("cff", "fuzzer", "v1")).prepare(connector)
+    assert len(connector.calls) == 3
+
+
+@pytest.mark.parametrize(("name", "status"), [("killall", 1), ("pkgctl", 255)])
+def test_prepare_of_v1_fails_with_its_commands(connector: FakeConnector, name: str, status: int) -> None:
+    connector.answers[name] = status
+    with pytest.raises(CommandExited) as caught:
+        V1(FuzzTarget("cff", "fuzzer", "v1")).prepare(connector)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("style", "words"),
+    [
+        (V1(FuzzTarget("cff", "fuzzer", "v1")), ("run", f"{URL}x", "-b=1", "a b", "c")),
+        (FuzzCtl(TARGET), ("fuzz_ctl", "run_libfuzzer", URL, "-b=1", "a b", "c")),
+    ],
+    ids=["v1", "fuzz_ctl"],
+)
+def test_commands(connector: FakeConnector, style: V1 | FuzzCtl, words: tuple[str, ...]) -> None:
+    style.command(connector, Arguments({"b": "1"}, ("a b", "c")))
+    assert connector.calls == [words]
+
+
+def test_a_command_of_linux_quotes_for_the_shell(connector: FakeConnector) -> None:
+    Linux(TARGET).command(connector, Arguments({"b": "$(x)"}, ("a b",)))
+    assert connector.calls == [
+        (
+            "shell",
+            (
+                "cd /data/fuzz/cff/fuzzer 2>&1 || exit 127; exec env ASAN_OPTIONS=symbolize=0 "
+                "UBSAN_OPTIONS=symbolize=0:print_stacktrace=1 TMPDIR=tmp pkg/fuzzer '-b=$(x)' 'a b' 2>&1"
+            ),
+        )
+    ]
+
+
+def test_linux_really_runs_where_tmp_is(linux: Guest) -> None:
+    linux.install('#!/bin/sh\npwd -P; echo $ASAN_OPTIONS $TMPDIR; for word; do echo "[$word]"; done; echo x >tmp/new')
+    linux.fuzzer.prepare(linux.connector)
+    _, said = linux.run("-dict=pkg/it's", "data/*", "two words")
+    assert said.split("\n")[:6] == [
+        str(linux.directory),
+        "symbolize=0 tmp",
+        "[-dict=pkg/it's]",
+        "[-artifact_prefix=tmp/]",
+        "[tmp/*]",
+        "[two words]",
+    ]
+    assert (linux.directory / "tmp/new").read_text() == "x\n"
+
+
+def test_linux_really_prepares(linux: Guest) -> None:
+    for name in ("data/a", "tmp/corpus/.b", "pkg/c"):
+        (linux.directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (linux.directory / name).touch()
+    linux.fuzzer.prepare(linux.connector)
+    assert sorted(path.name for path in linux.directory.iterdir()) == ["data", "pkg", "tmp"]
+    assert list((linux.directory / "data").iterdir()) == list((linux.directory / "tmp").iterdir()) == []
+    assert (linux.directory / "pkg/c").exists()
+
+
+def test_linux_really_kills_what_runs_of_the_fuzzer_and_nothing_else(linux: Guest, tmp_path: Path) -> None:
+    linux.fuzzer.prepare(linux.connector)
+    stubborn = "trap '' TERM HUP INT; sleep 100 & wait; exit 0"
+    mine = subprocess.Popen(["/bin/sh", "-c", stubborn], cwd=linux.directory)
+    other = subprocess.Popen(["sleep", "100"], cwd=tmp_path)
+    try:
+        started = time.monotonic()
+        linux.fuzzer.prepare(linux.connector)
+        assert mine.wait(5) == -9
+        assert time.monotonic() - started < 3
+        assert other.poll() is None
+    finally:
+        for process in (mine, other):
+            process.kill()
+            process.wait(5)
+
+
+def test_paths_of_files_are_translated(guest: Guest) -> None:
+    guest.fuzzer.get(guest.connector, "data/corpus/*", Path("/host"))
+    guest.fuzzer.put(guest.connector, "/host/*", "data/corpus")
+    corpus = guest.fuzzer.absolute("data/corpus")
+    assert guest.connector.calls == [("get", f"{corpus}/*", "/host"), ("put", "/host/*", corpus)]
+
+
+def test_a_fuzzer_of_a_build(tmp_path: Path) -> None:
+    made = build(tmp_path, [label("//a", package="p", fuzzer="f")], [v2("q", "g")], kind="demo")
+    fuzzer = Fuzzer.of(made, "p/f", {})
+    assert fuzzer.target == FuzzTarget("p", "f", "v1")
+    assert (fuzzer.style.name, fuzzer.symbolizer) == ("linux", Symbolizer.of(Build("demo", "x64", "demo", "", {})))
