@@ -5,29 +5,32 @@ by the caller. An accepted TCP connection means nothing: QEMU accepts before the
 """
 
 import logging
-import select
 import shlex
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
 import paramiko
 
 from pipeline.deadline import Deadline
-from pipeline.errors import CommandError, ConnectError, SettingsError, TopcoatError, WrongServer
+from pipeline.errors import CommandError, ConnectError, KeyRefused, SettingsError, TopcoatError, WrongServer
 from pipeline.instance import SSH
 from pipeline.launcher import Result
 from pipeline.settings import Timeouts
+from pipeline.ssh import facilities
+from pipeline.ssh.facilities import Facilities
+from pipeline.ssh.session import CHUNK, CONSOLE, Session
 from pipeline.text import printable
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it logs tracebacks of what it also raises
 
-CHUNK = 65536
-_EMPTY = 0.02
-_CONSOLE = "see what the guest says: topcoat logs NAME"
+_OPENING = 30.0  # for the server to take a session and a command
+_OPENINGS = 3  # see Session.vanished
+_LEAVING = 2.0  # for paramiko's thread, which sees at once that its socket is closed
+_SILENCE = 60_000  # milliseconds after which a peer that takes nothing of what we send counts as gone
 
 
 def quote(words: list[str] | tuple[str, ...]) -> str:
@@ -36,117 +39,122 @@ def quote(words: list[str] | tuple[str, ...]) -> str:
 
 
 class Connection:
-    """An authenticated connection. Made by `connect`."""
+    """An authenticated connection. Made by `connect`. Several threads can have sessions in it at once."""
 
     def __init__(self, transport: paramiko.Transport, host_key: str) -> None:
         self._transport = transport
+        self._probing = threading.Lock()
+        self._facilities: Facilities | None = None
         self.host_key = host_key
         """The server's host key, "TYPE BASE64"."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not broken, as far as can be known without trying."""
+        return self._transport.is_active()
+
+    def session(
+        self,
+        what: str,
+        kind: str,
+        argument: str,
+        deadline: Deadline,
+        prepare: Callable[[Session], object] = lambda _: None,
+    ) -> Session:
+        """A new session for a command ("exec") or a service ("subsystem"), which the server has taken.
+
+        `prepare` is told of it before. Raises CommandError; CommandTimeout at the deadline.
+        """
+        for attempt in range(1, _OPENINGS + 1):
+            session = Session(self._transport, what, deadline)
+            try:
+                prepare(session)
+                session.request(kind, argument.encode("utf-8", "surrogateescape"), deadline)
+                return session
+            except BaseException:
+                session.close()
+                if attempt == _OPENINGS or not session.vanished or not self.alive:
+                    raise
+        raise AssertionError
+
+    def facilities(self, deadline: Deadline) -> Facilities:
+        """What the guest has to offer; found out once. Raises CommandError; CommandTimeout at the deadline."""
+        with self._probing:
+            if self._facilities is None:
+                self._facilities = facilities.of(self.run(facilities.QUESTION, max(0.001, deadline.remaining)))
+            return self._facilities
 
     def run(self, command: str, limit: float, most: int = 1 << 20) -> Result:
         """Run a shell command and collect what it writes, at most `most` bytes of each stream.
 
-        Raises CommandError if it does not end within `limit` seconds, writes more, or the connection breaks.
+        Raises CommandError if it writes more or the connection breaks, and CommandTimeout if it does not end within
+        `limit` seconds. In neither case it is ended: see Command for commands that may not end.
         """
-        stdout, stderr = _Bounded(most), _Bounded(most)
-        status = self._stream(command, None, stdout.write, stderr.write, Deadline(limit))
-        return Result(status, bytes(stdout.data), bytes(stderr.data))
+        deadline = Deadline(limit)
+        stdout, stderr = Bounded(most), Bounded(most)
+        with self._running(command, deadline) as session:
+            session.sinks |= {"stdout": stdout.write, "stderr": stderr.write}
+            session.end_input()
+            return Result(session.finish(deadline), bytes(stdout.data), bytes(stderr.data))
 
     def stream(self, command: str, stdin: IO[bytes], stdout: BinaryIO, stderr: BinaryIO) -> int:
         """Run a shell command with these streams, byte for byte and without a time limit. Returns its exit status.
 
         Raises CommandError if the connection breaks or the command was ended by a signal.
         """
-        return self._stream(command, stdin, _flushed(stdout), _flushed(stderr), None)
+        with self._running(command, Deadline(_OPENING)) as session:
+            session.sinks |= {"stdout": _flushed(stdout), "stderr": _flushed(stderr)}
+            # A thread: sending may block until the guest reads, and the guest may block until we read. It is not
+            # joined: what it waits for may be a person at a terminal
+            threading.Thread(target=_feed, args=(stdin, session), daemon=True).start()
+            return session.finish(None)
 
-    def _stream(
-        self,
-        command: str,
-        stdin: IO[bytes] | None,
-        stdout: Callable[[bytes], object],
-        stderr: Callable[[bytes], object],
-        deadline: Deadline | None,
-    ) -> int:
+    @contextmanager
+    def _running(self, command: str, deadline: Deadline) -> Iterator[Session]:
+        session = self.session(command, "exec", command, deadline, _keep)
         try:
-            channel = self._transport.open_session(timeout=deadline.seconds if deadline else None)
-            try:
-                channel.exec_command(command)
-                if stdin is None:
-                    channel.shutdown_write()
-                else:
-                    # A thread: sending may block until the guest reads, and the guest may block until we read
-                    threading.Thread(target=_feed, args=(stdin, channel), daemon=True).start()
-                _drain(channel, stdout, stderr, deadline)
-                return _status(channel, command)
-            finally:
-                with suppress(OSError, EOFError, paramiko.SSHException):  # must not hide what came before
-                    channel.close()
+            yield session
         except TopcoatError:
             raise
         except Exception as error:
-            raise _broken(command, str(error) or type(error).__name__) from error
+            raise session.broken(str(error) or type(error).__name__) from error
+        finally:
+            session.close()
 
 
-class _Bounded:
+def _keep(session: Session) -> None:
+    session.sinks.clear()  # until it is known where what comes goes
+
+
+class Bounded:
+    """A place for what a command writes. Its `write` raises CommandError once there are more than `most` bytes."""
+
     def __init__(self, most: int) -> None:
         self.most = most
         self.data = bytearray()
 
     def write(self, chunk: bytes) -> None:
+        """Add this."""
         self.data += chunk
         if len(self.data) > self.most:
-            raise CommandError(f"a command in the guest wrote more than {self.most} bytes", hint=_CONSOLE)
+            raise CommandError(f"a command in the guest wrote more than {self.most} bytes", hint=CONSOLE)
 
 
 def _flushed(stream: BinaryIO) -> Callable[[bytes], object]:
     def write(chunk: bytes) -> None:
-        stream.write(chunk)
-        stream.flush()
+        if chunk:
+            stream.write(chunk)
+            stream.flush()
 
     return write
 
 
-def _feed(stdin: IO[bytes], channel: paramiko.Channel) -> None:
+def _feed(stdin: IO[bytes], session: Session) -> None:
     read = getattr(stdin, "read1", stdin.read)  # what is there, without waiting for a full buffer
-    with suppress(OSError, EOFError, paramiko.SSHException, ValueError):  # the command has ended; the reader says so
+    with suppress(OSError, CommandError, ValueError):  # the command has ended; the reader says so
         while chunk := read(CHUNK):
-            channel.sendall(chunk)
-        channel.shutdown_write()
-
-
-def _drain(
-    channel: paramiko.Channel,
-    stdout: Callable[[bytes], object],
-    stderr: Callable[[bytes], object],
-    deadline: Deadline | None,
-) -> None:
-    """Pass on both streams until both have ended. Both share one window: leaving one unread would block the other."""
-    while True:
-        if deadline is not None and deadline.expired:
-            raise CommandError(f"a command in the guest did not end within {deadline.seconds:g} s", hint=_CONSOLE)
-        if channel.recv_ready():
-            stdout(channel.recv(CHUNK))
-        elif channel.recv_stderr_ready():
-            stderr(channel.recv_stderr(CHUNK))
-        elif channel.eof_received or channel.closed:
-            return
-        elif select.select([channel], [], [], deadline.remaining if deadline else None)[0] and not (
-            channel.recv_ready() or channel.recv_stderr_ready() or channel.eof_received
-        ):
-            channel.status_event.wait(_EMPTY)  # a guest that sends nothing, again and again, wakes us each time
-
-
-def _status(channel: paramiko.Channel, command: str) -> int:
-    # After EOF the server owes the status at once; recv_exit_status itself knows no limit
-    if not channel.status_event.wait(10.0):
-        raise _broken(command, "the guest does not say how it ended")
-    if channel.exit_status == -1:
-        raise _broken(command, "it was ended by a signal, or the connection broke")
-    return channel.exit_status
-
-
-def _broken(command: str, why: str) -> CommandError:
-    return CommandError(f"the command {printable(command)[:80]!r} did not run to its end: {why}", hint=_CONSOLE)
+            session.write(chunk, None, reading=False)
+        session.end_input()
 
 
 @contextmanager
@@ -157,10 +165,11 @@ def connect(
 
     No stage takes longer than its limit in `timeouts`, nor than `limit` seconds. `reached` hears of every stage that
     was passed: "tcp", "banner" (with the key exchange), "auth". Raises ConnectError, whose `stage` is the one that
-    was not, or WrongServer.
+    was not; as KeyRefused or WrongServer if it is of no use to try again; and SettingsError.
     """
     key = private_key(Path(address.key))
     with _tcp(address, min(timeouts.connect, limit)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE)
         reached("tcp")
         transport = paramiko.Transport(connection)
         try:
@@ -171,7 +180,11 @@ def connect(
             reached("auth")
             yield Connection(transport, shown)
         finally:
+            with suppress(OSError):  # the other side has closed it
+                connection.shutdown(socket.SHUT_RDWR)
             transport.close()
+            if transport.is_alive():
+                transport.join(_LEAVING)
 
 
 def _tcp(address: SSH, limit: float) -> socket.socket:
@@ -179,7 +192,7 @@ def _tcp(address: SSH, limit: float) -> socket.socket:
         return socket.create_connection((address.host, address.port), limit)
     except OSError as error:
         raise ConnectError(
-            f"nothing answers on {address.host}:{address.port}: {error}", stage="tcp", hint=_CONSOLE
+            f"nothing answers on {address.host}:{address.port}: {error}", stage="tcp", hint=CONSOLE
         ) from error
 
 
@@ -193,7 +206,7 @@ def _exchange_keys(transport: paramiko.Transport, timeouts: Timeouts, limit: flo
         raise ConnectError(
             f"the guest's SSH server does not answer: {str(error) or type(error).__name__}",
             stage="banner",
-            hint=_CONSOLE,
+            hint=CONSOLE,
         ) from error
 
 
@@ -212,35 +225,19 @@ def _authenticate(transport: paramiko.Transport, address: SSH, key: paramiko.PKe
     try:
         transport.auth_publickey(address.user, key)
     except paramiko.AuthenticationException as error:
-        raise ConnectError(
+        if not transport.is_active():
+            raise _broken_off(error) from error
+        raise KeyRefused(
             f"the guest refuses the key {address.key}: {error}",
             stage="auth",
             hint="does its image hold this key? delete the prepared ssh-* image and run the same command again",
         ) from error
     except Exception as error:
-        raise ConnectError(f"the login broke off: {error}", stage="auth", hint=_CONSOLE) from error
+        raise _broken_off(error) from error
 
 
-class Connector:
-    """A way into a guest that connects when it is first needed. See pipeline.launcher.Connector."""
-
-    def __init__(self, address: SSH, timeouts: Timeouts) -> None:
-        self.address = address
-        self._timeouts = timeouts
-        self._open = ExitStack()
-        self._connection: Connection | None = None
-
-    def run(self, command: str, limit: float) -> Result:
-        """See pipeline.launcher.Connector. Connecting has limits of its own."""
-        if self._connection is None:
-            whole = self._timeouts.connect + self._timeouts.banner + self._timeouts.auth
-            self._connection = self._open.enter_context(connect(self.address, self._timeouts, whole))
-        return self._connection.run(command, limit)
-
-    def close(self) -> None:
-        """See pipeline.launcher.Connector."""
-        self._connection = None
-        self._open.close()
+def _broken_off(error: Exception) -> ConnectError:
+    return ConnectError(f"the login broke off: {error}", stage="auth", hint=CONSOLE)
 
 
 def private_key(path: Path) -> paramiko.PKey:

@@ -1,0 +1,129 @@
+"""File names and patterns, by the rules of Go's path/filepath: what `undercoat` takes where it takes a pattern.
+
+`*` is any text without "/", also the empty one and one that starts with a dot; `?` is one character but "/"; `[a-z]`
+and `[^a-z]` are one character of a class, or not of it; a backslash takes the meaning from the next character. There is
+no `**`, and braces mean themselves. Names that are not UTF-8 are text with surrogates, as `decoded` makes it: such a
+byte counts as one character.
+
+Source of the rules: the documentation of filepath.Match and filepath.Glob, https://pkg.go.dev/path/filepath
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from pipeline.errors import UsageError
+from pipeline.text import one_line
+
+_MAGIC = re.compile(r"[*?\[\\]")
+
+
+def decoded(name: bytes) -> str:
+    """A file name as text. Every name has its own text."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def encoded(name: str) -> bytes:
+    """The file name whose text this is."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def match(pattern: str, name: str) -> bool:
+    """Whether the whole name is as the pattern says. Raises UsageError for what is no pattern, whatever the name."""
+    return compiled(pattern).match(name) is not None
+
+
+@lru_cache(maxsize=64)
+def compiled(pattern: str) -> re.Pattern[str]:
+    """The pattern as a regular expression, for its method `match`. Raises UsageError."""
+    first, *others = _Parser(pattern).pieces()
+    if not others:
+        return re.compile(rf"{first}\Z", re.DOTALL)
+    # What follows a star is taken at the first place where it fits, for good: Go does so, and it cannot take for ever
+    middle = "".join(f"(?>[^/]*?{piece})" for piece in others[:-1] if piece)
+    return re.compile(rf"{first}{middle}[^/]*{others[-1]}\Z", re.DOTALL)
+
+
+def has_magic(pattern: str) -> bool:
+    """Whether the pattern is more than a name."""
+    return _MAGIC.search(pattern) is not None
+
+
+def expand(pattern: str, exists: Callable[[str], bool], names: Callable[[str], Iterable[str]]) -> list[str]:
+    """All paths that the pattern asks for, each directory's in the order of their names.
+
+    `exists` tells whether there is something at a path, links not followed; `names` lists a directory, and nothing for
+    what is none or cannot be read. Raises UsageError.
+    """
+    compiled(pattern)
+    if not has_magic(pattern):
+        return [pattern] if exists(pattern) else []
+    above, slash, last = pattern.rpartition("/")
+    directory = (above or "/") if slash else "."
+    inside = expand(directory, exists, names) if has_magic(directory) else [directory]
+    wanted = compiled(last)
+    return [joined(each, name) for each in inside for name in sorted(names(each)) if wanted.match(name)]
+
+
+def joined(directory: str, name: str) -> str:
+    """The path of what has this name in the directory, as `expand` tells it."""
+    return name if directory == "." else f"{directory.rstrip('/')}/{name}"
+
+
+class _Parser:
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._rest = pattern
+
+    def pieces(self) -> list[str]:
+        """What stands between the stars, as regular expressions."""
+        found = [""]
+        while self._rest:
+            character = self._next()
+            if character == "*":
+                found.append("")
+            elif character == "[":
+                found[-1] += self._character_class()
+            else:
+                found[-1] += "[^/]" if character == "?" else re.escape(self._escaped(character))
+        return found
+
+    def _next(self) -> str:
+        if not self._rest:
+            raise self._bad("it ends too early")
+        character, self._rest = self._rest[0], self._rest[1:]
+        return character
+
+    def _escaped(self, character: str) -> str:
+        return self._next() if character == "\\" else character
+
+    def _taken(self, character: str) -> bool:
+        found = self._rest.startswith(character)
+        self._rest = self._rest[found:]
+        return found
+
+    def _character_class(self) -> str:
+        negated = self._taken("^")
+        ranges = [self._range()]
+        while not self._taken("]"):
+            ranges.append(self._range())
+        inside = "".join(f"{re.escape(low)}-{re.escape(high)}" for low, high in ranges if low <= high)
+        if not inside:  # such as [z-a]
+            return "." if negated else "(?!)"
+        return f"[{'^' if negated else ''}{inside}]"
+
+    def _range(self) -> tuple[str, str]:
+        low = self._bound()
+        return low, self._bound() if self._taken("-") else low
+
+    def _bound(self) -> str:
+        character = self._next()
+        if character in "-]":
+            raise self._bad(f"{character!r} in a class needs a backslash")
+        return self._escaped(character)
+
+    def _bad(self, why: str) -> UsageError:
+        return UsageError(
+            f"syntax error in pattern: {one_line(self._pattern)!r}: {why}",
+            hint="patterns know * ? [a-z] [^a-z], and a backslash before what is to mean itself",
+        )

@@ -1,0 +1,257 @@
+"""A command in a guest, as a process object: start it, read what it writes, wait for it, end it."""
+
+import io
+from collections.abc import Callable
+from contextlib import suppress
+
+from pipeline.deadline import Deadline
+from pipeline.errors import CommandError, CommandExited, CommandTimeout
+from pipeline.ssh import ending
+from pipeline.ssh.connection import Bounded, Connection
+from pipeline.ssh.session import Session, Stream
+from pipeline.text import one_line, tail
+
+STDERR = 64 << 10
+"""Bytes of the end of stderr that are kept for the error."""
+
+OUTPUT = 64 << 20
+"""Bytes that `Command.output` takes at most, unless told."""
+
+_STARTING = 30.0  # to connect has limits of its own
+_ENDING = 12.0
+_LEAVING = 1.0
+_STATUS = 10.0
+_HINT = "see what it says above, and whether the guest has the program: topcoat ssh NAME -- CMD"
+
+
+class Command:
+    """One run of a command line by the guest's shell. Made by Connector.command; nothing happens before `start`.
+
+    Its stdin is empty. What nobody takes by `stdout` or `stderr` is read and thrown away, but for the end of stderr,
+    which the error has. What is taken must be read: SSH's window, 2 MiB for both streams, is the only buffer, and the
+    command stands still when it is full. Errors: CommandExited for an exit status that is not 0, CommandTimeout at the
+    limit, CommandError if the connection breaks, a signal ends the command, or it does not start.
+
+    What ending it promises, by `kill`, at a limit, by closing a stream early and when an exception such as
+    KeyboardInterrupt ends a wait: a guest with Linux's /proc is asked, in a second session, to kill the command and
+    all that it has started, and says when nothing of that is left; then `kill` returns True and CommandTimeout has
+    `ended`. Only what has cleared its environment escapes (see pipeline/ssh/ending.py). Any other guest, such as
+    Fuchsia, is sent SSH's signal KILL and the end of the session, and what it makes of that is its own affair.
+    """
+
+    def __init__(self, connected: Callable[[], Connection], line: str) -> None:
+        self.line = line
+        """The command line, as the guest's shell gets it."""
+        self._connected = connected
+        self._connection: Connection | None = None
+        self._session: Session | None = None
+        self._mark: str | None = None
+        self._stderr = _Tail(STDERR)
+        self._said: Bounded | None = None
+        self._streams: dict[Stream, Output] = {}
+
+    def start(self, *, stdin: bool = False, combined: bool = False) -> None:
+        """Connect if need be, and start it. It can be started once.
+
+        With `stdin` it gets what `write` is given, up to `end_input`. `combined`: stderr comes as stdout.
+        """
+        assert self._session is None, "a command is started once"
+        deadline = Deadline(_STARTING)
+        connection = self._connection = self._connected()
+        if connection.facilities(deadline).environ:
+            self._mark = ending.new_mark()
+        line = ending.marked(self.line, self._mark) if self._mark else self.line
+
+        def prepare(session: Session) -> None:
+            session.sinks = {stream: sink for stream, sink in self._sinks().items() if stream not in self._streams}
+            if combined:
+                session.combine()
+            self._session = session  # so that an interrupted start can be ended
+
+        try:
+            session = connection.session(self.line, "exec", line, deadline, prepare)
+        except BaseException:
+            self.kill()
+            raise
+        if not stdin:
+            session.end_input()
+
+    def _sinks(self) -> dict[Stream, Callable[[bytes], object]]:
+        return {"stdout": self._said.write if self._said else lambda _: None, "stderr": self._stderr.write}
+
+    def ending(self) -> "_Ending":
+        """A context manager that ends the command if its body raises."""
+        return _Ending(self)
+
+    @property
+    def session(self) -> Session:
+        """The session of the command, which has been started."""
+        assert self._session is not None, "the command has not been started"
+        return self._session
+
+    def run(self, limit: float | None = None) -> None:
+        """Start it and wait for its end, at most `limit` seconds."""
+        self.start()
+        self.wait(limit)
+
+    def wait(self, limit: float | None = None) -> None:
+        """Wait until it has ended and all that it has written was read, at most `limit` seconds; then it is ended."""
+        with self.ending():
+            status = self.session.finish(None if limit is None else Deadline(limit))
+        self.session.close()
+        if status != 0:
+            raise self._exited(status, bytes(self._stderr.data))
+
+    def output(self, limit: float | None = None, most: int = OUTPUT) -> bytes:
+        """Run it, and return what it writes to stdout and stderr, in the order in which it does.
+
+        Raises CommandError if that are more than `most` bytes; it is ended then.
+        """
+        said = self._said = Bounded(most)
+        self.start(combined=True)
+        with self.ending():
+            status = self.session.finish(None if limit is None else Deadline(limit))
+        self.session.close()
+        if status != 0:
+            raise self._exited(status, bytes(said.data[-STDERR:]))
+        return bytes(said.data)
+
+    def stdout(self) -> "Output":
+        """Its stdout, as a stream to be read. Closing it before its end ends the command."""
+        return self._taken("stdout")
+
+    def stderr(self) -> "Output":
+        """Its stderr, likewise. The error for its exit status then knows nothing of it."""
+        return self._taken("stderr")
+
+    def _taken(self, stream: Stream) -> "Output":
+        if stream not in self._streams:
+            self._streams[stream] = Output(_Source(self, stream))
+            if self._session is not None:
+                self._session.take(stream)
+        return self._streams[stream]
+
+    def write(self, data: bytes, deadline: Deadline) -> None:
+        """Write to its stdin, until the deadline at most; then it is ended."""
+        broken: CommandError | None = None
+        with self.ending():
+            try:
+                self.session.write(data, deadline)
+            except CommandTimeout:
+                raise
+            except CommandError as error:
+                broken = error
+        if broken is not None:
+            self.wait(_STATUS)  # it has ended, and may say itself why it takes no more
+            raise broken
+
+    def end_input(self) -> None:
+        """Let it see the end of its stdin."""
+        self.session.end_input()
+
+    def kill(self) -> bool:
+        """End it, if it still runs, with all that it has started. See the class for what that means.
+
+        Returns whether the guest has confirmed it. Raises nothing.
+        """
+        session = self._session
+        if session is None or (session.status is not None and session.ended):
+            return True
+        if self._kill_marked():
+            session.leave(_LEAVING)
+            return True
+        with suppress(CommandError):  # the connection may be broken: then it cannot be ended either
+            session.signal("KILL")
+        session.close()
+        return False
+
+    def _kill_marked(self) -> bool:
+        if self._mark is None or self._connection is None or not self._connection.alive:
+            return False
+        try:
+            return self._connection.run(ending.killing(self._mark), _ENDING).stdout == ending.GONE
+        except CommandError:  # told by the value
+            return False
+
+    def _exited(self, status: int, stderr: bytes) -> CommandExited:
+        said = f" ({one_line(stderr.strip())})" if stderr.strip() else ""
+        return CommandExited(
+            f"{one_line(self.line, 200)!r} exited with error: {status}{said}",
+            hint=_HINT,
+            detail=tail(stderr),
+            status=status,
+            command=self.line,
+            stderr=stderr,
+        )
+
+
+class _Ending:
+    """Ends the command when the body raises, and says so."""
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+
+    def __enter__(self) -> None:
+        """Nothing to do yet."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None:
+            return
+        ended = self._command.kill()
+        if isinstance(error, CommandTimeout) and not error.ended:
+            error.ended = ended
+            error.message += ", and was killed" if ended else "; nobody knows whether it still runs"
+            error.args = (error.message,)
+
+
+class Output(io.BufferedReader):
+    """An output stream of a command. Reading it waits for the command, without a limit."""
+
+    def close(self) -> None:
+        """End the command, if this is before the end of the stream."""
+        if not self.closed:
+            raw = self.raw
+            assert isinstance(raw, _Source)
+            raw.give_up()
+        super().close()
+
+    def __del__(self) -> None:
+        """Nothing: what is forgotten is not closed, for that takes time."""
+
+
+class _Source(io.RawIOBase):
+    def __init__(self, command: Command, stream: Stream) -> None:
+        super().__init__()
+        self._command = command
+        self._stream: Stream = stream
+        self._rest = b""
+        self._at_end = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+        data = self._rest or self._command.session.read(self._stream, None)
+        self._at_end = not data
+        count = min(len(buffer), len(data))
+        buffer[:count], self._rest = data[:count], data[count:]
+        return count
+
+    def give_up(self) -> None:
+        if not self._at_end:
+            self._command.kill()
+
+    def __del__(self) -> None:
+        """See Output."""
+
+
+class _Tail:
+    """The last bytes of what is written."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.data = bytearray()
+
+    def write(self, chunk: bytes) -> None:
+        self.data += chunk
+        del self.data[: -self._most]

@@ -1,0 +1,51 @@
+"""Ending a command in a guest, with all that it has started.
+
+Few SSH servers pass a signal on (dropbear does not for a command that runs a shell, Fuchsia's does not at all), and
+closing the session ends only what writes. So a command is marked by a variable in its environment, which whatever it
+starts inherits; through a second session all processes with that mark are killed, again and again until there is none.
+That needs Linux's /proc in the guest. A process that has cleared its environment is not found.
+"""
+
+import secrets
+import shlex
+
+MARK = "TOPCOAT_COMMAND"
+"""The variable."""
+
+ROUNDS = 8
+"""How often marked processes are looked for, from the third time on after a second's pause: one may die slowly."""
+
+GONE = b"none is left\n"
+"""What the line of `killing` prints when nothing marked runs any more."""
+
+# The shell's read leaves out the NULs between the variables
+_SCRIPT = f"""
+round=0
+while [ $round -lt {ROUNDS} ]; do
+    round=$((round + 1))
+    [ $round -gt 2 ] && sleep 1
+    found=
+    for process in /proc/[0-9]*; do
+        while read -r line || [ -n "$line" ]; do
+            case $line in *"$1"*) found="$found ${{process#/proc/}}"; break ;; esac
+        done 2>/dev/null <"$process/environ"
+    done
+    [ -z "$found" ] && echo {GONE.decode().strip()} && exit
+    kill -9 $found 2>/dev/null
+done
+"""
+
+
+def new_mark() -> str:
+    """A mark that no other command has."""
+    return secrets.token_hex(16)
+
+
+def marked(line: str, mark: str) -> str:
+    """The command line, so that all that it runs carries the mark."""
+    return f"{MARK}={mark} exec sh -c {shlex.quote(line)}"
+
+
+def killing(mark: str) -> str:
+    """A command line that kills all that carries the mark."""
+    return shlex.join(["sh", "-c", _SCRIPT, "sh", f"{MARK}={mark}"])

@@ -1,0 +1,176 @@
+"""A directory on the host into which a guest's files go. Nothing that the guest says makes them land elsewhere."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from pipeline.errors import TransferRefused, UsageError, host_faults
+from pipeline.text import one_line
+
+PathInside = tuple[bytes, ...]
+"""The names from the directory to a file in it; () is the directory itself."""
+
+LEFT_OUT = b".live_corpus"
+"""Files of this name mark a corpus that is in use, and are not fetched."""
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LONGEST = 255
+_HINT = "the guest does not behave; do not trust what came from it"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one transfer may come to."""
+
+    bytes: int = 4 << 30
+    """Content of all files that a guest sends."""
+    entries: int = 200_000
+    """Files and directories that a guest sends."""
+    depth: int = 64
+    """Directories in directories that a guest sends."""
+    stall: float = 60.0
+    """Seconds for which nothing may come or go."""
+
+
+class Landing:
+    """The directory. As a context manager, with `Limits` for all that lands before the end of the body.
+
+    Raises UsageError if there is no such directory.
+    """
+
+    def __init__(self, directory: Path, limits: Limits) -> None:
+        try:
+            self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UsageError(
+                f"there is no directory {one_line(str(directory))} to put files into: {error.strerror}",
+                hint="make it first, or give another one",
+            ) from error
+        self._limits = limits
+        self._bytes = self._entries = 0
+        self._last: tuple[PathInside, int] = ((), self._root)  # files come directory by directory
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+        os.close(self._root)
+
+    def _leave(self) -> None:
+        if self._last[1] != self._root:
+            os.close(self._last[1])
+        self._last = ((), self._root)
+
+    def admit(self, path: PathInside) -> None:
+        """Check and count a file or directory of which the guest has told. Raises TransferRefused."""
+        self._check(path)
+        self._entries += 1
+        if self._entries > self._limits.entries:
+            raise TransferRefused(f"the guest sends more than {self._limits.entries} files", hint=_TOO_MUCH)
+
+    def count(self, size: int) -> None:
+        """Count content that has come, and raise TransferRefused if that is too much."""
+        self._bytes += size
+        if self._bytes > self._limits.bytes:
+            raise TransferRefused(f"the guest sends more than {self._limits.bytes} bytes", hint=_TOO_MUCH)
+
+    def _check(self, path: PathInside) -> None:
+        for name in path:
+            if name in (b"", b".", b"..") or b"/" in name or b"\0" in name or len(name) > _LONGEST:
+                raise TransferRefused(f"the guest sends a name that is none: {one_line(name)!r}", hint=_HINT)
+        if len(path) > self._limits.depth:
+            raise TransferRefused(f"the guest sends more than {self._limits.depth} nested directories", hint=_HINT)
+
+    def directory(self, path: PathInside) -> None:
+        """Make the directory, unless it is there. Raises UsageError if something else is, and StoreError."""
+        self._check(path)
+        with _host_faults(path):
+            self._enter(path)
+
+    @contextmanager
+    def file(self, path: PathInside) -> Iterator["Incoming"]:
+        """Write a file in the body. It is there, complete, after the body; if that raises, nothing is.
+
+        Raises TransferRefused, UsageError if a directory is in the way, and StoreError.
+        """
+        self._check(path)
+        with _host_faults(path):
+            parent = os.dup(self._enter(path[:-1]))
+            try:
+                yield from self._replaced(parent, path)
+            finally:
+                os.close(parent)
+
+    def _replaced(self, parent: int, path: PathInside) -> Iterator["Incoming"]:
+        temporary = f".topcoat-{secrets.token_hex(8)}.part"
+        descriptor = os.open(temporary, _NEW, 0o644, dir_fd=parent)
+        try:
+            with open(descriptor, "wb", buffering=0) as stream:
+                yield Incoming(self, stream)
+            os.rename(temporary, path[-1], src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException as error:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=parent)
+            if isinstance(error, IsADirectoryError):
+                raise _in_the_way(path, "a directory is there") from error
+            raise
+
+    def _enter(self, path: PathInside) -> int:
+        """A descriptor of the directory, which is made if needed. Links on the way are not followed."""
+        if self._last[0] != path:
+            self._leave()
+            descriptor = self._root
+            for name in path:
+                descriptor = self._step(descriptor, name, path)
+            self._last = (path, descriptor)
+        return self._last[1]
+
+    def _step(self, directory: int, name: bytes, path: PathInside) -> int:
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=directory)
+            return os.open(name, _DIRECTORY, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise _in_the_way(path, f"{one_line(name)!r} is there and is no directory") from error
+        finally:
+            if directory != self._root:
+                os.close(directory)
+
+
+class Incoming:
+    """A file on its way."""
+
+    def __init__(self, landing: Landing, stream: BinaryIO) -> None:
+        self._landing = landing
+        self._stream = stream
+
+    def write(self, data: bytes) -> None:
+        """Add this. Raises TransferRefused, and OSError if the host cannot store it."""
+        self._landing.count(len(data))
+        view = memoryview(data)
+        while view:
+            view = view[self._stream.write(view) :]
+
+
+_TOO_MUCH = "is that what you want? then raise the limit; if not, the guest does not behave"
+
+
+@contextmanager
+def _host_faults(path: PathInside) -> Iterator[None]:
+    with host_faults(f"storing {one_line(b'/'.join(path))!r} from the guest"):
+        yield
+
+
+def _in_the_way(path: PathInside, what: str) -> UsageError:
+    return UsageError(
+        f"{one_line(b'/'.join(path))!r} cannot be stored: {what}", hint="move it away, or give another directory"
+    )

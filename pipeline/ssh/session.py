@@ -1,0 +1,228 @@
+"""One session in an SSH connection: its streams, read and written by whoever waits for them, without a thread.
+
+SSH's window is the only buffer: what nobody reads stays in the guest. As both output streams share one window, what is
+read from one of them while nobody takes the other goes on only because the other is read too, into its sink.
+"""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal
+
+import paramiko
+from paramiko.common import cMSG_CHANNEL_REQUEST
+
+from pipeline.deadline import Deadline
+from pipeline.errors import CommandError, CommandTimeout
+from pipeline.text import printable
+
+Stream = Literal["stdout", "stderr"]
+
+CHUNK = 65536
+"""Bytes that are read or written at once, at most."""
+
+CONSOLE = "see what the guest says: topcoat logs NAME"
+"""The hint for a guest that does not behave."""
+
+_STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
+_STATUS = 10.0  # after its last output the server owes the exit status at once
+_LOOK = 0.25  # while we wait to be allowed to write, the guest may wait for us to read
+
+
+class _Bell(threading.Event):
+    """Rings whenever something has come. paramiko takes it for an Event; no ring is lost between a look and a wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rung = 0
+        self._changed = threading.Condition()
+
+    def set(self) -> None:
+        with self._changed:
+            self.rung += 1
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        """The number of rings only grows."""
+
+    def wait_since(self, rung: int, seconds: float | None) -> None:
+        """Wait until it rings more often than that, at most so many seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.rung != rung, seconds)
+
+
+class Session:
+    """An open channel. `what` names it in errors.
+
+    All its methods raise CommandTimeout when the deadline passes that they are given, CommandError where the
+    connection breaks. A stream may be read by one thread while another one reads the other, or writes.
+    """
+
+    def __init__(self, transport: paramiko.Transport, what: str, deadline: Deadline) -> None:
+        self._what = what
+        self.sinks: dict[Stream, Callable[[bytes], object]] = dict.fromkeys(_STREAMS, lambda _: None)
+        """Where what nobody reads goes. A stream without a sink is taken: only `read` reads it."""
+        self._bell = _Bell()
+        self._locks = {stream: threading.Lock() for stream in _STREAMS}
+        try:
+            self._channel = transport.open_session(timeout=max(0.001, deadline.remaining))
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            if deadline.expired:
+                raise self.late(deadline) from error
+            raise self.broken(str(error) or "the connection is closed") from error
+        self._channel.in_buffer.set_event(self._bell)
+        self._channel.in_stderr_buffer.set_event(self._bell)
+
+    def request(self, kind: str, argument: bytes, deadline: Deadline) -> None:
+        """Ask for what the session is to be ("exec", "subsystem"), and wait until the server agrees."""
+        self._channel.event.clear()
+        self._channel.event_ready = False
+        self._send_request(kind, argument, answered=True)
+        if not self._channel.event.wait(deadline.remaining):  # paramiko's own way waits for ever
+            raise self.late(deadline)
+        if not self._channel.event_ready:
+            raise self.broken("the guest's SSH server refuses it, or the connection broke")
+
+    @property
+    def vanished(self) -> bool:
+        """Whether the server has ended it before it could begin, so that nothing has been run.
+
+        dropbear does so (seen in 2022.83) if another session's command ends in that moment.
+        """
+        return bool(self._channel.eof_received) and not self._channel.event_ready
+
+    def signal(self, name: str) -> None:
+        """Ask the server to send a signal to the command. Many servers do nothing of the kind."""
+        self._send_request("signal", name.encode(), answered=False)
+
+    def _send_request(self, kind: str, argument: bytes, *, answered: bool) -> None:
+        message = paramiko.Message()
+        message.add_byte(cMSG_CHANNEL_REQUEST)
+        message.add_int(self._channel.remote_chanid)
+        message.add_string(kind)
+        message.add_boolean(answered)
+        message.add_string(argument)
+        try:
+            transport = self._channel.get_transport()
+            transport._send_user_message(message)  # type: ignore[attr-defined]  # noqa: SLF001  there is no other way
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self.broken(str(error) or "the connection is closed") from error
+
+    def combine(self) -> None:
+        """From now on stderr comes as stdout, in the order in which it was written."""
+        self._channel.set_combine_stderr(True)
+
+    def take(self, stream: Stream) -> None:
+        """From now on only `read` reads this stream."""
+        self.sinks.pop(stream, None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come than what has."""
+        return bool(self._channel.eof_received or self._channel.closed)
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, once it is known."""
+        return self._channel.exit_status if self._channel.exit_status >= 0 else None
+
+    def read(self, stream: Stream, deadline: Deadline | None) -> bytes:
+        """What comes next, at most CHUNK bytes; nothing at the end of the stream."""
+        while True:
+            rung, ended = self._bell.rung, self.ended
+            if (data := self._received(stream)) or ended:
+                return data
+            if not self._drained():
+                self._wait(rung, deadline)
+
+    def write(self, data: bytes, deadline: Deadline | None, *, reading: bool = True) -> None:
+        """Write all of it to the command's stdin. Without `reading` another thread reads what has sinks."""
+        view = memoryview(data)
+        self._channel.settimeout(_LOOK)
+        while view:
+            if reading:
+                self._drained()
+            with suppress(TimeoutError):
+                view = view[self._sent(view[:CHUNK]) :]
+            if view and deadline is not None and deadline.expired:
+                raise self.late(deadline)
+
+    def _sent(self, data: memoryview) -> int:
+        try:
+            sent = self._channel.send(bytes(data))
+        except TimeoutError:
+            raise
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self.broken(str(error)) from error
+        if not sent:
+            raise self.broken("it takes no more input")
+        return sent
+
+    def end_input(self) -> None:
+        """Let the command see the end of its stdin."""
+        with suppress(paramiko.SSHException, EOFError, OSError):  # it has ended already; who waits for it is told
+            self._channel.shutdown_write()
+
+    def finish(self, deadline: Deadline | None) -> int:
+        """Read what nobody takes until all has come, and return the exit status."""
+        while True:
+            rung, ended = self._bell.rung, self.ended
+            if not self._drained():
+                if ended:
+                    break
+                self._wait(rung, deadline)
+        owed = Deadline(_STATUS if deadline is None else deadline.within(_STATUS))
+        if not self._channel.status_event.wait(owed.remaining):
+            raise self.broken("the guest does not say how it ended")
+        if self.status is None:
+            raise self.broken("it was ended by a signal, or the connection broke")
+        return self.status
+
+    def _wait(self, rung: int, deadline: Deadline | None) -> None:
+        if deadline is not None and deadline.expired:
+            raise self.late(deadline)
+        self._bell.wait_since(rung, None if deadline is None else deadline.remaining)
+
+    def _drained(self) -> bool:
+        """Pass on what has come for the sinks. Whether there was something."""
+        return b"".join(self._received(stream, sink) for stream, sink in tuple(self.sinks.items())) != b""
+
+    def _received(self, stream: Stream, sink: Callable[[bytes], object] = lambda _: None) -> bytes:
+        channel = self._channel
+        ready, receive = {
+            "stdout": (channel.recv_ready, channel.recv),
+            "stderr": (channel.recv_stderr_ready, channel.recv_stderr),
+        }[stream]
+        with self._locks[stream]:
+            try:
+                data = receive(CHUNK) if ready() else b""
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                raise self.broken(str(error) or "the connection is closed") from error
+            sink(data)
+        return data
+
+    def leave(self, seconds: float) -> None:
+        """Wait for the end of what has been told to end, so long at most, and close the session.
+
+        dropbear takes no new session well while a command of another one ends.
+        """
+        with suppress(CommandError):  # it was only waited for
+            self.finish(Deadline(seconds))
+        self.close()
+
+    def close(self) -> None:
+        """Close the session. The server ends the command, or its next write does; or nothing does."""
+        with suppress(OSError, EOFError, paramiko.SSHException):  # must not hide what came before
+            self._channel.close()
+
+    def late(self, deadline: Deadline) -> CommandTimeout:
+        """The error for what did not come in time."""
+        return CommandTimeout(f"{self._named} did not end within {deadline.seconds:g} s", hint=CONSOLE)
+
+    def broken(self, why: str) -> CommandError:
+        """The error for what was broken off."""
+        return CommandError(f"{self._named} did not run to its end: {why}", hint=CONSOLE)
+
+    @property
+    def _named(self) -> str:
+        return f"{printable(self._what)[:80]!r} in the guest"

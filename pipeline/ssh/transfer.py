@@ -1,0 +1,252 @@
+"""Files into a guest and out of it: by one tar stream where the guest has tar, else by many SFTP requests at once."""
+
+import logging
+import shlex
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from pipeline import goglob
+from pipeline.deadline import Deadline
+from pipeline.errors import CommandError, NoMatch, TransferRefused, UsageError, host_faults
+from pipeline.goglob import decoded, encoded
+from pipeline.ssh import sftp, sources, tar
+from pipeline.ssh.command import Command
+from pipeline.ssh.connection import Connection
+from pipeline.ssh.landing import LEFT_OUT, Landing, Limits, PathInside
+from pipeline.ssh.session import CONSOLE
+from pipeline.ssh.sftp import Attributes, Job, Sftp
+from pipeline.ssh.sources import Source
+from pipeline.text import one_line
+
+log = logging.getLogger("topcoat")
+
+_FEW = 4  # so many files need no tar
+_LINE = 7000  # bytes of a command line; dropbear takes 9,000
+
+
+class Commands(Protocol):
+    """Makes commands: Connector.command."""
+
+    def __call__(self, *words: str, shell: bool = False) -> Command:
+        """See Connector.command."""
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Something in the guest that was asked for."""
+
+    path: bytes
+    parent: bytes
+    name: PathInside
+    """Under which it lands: one name, or none for what is in "."."""
+    directory: bool
+
+    @property
+    def word(self) -> str:
+        """What tar, started in its parent, calls it."""
+        return decoded(b"".join(self.name)) or "."
+
+
+class Transfer:
+    """Transfers through one connection. See Connector.put and Connector.get."""
+
+    def __init__(self, connection: Connection, commands: Commands, limits: Limits) -> None:
+        self._connection = connection
+        self._commands = commands
+        self._limits = limits
+
+    def put(self, source: str, target: str) -> None:
+        """See Connector.put."""
+        found = sources.find(source)
+        if self._tar(len(found)):
+            self._put_by_tar(found, _plain(target))
+        else:
+            with Sftp(self._connection, self._limits.stall) as session:
+                _put_by_sftp(session, found, target)
+
+    def _tar(self, count: int) -> bool:
+        return count > _FEW and self._connection.facilities(Deadline(self._limits.stall)).tar
+
+    def _put_by_tar(self, found: list[Source], target: str) -> None:
+        where = shlex.quote(target)
+        command = self._commands(f"mkdir -p {where} && exec tar -x -o -f - -C {where}", shell=True)
+        command.start(stdin=True)
+        with command.ending():
+            tar.write(found, lambda data: command.write(data, Deadline(self._limits.stall)))
+        command.end_input()
+        command.wait(self._limits.stall)
+
+    def get(self, source: str, directory: Path) -> None:
+        """See Connector.get."""
+        with Landing(directory, self._limits) as landing, Sftp(self._connection, self._limits.stall) as session:
+            matches = list(_matches(session, source))
+            if self._tar(_FEW + 1 if any(match.directory for match in matches) else len(matches)):
+                jobs: deque[Job[None]] = deque()
+                for batch in _batches(matches):
+                    jobs += self._get_by_tar(landing, batch)
+            else:
+                jobs = _got_by_sftp(landing, matches)
+            session.run(jobs)
+
+    def _get_by_tar(self, landing: Landing, batch: "list[_Match]") -> Iterator[Job[None]]:
+        """Returns the jobs for what the streams tell of, but do not hold: what links lead to."""
+        parent = _plain(decoded(batch[0].parent or b"."))
+        command = self._commands("tar", "-c", "-f", "-", "-C", parent, "--", *(match.word for match in batch))
+        command.stdout()
+        command.start()
+        with command.ending():
+            yield from _unpacked(tar.Reader(partial(self._read, command)), landing, batch)
+            while self._read(command):  # the last record is filled up
+                pass
+        command.wait(self._limits.stall)
+
+    def _read(self, command: Command) -> bytes:
+        return command.session.read("stdout", Deadline(self._limits.stall))
+
+
+def _plain(path: str) -> str:
+    """The path, as no program takes for an option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
+def _matches(session: Sftp, pattern: str) -> Iterator[_Match]:
+    """What the pattern finds in the guest but markers of corpora."""
+    known: dict[str, Attributes] = {}
+
+    def exists(path: str) -> bool:
+        found = session.lstat(path)  # of a name with a slash at its end: what a link leads to
+        known.update({path: found} if found else {})
+        return found is not None
+
+    def names(directory: str) -> list[str]:
+        found = {decoded(name): what for name, what in _listed(session, encoded(directory))}
+        known.update({goglob.joined(directory, name): what for name, what in found.items()})
+        return list(found)
+
+    found = goglob.expand(pattern, exists, names)
+    if not found:
+        raise NoMatch(
+            f"no files matching glob: {one_line(pattern)!r}", hint="see what is there: topcoat ssh NAME -- ls"
+        )
+    for path in found:
+        match = _match(encoded(path), known[path])
+        if match.name[-1:] != (LEFT_OUT,):
+            yield match
+
+
+def _listed(session: Sftp, directory: bytes) -> list[tuple[bytes, Attributes]]:
+    try:
+        return session.result(sftp.listing(directory))
+    except TransferRefused:
+        raise
+    except CommandError:  # as Go: what cannot be listed has no matches
+        if not session.alive:
+            raise
+        return []
+
+
+def _match(path: bytes, what: Attributes) -> _Match:
+    parent, slash, name = path.rstrip(b"/").rpartition(b"/")
+    if name in (b"", b".."):
+        raise UsageError(
+            f"{one_line(path)!r} has no name under which it could be stored", hint="name the directory, or take DIR/*"
+        )
+    return _Match(path, parent or slash, () if name == b"." else (name,), what.directory)
+
+
+def _batches(matches: "list[_Match]") -> Iterator["list[_Match]"]:
+    """The matches by their directories, as many at once as a command line takes."""
+    batch: list[_Match] = []
+    length = 0
+    for match in matches:
+        size = len(shlex.quote(shlex.quote(match.word))) + 8
+        if batch and (match.parent != batch[0].parent or length + size > _LINE):
+            yield batch
+            batch, length = [], 0
+        batch.append(match)
+        length += size
+    if batch:
+        yield batch
+
+
+def _unpacked(reader: tar.Reader, landing: Landing, batch: "list[_Match]") -> Iterator[Job[None]]:
+    wanted = {match.name for match in batch}
+    while (member := reader.next()) is not None:
+        name = tuple(part for part in member.name.split(b"/") if part != b".")
+        if name[:1] not in wanted and () not in wanted:
+            raise TransferRefused(f"the guest sends what nobody asked for: {one_line(member.name)!r}", hint=CONSOLE)
+        landing.admit(name)
+        if member.directory:
+            landing.directory(name)
+        elif name[-1:] == (LEFT_OUT,):
+            continue
+        elif member.file:
+            with landing.file(name) as incoming:
+                reader.content(incoming.write)
+        else:
+            yield _followed(landing, b"/".join((batch[0].parent or b".", *name)), name)
+
+
+def _got_by_sftp(landing: Landing, matches: "list[_Match]") -> deque[Job[None]]:
+    jobs: deque[Job[None]] = deque()
+    for match in matches:
+        landing.admit(match.name)
+        if match.directory:
+            jobs.append(_tree(jobs, landing, match.path, match.name))
+        else:
+            jobs.append(_followed(landing, match.path, match.name))
+    return jobs
+
+
+def _tree(jobs: deque[Job[None]], landing: Landing, path: bytes, name: PathInside) -> Job[None]:
+    """Lists a directory, and adds jobs for what is in it."""
+    landing.directory(name)
+    for entry, what in (yield from sftp.listing(path)):
+        inside = (*name, entry)
+        landing.admit(inside)
+        there = path + b"/" + entry
+        if what.directory:
+            jobs.append(_tree(jobs, landing, there, inside))
+        elif entry != LEFT_OUT:
+            jobs.append(_fetched(landing, there, inside) if what.file else _followed(landing, there, inside))
+
+
+def _fetched(landing: Landing, path: bytes, name: PathInside) -> Job[None]:
+    with landing.file(name) as incoming:
+        yield from sftp.fetch(path, incoming.write)
+
+
+def _followed(landing: Landing, path: bytes, name: PathInside) -> Job[None]:
+    """Fetches what a path leads to, if that is a file: reading a device or a FIFO could take for ever."""
+    (reply,) = yield [sftp.statting(path, follow=True)]
+    there = sftp.attributes_of(reply)
+    if there is not None and there.file:
+        yield from _fetched(landing, path, name)
+    else:
+        what = "links to nothing" if there is None else "is no file, and no link to one"
+        log.warning("%s in the guest is left out: it %s", one_line(path), what)
+
+
+def _put_by_sftp(session: Sftp, found: list[Source], target: str) -> None:
+    root = encoded(target)
+    parents = [root[:at] for at in range(1, len(root)) if root[at : at + 1] == b"/" != root[at - 1 : at]]
+    for path in (*parents, root):
+        session.result(sftp.make(path))
+    directories = [source for source in found if source.directory and source.arrives]
+    for depth in sorted({source.arrives.count(b"/") for source in directories}):
+        level = [source for source in directories if source.arrives.count(b"/") == depth]
+        session.run(deque(sftp.make(_below(root, source)) for source in level))
+    session.run(deque(_stored(source, _below(root, source)) for source in found if not source.directory))
+
+
+def _below(root: bytes, source: Source) -> bytes:
+    return root.rstrip(b"/") + b"/" + source.arrives
+
+
+def _stored(source: Source, path: bytes) -> Job[None]:
+    with host_faults("reading what is to be put into the guest"), source.opened() as stream:
+        yield from sftp.store(path, stream.read)
