@@ -26,7 +26,8 @@ _FOUND_ANY = b"files found in " + _ANY_CORPUS
 _FOUND = re.compile(rb"[0-9] files found in tmp/")
 _OUTPUT_CORPUS = re.compile(rb"Using '([^']+)' as the output corpus.", re.DOTALL)
 _TEST_INPUT = re.compile(rb"Using '([^']+)' as the test input.", re.DOTALL)
-_MARKS = (b"Test unit written to ", b" to '", b"Running: ", b"files found in ", b"Using '")
+_MARKS = (b"Test unit written to ", b" to '", b"files found in ", b"Using '")
+_MARKS_AT_START = (b"Running: ",)
 
 
 class ArtifactScanner(LineScanner):
@@ -36,7 +37,7 @@ class ArtifactScanner(LineScanner):
     """
 
     def __init__(self, arguments: Arguments, artifact_directory: Path | None) -> None:
-        super().__init__(_MARKS)
+        super().__init__(_MARKS, _MARKS_AT_START)
         self._inside = os.fsencode(arguments.artifact_directory)
         self._host = None if artifact_directory is None else os.fsencode(artifact_directory)
         self._artifacts: dict[bytes, None] = {}

@@ -22,18 +22,17 @@ class PidScanner(LineScanner):
     """
 
     def __init__(self, syslog: Callable[[int], bytes]) -> None:
-        super().__init__((b"==", _INPUT))
+        super().__init__((), (b"==", _INPUT))
         self._syslog = syslog
         self._pid: int | None = None
         self._warned = False
-        self._due = False
         self._done = False
 
     def look(self, line: bytes) -> bytes:
         """Nothing changes."""
         if match := _PID.match(line):
             self._found(int(match[1]))
-        self._due = not self._done and line.startswith(_INPUT)
+        self.due = not self._done and line.startswith(_INPUT)
         return line
 
     def _found(self, pid: int) -> None:
@@ -44,8 +43,8 @@ class PidScanner(LineScanner):
 
     def behind(self) -> Iterator[bytes]:
         """The system log, if this is its place."""
-        if self._due:
-            self._due, self._done = False, True
+        if self.due:
+            self.due, self._done = False, True
             yield from self._fetched()
 
     def end(self) -> Iterator[bytes]:

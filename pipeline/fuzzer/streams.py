@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from pipeline.errors import FuzzerError, TopcoatError
@@ -152,13 +152,13 @@ class Scanned:
 
 def _guarded(name: str, stage: Stage, pieces: Iterator[bytes]) -> Iterator[bytes]:
     for piece in pieces:
-        yield from _named(name, stage.feed(piece))
-    yield from _named(name, stage.end())
+        yield from _named(name, partial(stage.feed, piece))
+    yield from _named(name, stage.end)
 
 
-def _named(name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _named(name: str, step: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
     try:
-        yield from pieces
+        yield from step()
     except Exception as error:
         raise _failed(name, error) from error
 
