@@ -72,14 +72,16 @@ class Merged:
 
 
 def _whole_lines(stream: CommandStream) -> Iterator[bytes]:
-    begun = bytearray()
+    begun, torn = bytearray(), False
     while data := stream.read1(CHUNK):
         begun += data
-        end = len(begun) if len(begun) > LIMIT else begun.rfind(b"\n", len(begun) - len(data)) + 1
+        end = begun.rfind(b"\n", len(begun) - len(data)) + 1
+        torn = not end and (torn or len(begun) > LIMIT)
+        end = end or len(begun) * torn
         if end:
             yield bytes(begun[:end])
             del begun[:end]
-    if begun:
+    if begun or torn:
         yield bytes(begun + b"\n")
 
 

@@ -18,6 +18,9 @@ _FALSE = ("0", "f", "F", "false", "False", "FALSE")
 PREPARE_LIMIT = 300.0
 """Seconds that one command of a preparation may take: a package may have to be loaded."""
 
+STOP_LIMIT = 30.0
+"""Seconds that it may take to end what runs of a fuzzer."""
+
 _NOTHING_TO_KILL = 255  # killall's exit code
 
 _LIBFUZZER = frozenset((0, 1, 70, 71, 77))
@@ -78,7 +81,7 @@ class V1:
     def stop(self, connector: Connector) -> None:
         """End what runs of it."""
         try:
-            connector.command("killall", self._target.package_url).run(PREPARE_LIMIT)
+            connector.command("killall", self._target.package_url).run(STOP_LIMIT)
         except CommandExited as error:
             if error.status != _NOTHING_TO_KILL:
                 raise
@@ -155,7 +158,7 @@ class Linux:
 
     def stop(self, connector: Connector) -> None:
         """Kill all that runs its program or works in its directory; an SSH server need not do that."""
-        connector.command(_KILL.format(directory=shlex.quote(self._directory)), shell=True).run(PREPARE_LIMIT)
+        connector.command(_KILL.format(directory=shlex.quote(self._directory)), shell=True).run(STOP_LIMIT)
 
     def accepts(self, status: int, arguments: Arguments) -> bool:
         """What libFuzzer exits with, interrupted or as its options say."""

@@ -71,6 +71,19 @@ def test_long_lines_do_not_wait_for_their_end() -> None:
     assert everything(merged) == b"y\n"
 
 
+def test_short_lines_are_not_torn_however_much_there_is() -> None:
+    lines = [b"%d %s\n" % (number, b"x" * 90) for number in range(3000)]
+    text = b"".join(lines)
+    streams = [Pieces(*(text[at : at + 65536] for at in range(0, len(text), 65536))) for _ in range(2)]
+    assert sorted(everything(Merged(streams)).splitlines(keepends=True)) == sorted(lines * 2)
+
+
+def test_a_long_line_that_has_no_end_gets_one() -> None:
+    gate = threading.Event()
+    merged = Merged([Pieces(b"x" * 65537), Pieces(b"", b"y\n", gate=gate)])
+    assert everything(merged) == b"x" * 65537 + b"\n"
+
+
 def test_what_one_stream_raises_comes_after_all_else() -> None:
     merged = Merged([Pieces(b"a\n", failure=CommandError("broken", hint="none")), Pieces(b"b\n")])
     assert {merged.read(1), merged.read(1)} == {b"a\n", b"b\n"}
