@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
+from pipeline.demo import SYMBOLIZER
 from pipeline.errors import MissingResource
 from pipeline.settings import RESOURCE_KEYS, Settings
 from pipeline.tools import Tool
@@ -247,10 +248,17 @@ def _demo(settings: Settings, why: str) -> Build:
     demo = settings.store.demo
     remade = "it is made by the demo tasks; delete out/demo to have them start afresh"
     qemu = shutil.which("qemu-system-x86_64") or "qemu-system-x86_64"
+    made = {
+        "zbi": demo / "initramfs.cpio",
+        "blk": demo / "fvm.blk",
+        "kernel": demo / "vmlinux",
+        "fuzzers.json": demo / "fuzzers/fuzzers.json",
+        "tests.json": demo / "fuzzers/tests.json",
+        "llvm-symbolizer": demo / "llvm/llvm-symbolizer",
+    }
     resources = {
-        "zbi": Resource("zbi", demo / "initramfs.cpio", remade),
-        "blk": Resource("blk", demo / "fvm.blk", remade),
-        "kernel": Resource("kernel", demo / "vmlinux", remade),
+        **{key: Resource(key, path, remade) for key, path in made.items()},
+        "symbolizer": Resource("symbolizer", SYMBOLIZER, "it is part of Topcoat: install that anew"),
         "qemu": Resource(
             "qemu",
             Path(qemu),
@@ -261,6 +269,5 @@ def _demo(settings: Settings, why: str) -> Build:
         "zbitool": Tool.module("zbitool", "pipeline.images.cpio"),
         "fvm": Tool.module("fvm", "pipeline.images.fvm"),
     }
-    return Build(
-        "demo", "x64", "demo", why, resources, own_tools=own_tools, demo_made=frozenset(("zbi", "blk", "kernel"))
-    )
+    build_ids = (demo / "fuzzers/.build-id",)
+    return Build("demo", "x64", "demo", why, resources, build_ids, own_tools, demo_made=frozenset(made))

@@ -10,15 +10,26 @@ from tasks import defaults
 defaults.install()
 
 from tasks.boot import BootInstance, StopInstance  # noqa: E402  luigi must know its defaults before it sees the first task
-from tasks.demo import DemoDisk, DemoInitramfs, DemoKernel, DemoPackages  # noqa: E402
+from tasks.demo import (  # noqa: E402
+    DemoCompiler,
+    DemoDisk,
+    DemoFuzzers,
+    DemoInitramfs,
+    DemoKernel,
+    DemoPackages,
+    DemoSystem,
+)
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair  # noqa: E402
 
 __all__ = [
     "BootInstance",
+    "DemoCompiler",
     "DemoDisk",
+    "DemoFuzzers",
     "DemoInitramfs",
     "DemoKernel",
     "DemoPackages",
+    "DemoSystem",
     "ExtendedBlk",
     "InitrdWithKey",
     "SSHKeyPair",

@@ -14,9 +14,16 @@ from pipeline.settings import Settings
 from pipeline.targets import ArtifactTarget
 from pipeline.tools import Tool
 from tasks.base import ArtifactTask, Check, Tasks, digests, say_once
-from tasks.demo import DemoDisk, DemoInitramfs, DemoKernel
+from tasks.demo import DemoCompiler, DemoDisk, DemoFuzzers, DemoInitramfs, DemoKernel
 
-_DEMO: dict[str, type[luigi.Task]] = {"zbi": DemoInitramfs, "blk": DemoDisk, "kernel": DemoKernel}
+_DEMO: dict[str, type[luigi.Task]] = {
+    "zbi": DemoInitramfs,
+    "blk": DemoDisk,
+    "kernel": DemoKernel,
+    "fuzzers.json": DemoFuzzers,
+    "tests.json": DemoFuzzers,
+    "llvm-symbolizer": DemoCompiler,
+}
 
 
 _found: list[tuple[Settings, Build]] = []  # luigi asks every task several times; looking took half of a boot's checks

@@ -5,12 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import settings
-from pipeline.demo import INIT, host_key_file
+from pipeline.demo import INIT, fuzzers, host_key_file
 from pipeline.publish import publish_bytes, publish_json
 from tasks.base import ArtifactTask, Tasks
 
 if TYPE_CHECKING:
     from pipeline.demo.packages import Packages
+
+
+def _provided(names: tuple[str, ...]) -> Mapping[str, Path]:
+    """The files in `[demo] packages` that belong to these packages."""
+    from pipeline.demo.packages import Packages
+
+    directory = settings.load().demo_packages
+    return {path.name: path for path in Packages(directory, names).present()} if directory else {}
 
 
 class DemoPackages(ArtifactTask):
@@ -21,8 +29,9 @@ class DemoPackages(ArtifactTask):
         return (demo / "packages.json", *sorted((demo / "packages").glob("*.deb")))
 
     def inputs(self) -> Mapping[str, Path]:
-        provided = settings.load().demo_packages
-        return {path.name: path for path in sorted(provided.glob("*.deb"))} if provided else {}
+        from pipeline.demo.packages import GUEST
+
+        return _provided(GUEST)
 
     def make(self) -> None:
         from pipeline.demo import packages
@@ -56,14 +65,12 @@ class DemoKernel(_DemoPart):
         publish_bytes(*self.artifacts(), kernel.unpack(self.packages.kernel()))
 
 
-class DemoInitramfs(_DemoPart):
+class DemoSystem(_DemoPart):
     """busybox, an SSH server and the virtio modules; beside it the host key that is in it."""
-
-    version = 2
 
     def artifacts(self) -> tuple[Path, Path]:
         demo = settings.load().store.demo
-        return (demo / "initramfs.cpio", host_key_file(demo))
+        return (demo / "system.cpio", host_key_file(demo))
 
     def inputs(self) -> Mapping[str, Path]:
         return {**super().inputs(), "init": INIT}
@@ -76,6 +83,69 @@ class DemoInitramfs(_DemoPart):
         host_key, line = dropbear_host_key()
         publish_bytes(image, initramfs.build(self.packages, host_key), mode=0o600)
         publish_bytes(public, f"{line}\n".encode())
+
+
+class DemoCompiler(ArtifactTask):
+    """Debian's clang and llvm-symbolizer, and what fuzzers are compiled against; of packages that do not stay."""
+
+    def artifacts(self) -> tuple[Path, ...]:
+        demo = settings.load().store.demo
+        return (demo / "sysroot.tar", *sorted((demo / "llvm").glob("*")))
+
+    def inputs(self) -> Mapping[str, Path]:
+        from pipeline.demo.compiler import PACKAGES
+
+        return _provided(PACKAGES)
+
+    def make(self) -> None:
+        from pipeline.demo import compiler
+
+        chosen = settings.load()
+        demo = chosen.store.demo
+        compiler.install(demo / "llvm", demo / "sysroot.tar", chosen.demo_packages, timeout=chosen.tools.timeout)
+
+
+class DemoFuzzers(ArtifactTask):
+    """The fuzzers, compiled: for the guest without debug information, for symbolizers with it, and their lists."""
+
+    def requires(self) -> Tasks:
+        return {"compiler": DemoCompiler()}
+
+    def artifacts(self) -> tuple[Path, ...]:
+        demo = settings.load().store.demo
+        made = (path for path in (demo / "fuzzers").rglob("*") if path.is_file())
+        return (demo / "fuzzers.cpio", *sorted(made))
+
+    def inputs(self) -> Mapping[str, Path]:
+        return {**super().inputs(), **fuzzers.inputs(fuzzers.SOURCES)}
+
+    def make(self) -> None:
+        from pipeline.demo.compiler import Compiler
+        from pipeline.demo.fuzzers import making
+
+        chosen = settings.load()
+        demo, timeout = chosen.store.demo, chosen.tools.timeout
+        compiler, sysroot = Compiler(demo / "llvm"), demo / "sysroot.tar"
+        making.make(fuzzers.SOURCES, compiler, sysroot, demo / "fuzzers.cpio", demo / "fuzzers", timeout=timeout)
+
+
+class DemoInitramfs(ArtifactTask):
+    """What the guest boots: its system, and its fuzzers as a second archive."""
+
+    version = 3
+
+    def requires(self) -> Tasks:
+        return {"system": DemoSystem(), "fuzzers": DemoFuzzers()}
+
+    def artifacts(self) -> tuple[Path]:
+        return (settings.load().store.demo / "initramfs.cpio",)
+
+    def inputs(self) -> Mapping[str, Path]:
+        return {"system": DemoSystem().artifacts()[0], "fuzzers": DemoFuzzers().artifacts()[0]}
+
+    def make(self) -> None:
+        archives = self.inputs().values()
+        publish_bytes(*self.artifacts(), b"".join(path.read_bytes() for path in archives), mode=0o600)
 
 
 class DemoDisk(ArtifactTask):

@@ -209,11 +209,26 @@ def test_a_setting_overrides_one_resource(tmp_path: Path, environ: dict[str, str
 
 def test_demo_build_serves_its_own_tools_and_makes_its_own_images(tmp_path: Path) -> None:
     build = load(settings(tmp_path), {})
-    assert (build.kind, build.name, build.arch, build.build_ids) == ("demo", "demo", "x64", ())
     demo = tmp_path / "out/demo"
+    assert (build.kind, build.name, build.arch, build.build_ids) == (
+        "demo", "demo", "x64", (demo / "fuzzers/.build-id",),
+    )  # fmt: skip
     assert build.paths("zbi", "blk", "kernel") == (demo / "initramfs.cpio", demo / "fvm.blk", demo / "vmlinux")
-    for key in ("zbi", "blk", "kernel", "zbitool", "fvm"):
+    assert build.paths("fuzzers.json", "tests.json") == (demo / "fuzzers/fuzzers.json", demo / "fuzzers/tests.json")
+    assert build.path("llvm-symbolizer") == demo / "llvm/llvm-symbolizer"
+    for key in (
+        "zbi",
+        "blk",
+        "kernel",
+        "zbitool",
+        "fvm",
+        "fuzzers.json",
+        "tests.json",
+        "llvm-symbolizer",
+        "symbolizer",
+    ):
         build.require(key)
+    assert os.access(build.path("symbolizer"), os.X_OK)
     assert build.tool("zbitool") == Tool.module("zbitool", "pipeline.images.cpio")
     assert build.tool("fvm") == Tool.module("fvm", "pipeline.images.fvm")
 

@@ -26,6 +26,7 @@ def test_every_command_runs(workspace: Workspace, demo_parts: Path) -> None:
     copy = workspace.directory
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "luigi.cfg"):
         shutil.copy(PROJECT / name, copy)
+    (copy / "pipeline").symlink_to(PROJECT / "pipeline")
     (copy / ".venv").mkdir()
     (copy / ".venv/bin").symlink_to(BIN)
     (copy / ".venv/.complete").touch()
@@ -42,6 +43,8 @@ def test_every_command_runs(workspace: Workspace, demo_parts: Path) -> None:
         for instance in Instance.all(Store(copy / "out")):
             instance.stop(10)
     assert said[".venv/bin/topcoat ssh i0 -- uname -a"].startswith("Linux i0 ")
+    (crash,) = (text for command, text in said.items() if command.startswith("pipeline/demo/symbolizer.py"))
+    assert " in greet pipeline/demo/fuzzers/crash_fuzzer.c:" in crash
     promised = re.findall(r"^(\w+): made ", README, re.MULTILINE)
     assert promised
     assert all(f"{task}: made" in said["make boot"] for task in promised)

@@ -5,6 +5,8 @@ from pathlib import Path
 INIT = Path(__file__).with_name("init")
 """The guest's first program."""
 
+SYMBOLIZER = Path(__file__).with_name("symbolizer.py")
+"""The program that names the frames of stacks."""
 
 BOOT_ID = "/etc/boot_id"
 """The file in the guest that holds the id of its boot."""

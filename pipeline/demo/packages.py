@@ -29,6 +29,8 @@ KERNEL = "linux-image-cloud-amd64"
 PROGRAMS = ("busybox-static", "dropbear-bin", "openssh-sftp-server")
 LIBRARIES = ("libc6", "libcrypt1", "libgcc-s1", "libgmp10", "libtomcrypt1", "libtommath1", "zlib1g")
 """What dropbear and sftp-server load. libgmp10 is for libtommath1."""
+GUEST = (KERNEL, *PROGRAMS, *LIBRARIES)
+"""All packages of the guest itself. What its fuzzers are compiled with is in `pipeline.demo.compiler`."""
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
@@ -41,33 +43,33 @@ def _version(path: Path) -> list[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class Packages:
-    """A directory of .deb files, one for each package that the demo guest needs."""
+    """A directory of .deb files, one for each of the packages `names`."""
 
     directory: Path
+    names: tuple[str, ...] = GUEST
 
     def find(self, name: str) -> Path:
         """The file of the package `name`; the newest if there are several. Raises PackageError."""
-        found = sorted(self.directory.glob(f"{name}_*.deb"), key=_version)
+        found = sorted(self.directory.glob(_pattern(name)), key=_version)
         if not found:
             raise PackageError(
-                f"there is no package {name} in {self.directory}",
-                hint=f"put {name}_VERSION_{ARCHITECTURE}.deb of Debian there",
+                f"there is no {'kernel' if name == KERNEL else f'package {name}'} in {self.directory}",
+                hint=f"put {_pattern(name).replace('*', 'VERSION').replace('.deb', f'_{ARCHITECTURE}.deb')} "
+                "of Debian there",
             )
         return found[-1]
 
     def kernel(self) -> Path:
         """The file of the kernel: linux-image-VERSION-cloud-amd64. Raises PackageError."""
-        found = sorted(self.directory.glob("linux-image-*-cloud-amd64_*.deb"), key=_version)
-        if not found:
-            raise PackageError(
-                f"there is no kernel in {self.directory}",
-                hint=f"put linux-image-VERSION-cloud-amd64_VERSION_{ARCHITECTURE}.deb of Debian there",
-            )
-        return found[-1]
+        return self.find(KERNEL)
+
+    def present(self) -> list[Path]:
+        """All files in the directory that belong to one of the packages."""
+        return sorted({path for name in self.names for path in self.directory.glob(_pattern(name))})
 
     def files(self) -> list[Path]:
-        """All package files that are used."""
-        return [self.kernel(), *map(self.find, (*PROGRAMS, *LIBRARIES))]
+        """All package files that are used. Raises PackageError."""
+        return [self.find(name) for name in self.names]
 
     def listing(self) -> dict[str, object]:
         """What was collected, for packages.json."""
@@ -76,9 +78,9 @@ class Packages:
     def check(self) -> None:
         """Raise PackageError, naming all that must be provided, unless every package is there."""
         missing = []
-        for find in (self.kernel, *(lambda n=name: self.find(n) for name in (*PROGRAMS, *LIBRARIES))):
+        for name in self.names:
             try:
-                find()
+                self.find(name)
             except PackageError as error:
                 missing.append(error.hint)
         if missing:
@@ -89,34 +91,46 @@ class Packages:
             )
 
 
+def _pattern(name: str) -> str:
+    # The package named KERNEL only depends on the kernel, which has its version in its name
+    return f"{name.replace('image', 'image-*') if name == KERNEL else name}_*.deb"
+
+
 def collected_in(home: Path) -> Packages:
-    """The packages that `collect` brought together in `home`."""
+    """The packages of the guest that `collect` brought together in `home`."""
     return Packages(home / "packages")
 
 
 def collect(home: Path, provided: Path | None, *, timeout: float) -> Packages:
-    """Bring all packages together in `home`/packages: copied from the directory `provided`, else downloaded by apt.
-
-    Raises ToolMissing or PackageError.
-    """
+    """Bring all packages of the guest together in `home`/packages, as `gather` does."""
     target = collected_in(home)
     with host_faults("collecting the packages of the demo guest"):
         shutil.rmtree(target.directory, ignore_errors=True)
         with publish(target.directory) as made:
-            made.mkdir()
-            if provided is None:
-                fetch(made, made.parent / "apt", timeout=timeout)
-            else:
-                source = Packages(provided)
-                source.check()
-                for path in source.files():
-                    shutil.copyfile(path, made / path.name)
-            Packages(made).check()
+            gather(made, provided, target.names, timeout=timeout)
     return target
 
 
-def fetch(directory: Path, lists: Path, *, timeout: float) -> None:
-    """Download all packages into `directory` with apt. `lists` is where private package lists go if apt has none.
+def gather(directory: Path, provided: Path | None, names: tuple[str, ...], *, timeout: float) -> Packages:
+    """Make `directory` and fill it: copied from the directory `provided`, else downloaded by apt.
+
+    Beside it apt may leave its lists. Raises ToolMissing or PackageError.
+    """
+    directory.mkdir()
+    if provided is None:
+        fetch(directory, directory.parent / "apt", names, timeout=timeout)
+    else:
+        source = Packages(provided, names)
+        source.check()
+        for path in source.files():
+            shutil.copyfile(path, directory / path.name)
+    gathered = Packages(directory, names)
+    gathered.check()
+    return gathered
+
+
+def fetch(directory: Path, lists: Path, wanted: tuple[str, ...] = GUEST, *, timeout: float) -> None:
+    """Download packages into `directory` with apt. `lists` is where private package lists go if apt has none.
 
     Raises ToolMissing or PackageError, which say what to provide by hand and by which setting.
     """
@@ -129,14 +143,13 @@ def fetch(directory: Path, lists: Path, *, timeout: float) -> None:
         apt = Tool.in_path("apt-get", hint="")
         cache = Tool.in_path("apt-cache", hint="")
     except ToolMissing:
-        wanted = ", ".join(("linux-image-VERSION-cloud-amd64", *PROGRAMS, *LIBRARIES))
         raise ToolMissing(
             "the demo guest is made of Debian packages, and there is no apt to fetch them",
             hint="put these .deb files of one Debian release into a directory and name it with [demo] packages",
-            detail=wanted,
+            detail=", ".join(_pattern(name).removesuffix("_*.deb").replace("*", "VERSION") for name in wanted),
         ) from None
     options = () if _has_lists(cache, timeout) else _private_lists(apt, lists, timeout)
-    names = (_kernel_name(cache, options, timeout), *PROGRAMS, *LIBRARIES)
+    names = [_kernel_name(cache, options, timeout) if name == KERNEL else name for name in wanted]
     _apt(apt, *options, "download", *names, cwd=directory, timeout=timeout)
 
 

@@ -9,7 +9,8 @@ from types import ModuleType
 
 import tasks
 from pipeline import prepare, ssh_keys
-from pipeline.demo import disk, initramfs, kernel, packages
+from pipeline.demo import compiler, disk, fuzzers, initramfs, kernel, packages
+from pipeline.demo.fuzzers import making
 from pipeline.images import cpio, fvm
 from tasks.base import ArtifactTask
 
@@ -17,9 +18,12 @@ PARTS: dict[str, tuple[Callable[..., object] | ModuleType, ...]] = {
     "SSHKeyPair": (ssh_keys,),
     "InitrdWithKey": (prepare.make_initrd,),
     "ExtendedBlk": (prepare.make_disk,),
-    "DemoPackages": (packages.collect, packages.fetch, packages.Packages),
+    "DemoPackages": (packages.collect, packages.gather, packages.fetch, packages.Packages),
     "DemoKernel": (kernel,),
-    "DemoInitramfs": (initramfs, cpio.encode, ssh_keys.dropbear_host_key),
+    "DemoSystem": (initramfs, cpio.encode, ssh_keys.dropbear_host_key),
+    "DemoCompiler": (compiler, packages.gather, packages.fetch, packages.Packages),
+    "DemoFuzzers": (making, fuzzers, compiler.Compiler, compiler.unpack, cpio.encode),
+    "DemoInitramfs": (),
     "DemoDisk": (disk, fvm.create),
 }
 """What does the work of each task. Tools are in the record by their digest."""

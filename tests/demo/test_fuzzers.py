@@ -1,0 +1,222 @@
+"""What is made of the fuzzers: the guest's archive, the lists, the files for symbolizers; and when it is made again."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.demo import fuzzers
+from pipeline.demo.compiler import Compiler
+from pipeline.demo.fuzzers import SOURCES, making
+from pipeline.errors import ToolFailed
+from pipeline.images import cpio
+from tests.conftest import Workspace
+from tests.demo.fuzzing import NAMES
+
+LONG = 60.0
+EXAMPLES = [
+    "crash_fuzzer", "maze_fuzzer", "noisy_fuzzer", "noop_fuzzer", "out_of_memory_fuzzer", "overflow_fuzzer",
+    "parser_fuzzer", "toy_example_arbitrary",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def image(demo_parts: Path) -> dict[str, cpio.Entry]:
+    return {entry.name: entry for entry in cpio.decode((demo_parts / "demo/fuzzers.cpio").read_bytes())}
+
+
+def test_the_examples_of_the_original_are_there() -> None:
+    assert NAMES == EXAMPLES
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_fuzzer_has_a_name_space_in_the_guest(image: dict[str, cpio.Entry], name: str) -> None:
+    home = f"data/fuzz/example-fuzzers/{name}"
+    for directory in (home, f"{home}/data", f"{home}/tmp", f"{home}/pkg"):
+        assert stat.S_ISDIR(image[directory].mode)
+    program = image[f"{home}/pkg/{name}"]
+    assert program.mode == 0o100755
+    assert program.data.startswith(b"\x7fELF")
+    assert len(program.data) < 500_000
+
+
+def test_seeds_and_dictionaries_are_in_the_guest(image: dict[str, cpio.Entry]) -> None:
+    parser = "data/fuzz/example-fuzzers/parser_fuzzer/pkg"
+    assert image[f"{parser}/corpus/empty"].data == b"TC"
+    assert image[f"{parser}/parser_fuzzer.dict"].data == (SOURCES / "parser_fuzzer.dict").read_bytes()
+    assert "data/fuzz/example-fuzzers/noop_fuzzer/pkg/corpus" not in image
+
+
+def test_the_guest_boots_system_and_fuzzers(demo_parts: Path) -> None:
+    demo = demo_parts / "demo"
+    assert (demo / "initramfs.cpio").read_bytes() == b"".join(
+        (demo / name).read_bytes() for name in ("system.cpio", "fuzzers.cpio")
+    )
+
+
+def test_each_program_is_filed_with_debug_information_by_its_build_id(
+    image: dict[str, cpio.Entry], demo_parts: Path
+) -> None:
+    for name in EXAMPLES:
+        found = making.build_id(image[f"data/fuzz/example-fuzzers/{name}/pkg/{name}"].data)
+        assert found is not None
+        unstripped = (demo_parts / f"demo/fuzzers/.build-id/{found[:2]}/{found[2:]}.debug").read_bytes()
+        assert making.build_id(unstripped) == found
+        assert b".debug_info\0" in unstripped
+        assert b".debug_info\0" not in image[f"data/fuzz/example-fuzzers/{name}/pkg/{name}"].data
+
+
+def test_a_file_without_a_build_id() -> None:
+    assert making.build_id(b"\x7fELF GNU\0") is None
+
+
+def test_fuzzers_json_has_texts_only_and_all_entries_have_labels(demo_parts: Path) -> None:
+    entries = json.loads((demo_parts / "demo/fuzzers/fuzzers.json").read_text())
+    merged: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        assert all(isinstance(value, str) and value for value in entry.values())
+        merged.setdefault(entry["label"], {}).update(entry)
+    assert [entry["fuzzer"] for entry in merged.values()] == EXAMPLES
+    assert {entry["package"] for entry in merged.values()} == {"example-fuzzers"}
+    maze = merged["//pipeline/demo/fuzzers:maze_fuzzer"]
+    assert (maze["dictionary"], maze["corpus"]) == ("pkg/maze_fuzzer.dict", "pkg/corpus")
+
+
+def test_tests_json_has_the_rule_and_the_url_of_each_fuzzer(demo_parts: Path) -> None:
+    entries = json.loads((demo_parts / "demo/fuzzers/tests.json").read_text())
+    assert {entry["test"]["build_rule"] for entry in entries} == {"fuchsia_fuzzer_package"}
+    assert [entry["test"]["package_url"] for entry in entries] == [
+        f"fuchsia-pkg://fuchsia.com/example-fuzzers#meta/{name}.cm" for name in EXAMPLES
+    ]
+
+
+def copied(directory: Path, *names: str) -> Path:
+    """Some of the sources, elsewhere."""
+    directory.mkdir(parents=True)
+    for name in ("options.c", *names):
+        shutil.copy(SOURCES / name, directory / name)
+    return directory
+
+
+def test_the_same_sources_give_the_same_bytes_wherever_they_are(demo_parts: Path, tmp_path: Path) -> None:
+    made = []
+    for place in ("here", "there/and/deeper"):
+        at, sources = tmp_path / place, copied(tmp_path / place / "sources", "noop_fuzzer.c")
+        compiler, sysroot = Compiler(demo_parts / "demo/llvm"), demo_parts / "demo/sysroot.tar"
+        making.make(sources, compiler, sysroot, at / "image", at / "made", timeout=LONG)
+        files = sorted(path for path in (at / "made").rglob("*") if path.is_file())
+        made.append({str(path.relative_to(at)): path.read_bytes() for path in (at / "image", *files)})
+    assert made[0] == made[1]
+    assert not [name for name, data in made[0].items() if os.fsencode(tmp_path) in data]
+
+
+def test_a_source_that_does_not_compile_is_told_and_nothing_is_made(demo_parts: Path, tmp_path: Path) -> None:
+    sources = copied(tmp_path / "sources")
+    (sources / "broken_fuzzer.c").write_text("int LLVMFuzzerTestOneInput(void) { return nothing; }\n")
+    compiler, sysroot = Compiler(demo_parts / "demo/llvm"), demo_parts / "demo/sysroot.tar"
+    with pytest.raises(ToolFailed) as caught:
+        making.make(sources, compiler, sysroot, tmp_path / "image", tmp_path / "made", timeout=LONG)
+    assert "use of undeclared identifier 'nothing'" in caught.value.detail
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sources"]
+
+
+def test_inputs_are_all_files_of_fuzzers_and_no_others(tmp_path: Path) -> None:
+    sources = copied(tmp_path / "sources", "maze_fuzzer.c", "maze_fuzzer.dict")
+    (sources / "maze_fuzzer.corpus").mkdir()
+    (sources / "maze_fuzzer.corpus/a").touch()
+    (sources / "notes.txt").touch()
+    assert list(fuzzers.inputs(sources)) == [
+        "options.c", "maze_fuzzer.c", "maze_fuzzer.dict", "maze_fuzzer.corpus/a",
+    ]  # fmt: skip
+    assert {"parser_fuzzer.corpus/records", "crash_fuzzer.c"} < set(fuzzers.inputs(SOURCES))
+
+
+EDITED = """
+import os
+from pathlib import Path
+from pipeline.demo import fuzzers
+fuzzers.SOURCES = Path(os.environ["SOURCES"])
+from tasks import *
+"""
+
+
+@pytest.fixture
+def edited(demo: Workspace) -> Workspace:
+    """The demo guest's parts, with sources that can be edited: just two fuzzers, which have been made."""
+    sources = copied(demo.directory / "sources", "noop_fuzzer.c", "crash_fuzzer.c")
+    demo.module("edited", EDITED)
+    demo.environment["SOURCES"] = str(sources)
+    assert remade(demo) == ["DemoFuzzers", "DemoInitramfs", "InitrdWithKey"]
+    assert remade(demo) == []
+    return demo
+
+
+def remade(workspace: Workspace) -> list[str]:
+    outcome = workspace.run("luigi", "--module", "edited", "InitrdWithKey")
+    assert outcome.status == 0, outcome.text
+    return [name for name, _, rest in (line.partition(": ") for line in outcome.text.splitlines()) if "made " in rest]
+
+
+def append(workspace: Workspace, name: str, text: str) -> None:
+    with (workspace.directory / "sources" / name).open("a") as stream:
+        stream.write(text)
+
+
+def test_an_edited_source_remakes_what_depends_on_it_and_nothing_else(edited: Workspace) -> None:
+    append(edited, "noop_fuzzer.c", "int more(void);\nint more(void) { return 1; }\n")
+    assert remade(edited) == ["DemoFuzzers", "DemoInitramfs", "InitrdWithKey"]
+
+
+def test_a_source_that_compiles_to_the_same_remakes_no_image(edited: Workspace) -> None:
+    append(edited, "noop_fuzzer.c", "// a remark\n")
+    assert remade(edited) == ["DemoFuzzers"]
+
+
+def test_what_was_made_of_the_fuzzers_is_watched(edited: Workspace) -> None:
+    (edited.store.demo / "fuzzers/tests.json").write_text("[]")
+    assert remade(edited) == ["DemoFuzzers"]
+    assert json.loads((edited.store.demo / "fuzzers/tests.json").read_text())
+
+
+def test_a_host_without_apt_is_told_which_packages_the_compiler_needs(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    workspace.environment["PATH"] = str(tmp_path / "bin")
+    outcome = workspace.luigi("DemoFuzzers")
+    assert outcome.status == 30
+    assert "there is no apt to fetch them" in outcome.text
+    assert "clang-19" in outcome.text
+    assert "libclang-rt-19-dev" in outcome.text
+    assert "[demo] packages" in outcome.text
+    assert "Traceback" not in outcome.text
+
+
+def test_provided_packages_without_the_compiler_are_told(workspace: Workspace) -> None:
+    (workspace.directory / "debs").mkdir()
+    workspace.configure("[demo]\npackages = debs\n")
+    outcome = workspace.luigi("DemoFuzzers")
+    assert outcome.status == 30
+    assert "put clang-19_VERSION_amd64.deb of Debian there" in outcome.text
+    assert "Traceback" not in outcome.text
+
+
+def test_the_compiler_runs_without_any_of_the_hosts_libraries_but_libc(demo_parts: Path) -> None:
+    for name in ("clang", "ld.lld", "llvm-objcopy", "llvm-symbolizer-19"):
+        program = demo_parts / "demo/llvm" / name
+        loader = "/lib64/ld-linux-x86-64.so.2"
+        done = subprocess.run(
+            [loader, "--library-path", program.parent, "--list", program], capture_output=True, text=True, check=True
+        )
+        found = dict(line.split()[:3:2] for line in done.stdout.splitlines() if "=>" in line)
+        hosts = {library for library, path in found.items() if not path.startswith(str(program.parent))}
+        assert hosts <= {
+            "libc.so.6",
+            "libm.so.6",
+            "ld-linux-x86-64.so.2",
+            "libdl.so.2",
+            "libpthread.so.0",
+            "librt.so.1",
+        }
