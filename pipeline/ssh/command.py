@@ -60,7 +60,7 @@ class Command:
         connection = self._connection = self._connected()
         if connection.facilities(deadline).environ:
             self._mark = ending.new_mark()
-        line = ending.marked(self.line, self._mark) if self._mark else self.line
+        line = ending.marked(self.line, self._mark, combined=combined) if self._mark else self.line
 
         def prepare(session: Session) -> None:
             session.sinks = {stream: sink for stream, sink in self._sinks().items() if stream not in self._streams}
@@ -103,7 +103,7 @@ class Command:
             raise self._exited(status, bytes(self._stderr.data))
 
     def output(self, limit: float | None = None, most: int = OUTPUT) -> bytes:
-        """Run it, and return what it writes to stdout and stderr, in the order in which it does.
+        """Run it, and return what it writes to stdout and stderr: in the order in which it does, in a Linux guest.
 
         Raises CommandError if that are more than `most` bytes; it is ended then.
         """

@@ -41,9 +41,9 @@ def new_mark() -> str:
     return secrets.token_hex(16)
 
 
-def marked(line: str, mark: str) -> str:
-    """The command line, so that all that it runs carries the mark."""
-    return f"{MARK}={mark} exec sh -c {shlex.quote(line)}"
+def marked(line: str, mark: str, *, combined: bool = False) -> str:
+    """The command line, so that all that it runs carries the mark. `combined`: with stderr going to stdout."""
+    return f"{MARK}={mark} exec sh -c {shlex.quote(line)}" + (" 2>&1" if combined else "")
 
 
 def killing(mark: str) -> str:

@@ -122,6 +122,11 @@ class Session:
         return bool(self._channel.eof_received or self._channel.closed)
 
     @property
+    def buffered(self) -> int:
+        """Bytes that have come and that nobody has read."""
+        return len(self._channel.in_buffer) + len(self._channel.in_stderr_buffer)
+
+    @property
     def status(self) -> int | None:
         """The exit status, once it is known."""
         return self._channel.exit_status if self._channel.exit_status >= 0 else None

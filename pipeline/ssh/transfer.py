@@ -13,12 +13,13 @@ from pipeline import goglob
 from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, NoMatch, TransferRefused, UsageError, host_faults
 from pipeline.goglob import decoded, encoded
-from pipeline.ssh import sftp, sources, tar
+from pipeline.ssh import jobs, sources, tar
 from pipeline.ssh.command import Command
 from pipeline.ssh.connection import Connection
+from pipeline.ssh.jobs import Attributes, Job
 from pipeline.ssh.landing import LEFT_OUT, Landing, Limits, PathInside
 from pipeline.ssh.session import CONSOLE
-from pipeline.ssh.sftp import Attributes, Job, Sftp
+from pipeline.ssh.sftp import Sftp
 from pipeline.ssh.sources import Source
 from pipeline.text import one_line
 
@@ -85,12 +86,12 @@ class Transfer:
         with Landing(directory, self._limits) as landing, Sftp(self._connection, self._limits.stall) as session:
             matches = list(_matches(session, source))
             if self._tar(_FEW + 1 if any(match.directory for match in matches) else len(matches)):
-                jobs: deque[Job[None]] = deque()
+                wanted: deque[Job[None]] = deque()
                 for batch in _batches(matches):
-                    jobs += self._get_by_tar(landing, batch)
+                    wanted += self._get_by_tar(landing, batch)
             else:
-                jobs = _got_by_sftp(landing, matches)
-            session.run(jobs)
+                wanted = _got_by_sftp(landing, matches)
+            session.run(wanted)
 
     def _get_by_tar(self, landing: Landing, batch: "list[_Match]") -> Iterator[Job[None]]:
         """Returns the jobs for what the streams tell of, but do not hold: what links lead to."""
@@ -140,7 +141,7 @@ def _matches(session: Sftp, pattern: str) -> Iterator[_Match]:
 
 def _listed(session: Sftp, directory: bytes) -> list[tuple[bytes, Attributes]]:
     try:
-        return session.result(sftp.listing(directory))
+        return session.result(jobs.listing(directory))
     except TransferRefused:
         raise
     except CommandError:  # as Go: what cannot be listed has no matches
@@ -192,38 +193,38 @@ def _unpacked(reader: tar.Reader, landing: Landing, batch: "list[_Match]") -> It
 
 
 def _got_by_sftp(landing: Landing, matches: "list[_Match]") -> deque[Job[None]]:
-    jobs: deque[Job[None]] = deque()
+    queue: deque[Job[None]] = deque()
     for match in matches:
         landing.admit(match.name)
         if match.directory:
-            jobs.append(_tree(jobs, landing, match.path, match.name))
+            queue.append(_tree(queue, landing, match.path, match.name))
         else:
-            jobs.append(_followed(landing, match.path, match.name))
-    return jobs
+            queue.append(_followed(landing, match.path, match.name))
+    return queue
 
 
-def _tree(jobs: deque[Job[None]], landing: Landing, path: bytes, name: PathInside) -> Job[None]:
+def _tree(queue: deque[Job[None]], landing: Landing, path: bytes, name: PathInside) -> Job[None]:
     """Lists a directory, and adds jobs for what is in it."""
     landing.directory(name)
-    for entry, what in (yield from sftp.listing(path)):
+    for entry, what in (yield from jobs.listing(path)):
         inside = (*name, entry)
         landing.admit(inside)
         there = path + b"/" + entry
         if what.directory:
-            jobs.append(_tree(jobs, landing, there, inside))
+            queue.append(_tree(queue, landing, there, inside))
         elif entry != LEFT_OUT:
-            jobs.append(_fetched(landing, there, inside) if what.file else _followed(landing, there, inside))
+            queue.append(_fetched(landing, there, inside) if what.file else _followed(landing, there, inside))
 
 
 def _fetched(landing: Landing, path: bytes, name: PathInside) -> Job[None]:
     with landing.file(name) as incoming:
-        yield from sftp.fetch(path, incoming.write)
+        yield from jobs.fetch(path, incoming.write)
 
 
 def _followed(landing: Landing, path: bytes, name: PathInside) -> Job[None]:
     """Fetches what a path leads to, if that is a file: reading a device or a FIFO could take for ever."""
-    (reply,) = yield [sftp.statting(path, follow=True)]
-    there = sftp.attributes_of(reply)
+    (reply,) = yield [jobs.statting(path, follow=True)]
+    there = jobs.attributes_of(reply)
     if there is not None and there.file:
         yield from _fetched(landing, path, name)
     else:
@@ -235,11 +236,11 @@ def _put_by_sftp(session: Sftp, found: list[Source], target: str) -> None:
     root = encoded(target)
     parents = [root[:at] for at in range(1, len(root)) if root[at : at + 1] == b"/" != root[at - 1 : at]]
     for path in (*parents, root):
-        session.result(sftp.make(path))
+        session.result(jobs.make(path))
     directories = [source for source in found if source.directory and source.arrives]
     for depth in sorted({source.arrives.count(b"/") for source in directories}):
         level = [source for source in directories if source.arrives.count(b"/") == depth]
-        session.run(deque(sftp.make(_below(root, source)) for source in level))
+        session.run(deque(jobs.make(_below(root, source)) for source in level))
     session.run(deque(_stored(source, _below(root, source)) for source in found if not source.directory))
 
 
@@ -249,4 +250,4 @@ def _below(root: bytes, source: Source) -> bytes:
 
 def _stored(source: Source, path: bytes) -> Job[None]:
     with host_faults("reading what is to be put into the guest"), source.opened() as stream:
-        yield from sftp.store(path, stream.read)
+        yield from jobs.store(path, stream.read)

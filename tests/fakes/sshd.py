@@ -1,17 +1,25 @@
-"""A real SSH server (paramiko's side of it) on loopback, which can be told to misbehave."""
+"""A real SSH server (paramiko's side of it) on loopback, which can be told to misbehave.
 
+It runs commands in a real shell, and serves files by SFTP, both with `root` for the directory in which they start.
+"""
+
+import os
 import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Literal
 
 import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+from paramiko.sftp import SFTP_OK
 
-Fault = Literal["none", "no banner", "refuse key", "no exec", "close", "other answer", "other boot", "gone"]
+Fault = Literal[
+    "none", "no banner", "refuse key", "no exec", "close", "other answer", "other boot", "gone", "silent", "no status"
+]
 
 
 @dataclass
@@ -26,6 +34,26 @@ class Server:
     users: list[str] = field(default_factory=list)
     stop: Callable[[], object] = lambda: None
     """From now on nobody listens on the port."""
+    refusals: int = 0
+    """So many of the next connections are closed at once."""
+    root: Path = Path("/")
+    programs: Path | None = None
+    """A directory that is searched for programs before all others."""
+    like_go: bool = False
+    """It knows only `echo` and `rm -rf`, and no shell: as the server in the tests of the original."""
+    commands: list[str] = field(default_factory=list)
+    """All that it was told to run."""
+    sftp: type[paramiko.SFTPServerInterface] = paramiko.SFTPServerInterface
+    """What serves files; set by `running`."""
+    accepted: int = 0
+    """So many connections have come."""
+    over: threading.Event = field(default_factory=threading.Event)
+    transports: list[paramiko.Transport] = field(default_factory=list)
+
+    def drop(self) -> None:
+        """Break all connections."""
+        for transport in self.transports:
+            transport.sock.close()
 
     @property
     def host_key_line(self) -> str:
@@ -51,15 +79,85 @@ class _Session(paramiko.ServerInterface):
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         if self.server.fault == "no exec":
             return False
+        self.server.commands.append(command.decode(errors="surrogateescape"))
+        if self.server.fault == "silent":
+            self.server.over.wait(30)
+            return False
         command = {"other answer": b"echo hello", "other boot": b"echo " + b"f" * 32}.get(self.server.fault, command)
-        threading.Thread(target=_execute, args=(channel, command), daemon=True).start()
+        if self.server.like_go and not command.startswith((b"echo ", b"rm -rf ")):
+            command = b"exit 127"
+        threading.Thread(target=_execute, args=(channel, command, self.server), daemon=True).start()
+        return True
+
+    def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
+        handler = paramiko.SFTPServer(channel, name, self, self.server.sftp, self.server.root)
+        handler.start()
         return True
 
 
-def _execute(channel: paramiko.Channel, command: bytes) -> None:
+class Files(paramiko.SFTPServerInterface):
+    """The files of a directory."""
+
+    def __init__(self, server: paramiko.ServerInterface, root: Path) -> None:
+        super().__init__(server)
+        self.root = root
+
+    def real(self, path: str) -> Path:
+        return self.root / path
+
+    def list_folder(self, path: str) -> list[paramiko.SFTPAttributes] | int:
+        try:
+            return [attributes(each) for each in self.real(path).iterdir()]
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno or 0)
+
+    def stat(self, path: str) -> paramiko.SFTPAttributes | int:
+        return self._about(path, follow=True)
+
+    def lstat(self, path: str) -> paramiko.SFTPAttributes | int:
+        return self._about(path, follow=False)
+
+    def _about(self, path: str, *, follow: bool) -> paramiko.SFTPAttributes | int:
+        try:
+            return attributes(self.real(path), follow=follow)
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno or 0)
+
+    def mkdir(self, path: str, attr: paramiko.SFTPAttributes) -> int:
+        try:
+            self.real(path).mkdir()
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno or 0)
+        return SFTP_OK
+
+    def open(self, path: str, flags: int, attr: paramiko.SFTPAttributes) -> paramiko.SFTPHandle | int:
+        writing = bool(flags & os.O_WRONLY)
+        try:
+            stream = self.real(path).open("wb" if writing else "rb")
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno or 0)
+        handle = paramiko.SFTPHandle(flags)
+        setattr(handle, "writefile" if writing else "readfile", stream)
+        return handle
+
+
+def attributes(path: Path, *, follow: bool = False) -> paramiko.SFTPAttributes:
+    return paramiko.SFTPAttributes.from_stat(path.stat() if follow else path.lstat(), path.name)
+
+
+def _execute(channel: paramiko.Channel, command: bytes, server: Server) -> None:
     """Run the command in a real shell, all three streams passed on."""
     pipe = subprocess.PIPE
-    with subprocess.Popen(["sh", "-c", command.decode()], bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe) as shell:
+    path = os.environ["PATH"] if server.programs is None else f"{server.programs}:{os.environ['PATH']}"
+    with subprocess.Popen(
+        ["sh", "-c", command],
+        bufsize=0,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        cwd=server.root,
+        env={**os.environ, "PATH": path},
+    ) as shell:
         assert shell.stdin
         assert shell.stdout
         assert shell.stderr
@@ -74,7 +172,7 @@ def _execute(channel: paramiko.Channel, command: bytes) -> None:
             pump.join()
         status = shell.wait()
     with suppress(OSError, EOFError):  # the client has gone
-        if status >= 0:
+        if status >= 0 and server.fault != "no status":
             channel.send_exit_status(status)
         channel.close()
 
@@ -99,13 +197,16 @@ def _serve(listener: socket.socket, server: Server) -> None:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            if server.fault == "close":
+            server.accepted += 1
+            if server.fault == "close" or server.refusals > 0:
+                server.refusals -= 1
                 connection.close()
             elif server.fault == "no banner":
                 held.enter_context(connection)
             else:
                 transport = paramiko.Transport(connection)
                 held.callback(transport.close)
+                server.transports.append(transport)
                 transport.add_server_key(server.host_key)
                 with suppress(paramiko.SSHException, EOFError, OSError):  # the client went away
                     transport.start_server(server=_Session(server))
@@ -118,15 +219,16 @@ def _close(listener: socket.socket) -> None:
 
 
 @contextmanager
-def running(authorized: str) -> Iterator[Server]:
+def running(authorized: str, root: Path = Path("/")) -> Iterator[Server]:
     """A server that lets the key `authorized` in, until the end of the body."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Server(listener.getsockname()[1], paramiko.ECDSAKey.generate(), authorized)
+        server = Server(listener.getsockname()[1], paramiko.ECDSAKey.generate(), authorized, root=root, sftp=Files)
         server.stop = lambda: _close(listener)
         thread = threading.Thread(target=_serve, args=(listener, server), daemon=True)
         thread.start()
         try:
             yield server
         finally:
+            server.over.set()
             _close(listener)
             thread.join(5)

@@ -17,36 +17,13 @@ from pipeline.instance import SSH
 from pipeline.launcher import Result
 from pipeline.settings import Timeouts
 from tests.fakes import sshd
-
-QUICK = Timeouts(connect=1, banner=0.5, auth=1)
+from tests.ssh.conftest import QUICK, address, written
 
 
 @pytest.fixture(params=["ed25519", "rsa"])
 def key_type(request: pytest.FixtureRequest) -> ssh_keys.KeyType:
     kind: ssh_keys.KeyType = request.param
     return kind
-
-
-@pytest.fixture
-def key(tmp_path: Path) -> Path:
-    return written(tmp_path, "ed25519")
-
-
-def written(directory: Path, kind: ssh_keys.KeyType) -> Path:
-    private, public = ssh_keys.generate(kind)
-    (directory / "sshid").write_bytes(private)
-    (directory / "sshid.pub").write_bytes(public)
-    return directory / "sshid"
-
-
-@pytest.fixture
-def server(key: Path) -> Iterator[sshd.Server]:
-    with sshd.running(key.with_suffix(".pub").read_text().strip()) as running:
-        yield running
-
-
-def address(server: sshd.Server, key: Path) -> SSH:
-    return SSH("127.0.0.1", server.port, "clusterfuchsia", str(key), server.host_key_line)
 
 
 @pytest.fixture
