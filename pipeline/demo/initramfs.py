@@ -24,6 +24,12 @@ _PROGRAMS = {
     # Where dropbear looks for it
     "openssh-sftp-server": {"usr/lib/openssh/sftp-server": "usr/lib/sftp-server"},
 }
+# Fuchsia's name and arguments; here the kernel's log is the only one
+_LOG_LISTENER = """#!/bin/busybox sh
+[ "$1 $2" = "--dump_logs --pid" ] || { echo "usage: log_listener --dump_logs --pid PID" >&2; exit 1; }
+dmesg | grep -F "[$3]"
+exit 0
+"""
 _ETC = {
     "etc/passwd": f"root:x:0:0::/data:/bin/sh\n{USER}:x:0:0::/data:/bin/sh\n",
     "etc/group": "root:x:0:\n",
@@ -48,6 +54,7 @@ def build(packages: Packages, host_key: bytes) -> bytes:
     entries += [
         cpio.character_device("dev/console", 5, 1),
         cpio.file("init", INIT.read_bytes(), 0o755),
+        cpio.file("bin/log_listener", _LOG_LISTENER.encode(), 0o755),
         # dropbear reads ~/.ssh; Fuchsia's place for keys is data/ssh
         cpio.directory("data/ssh", 0o700),
         cpio.symlink("data/.ssh", "ssh"),

@@ -127,7 +127,7 @@ class Linux:
     """A program of the demo guest in PACKAGE/FUZZER/pkg, run in the directory above, so that tmp/ is its storage."""
 
     name = "linux"
-    merged = False  # the guest's shell does it, and keeps the order
+    merged = False  # its output is its error output
 
     _ENVIRONMENT = ("ASAN_OPTIONS=symbolize=0", "UBSAN_OPTIONS=symbolize=0:print_stacktrace=1", "TMPDIR=tmp")
     _INTERRUPTED = 72
@@ -151,9 +151,12 @@ class Linux:
         connector.command(line, shell=True).run(PREPARE_LIMIT)
 
     def command(self, connector: Connector, arguments: Arguments) -> Command:
-        """A line for the shell. Its exit codes for what cannot be run are none that a fuzzer has."""
+        """A line for the shell. Its exit codes for what cannot be run are none that a fuzzer has.
+
+        libFuzzer and the sanitizers speak on stderr; what the target itself prints to stdout is of no use to anybody.
+        """
         words = shlex.join(["env", *self._ENVIRONMENT, self._program, *arguments.words])
-        line = f"cd {shlex.quote(self._directory)} 2>&1 || exit 127; exec {words} 2>&1"
+        line = f"cd {shlex.quote(self._directory)} 2>&1 || exit 127; exec {words} 2>&1 >/dev/null"
         return connector.command(line, shell=True)
 
     def stop(self, connector: Connector) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ class Command:
         return "\n".join(["Usage:", *lines, *(["  -- WORD..."] if self.takes_words else [])])
 
 
+def _file(values: Mapping[str, str]) -> HandleFile:
+    return HandleFile(Path(values["handle"]))
+
+
 def _version(values: Mapping[str, str], words: Sequence[str]) -> None:
     print(VERSION)
 
@@ -58,17 +63,56 @@ def _start(values: Mapping[str, str], words: Sequence[str]) -> None:
 
 
 def _stop(values: Mapping[str, str], words: Sequence[str]) -> None:
-    guest.stop(HandleFile(Path(values["handle"])))
+    guest.stop(_file(values))
 
 
 def _logs(values: Mapping[str, str], words: Sequence[str]) -> None:
-    guest.logs(HandleFile(Path(values["handle"])), sys.stdout.buffer)
+    guest.logs(_file(values), sys.stdout.buffer)
 
+
+def _list(values: Mapping[str, str], words: Sequence[str]) -> None:
+    from pipeline.undercoat import session
+
+    print("".join(f"{name}\n" for name in session.fuzzers(_file(values))), end="")
+
+
+def _prepare(values: Mapping[str, str], words: Sequence[str]) -> None:
+    from pipeline.undercoat import session
+
+    session.prepare(_file(values), values["fuzzer"])
+
+
+def _run_fuzzer(values: Mapping[str, str], words: Sequence[str]) -> None:
+    from pipeline.undercoat import session
+
+    directory = values.get("artifact-dir")
+    artifacts = Path(directory) if directory else None
+    session.run(_file(values), values["fuzzer"], words, sys.stdout.buffer, artifacts)
+
+
+def _get(values: Mapping[str, str], words: Sequence[str]) -> None:
+    from pipeline.undercoat import session
+
+    session.get(_file(values), values["fuzzer"], values["src"], Path(values["dst"]))
+
+
+def _put(values: Mapping[str, str], words: Sequence[str]) -> None:
+    from pipeline.undercoat import session
+
+    session.put(_file(values), values["fuzzer"], values["src"], values["dst"])
+
+
+_FUZZER = ("handle", "fuzzer")
 
 COMMANDS = {
     "version": Command(_version),
     "start_instance": Command(_start),
     "stop_instance": Command(_stop, ("handle",)),
+    "list_fuzzers": Command(_list, ("handle",)),
+    "prepare_fuzzer": Command(_prepare, _FUZZER),
+    "run_fuzzer": Command(_run_fuzzer, _FUZZER, ("artifact-dir",), takes_words=True),
+    "get_data": Command(_get, (*_FUZZER, "src", "dst")),
+    "put_data": Command(_put, (*_FUZZER, "src", "dst")),
     "get_logs": Command(_logs, ("handle",)),
 }
 """By the word that calls them."""
@@ -92,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _BAD_GLOBAL
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("topcoat").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _terminated)  # so that what runs in the guest is ended too
     try:
         return _run(words)
     except KeyboardInterrupt:
@@ -99,6 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _run(words: Sequence[str]) -> int:

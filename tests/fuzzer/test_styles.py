@@ -139,14 +139,16 @@ def test_a_command_of_linux_quotes_for_the_shell(connector: FakeConnector) -> No
             "shell",
             (
                 "cd /data/fuzz/cff/fuzzer 2>&1 || exit 127; exec env ASAN_OPTIONS=symbolize=0 "
-                "UBSAN_OPTIONS=symbolize=0:print_stacktrace=1 TMPDIR=tmp pkg/fuzzer '-b=$(x)' 'a b' 2>&1"
+                "UBSAN_OPTIONS=symbolize=0:print_stacktrace=1 TMPDIR=tmp pkg/fuzzer '-b=$(x)' 'a b' 2>&1 >/dev/null"
             ),
         )
     ]
 
 
 def test_linux_really_runs_where_tmp_is(linux: Guest) -> None:
-    linux.install('#!/bin/sh\npwd -P; echo $ASAN_OPTIONS $TMPDIR; for word; do echo "[$word]"; done; echo x >tmp/new')
+    said_to_nobody = "echo what the target itself prints"
+    told = 'pwd -P; echo $ASAN_OPTIONS $TMPDIR; for word; do echo "[$word]"; done'
+    linux.install(f"#!/bin/sh\n{said_to_nobody}\nexec >&2; {told}; echo x >tmp/new")
     linux.fuzzer.prepare(linux.connector)
     _, said = linux.run("-dict=pkg/it's", "data/*", "two words")
     assert said.split("\n")[:6] == [

@@ -21,6 +21,10 @@ from pipeline.undercoat.command import COMMANDS, main
         (["stop_instance", "extra"], "not enough arguments"),
         (["get_logs", "-h"], "flag: help requested"),
         (["get_logs", "-runs=1"], "flag provided but not defined: -runs"),
+        (["run_fuzzer", "-handle", "h", "-fuzzer", "f", "-runs=1"], "flag provided but not defined: -runs"),
+        (["run_fuzzer", "-handle", "h"], "not enough arguments"),
+        (["prepare_fuzzer", "-handle", "h", "-fuzzer", "f", "x"], "too many arguments"),
+        (["put_data", "-handle", "h", "-fuzzer", "f", "-src", "s"], "not enough arguments"),
         (["start_instance", "-handle", "x"], "flag provided but not defined: -handle"),
     ],
 )
@@ -39,6 +43,12 @@ def test_a2_words_that_are_taken() -> None:
     assert COMMANDS["stop_instance"].read(["--handle=a", "-handle=b"]).values == {"handle": "b"}
 
 
+def test_a3_words_for_the_fuzzer() -> None:
+    parsed = COMMANDS["run_fuzzer"].read(["-handle", "handle", "-fuzzer", "fuzzer", "--", "extra1", "extra2"])
+    assert parsed.values == {"handle": "handle", "fuzzer": "fuzzer"}
+    assert list(parsed.rest) == ["extra1", "extra2"]
+
+
 def test_e1_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["version"]) == 0
     assert re.fullmatch(r"v\d+\.\d+\.\d+\n", capsys.readouterr().out)
@@ -55,9 +65,10 @@ def test_a_bad_global_flag_ends_with_2(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr() == ("", "flag provided but not defined: -bad\n")
 
 
-@pytest.mark.parametrize("name", ["stop_instance", "get_logs"])
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.required])
 def test_a_handle_that_is_not_there(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([name, "-handle", "/nowhere/x"]) == 1
+    others = [word for flag in COMMANDS[name].required if flag != "handle" for word in (f"-{flag}", "x")]
+    assert main([name, "-handle", "/nowhere/x", *others]) == 1
     said = capsys.readouterr()
     problem = "Error executing command: Bad handle: /nowhere/x: No such file or directory\n"
     assert said.out == problem

@@ -1,0 +1,71 @@
+"""Work with a running guest, by the command line alone."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Workspace
+from tests.undercoat.test_guest import call, process_of, started, with_tmpdir
+
+TESTS = [
+    {"test": {"build_rule": "fuchsia_fuzzer_package", "package_url": f"fuchsia-pkg://fuchsia.com/{url}.cm"}}
+    for url in (
+        "foo#meta/bar",
+        "example-fuzzers#meta/noop_fuzzer",
+        "example-fuzzers#meta/out_of_memory_fuzzer",
+        "example-fuzzers#meta/toy_example_arbitrary",
+    )
+]
+
+
+@pytest.fixture
+def caller(bundle: Workspace) -> Workspace:
+    path = bundle.directory / "bundle/build/out/default/tests.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([*TESTS, {"test": {"build_rule": "other"}}]))
+    return with_tmpdir(bundle)
+
+
+def test_b7_the_fuzzers_of_the_build(caller: Workspace) -> None:
+    with started(caller) as path:
+        listed = call(caller, "list_fuzzers", path)
+        assert listed.status == 0, listed.text
+        assert listed.stdout.decode().splitlines() == [
+            "example-fuzzers/out_of_memory_fuzzer",
+            "example-fuzzers/toy_example_arbitrary",
+            "foo/bar",
+        ]
+
+
+@pytest.mark.parametrize("words", [("prepare_fuzzer",), ("run_fuzzer",), ("get_data", "-src", "a", "-dst", "/tmp")])
+def test_i8_an_unknown_fuzzer_is_told_without_asking_the_guest(caller: Workspace, words: tuple[str, ...]) -> None:
+    with started(caller) as path:
+        outcome = call(caller, words[0], path, "-fuzzer", "foo/none", *words[1:])
+        assert outcome.status == 1
+        assert outcome.stdout == b"Error executing command: no such fuzzer: foo/none\n"
+
+
+def test_e11_a_guest_that_has_died_is_told(caller: Workspace) -> None:
+    with started(caller) as path:
+        process_of(path).send(signal.SIGKILL)
+        assert process_of(path).wait(10)
+        outcome = call(caller, "run_fuzzer", path, "-fuzzer", "foo/bar")
+        assert outcome.status == 1
+        assert b"is not running" in outcome.stdout
+        assert call(caller, "get_logs", path).status == 0
+
+
+def test_a_missing_artifact_directory_is_told_before_anything_runs(caller: Workspace) -> None:
+    with started(caller) as path:
+        outcome = call(caller, "run_fuzzer", path, "-fuzzer", "foo/bar", "-artifact-dir", "/nowhere/x")
+        assert outcome.status == 1
+        assert b"the artifact directory /nowhere/x is not there" in outcome.stdout
+
+
+def test_a_build_without_lists_is_told(caller: Workspace) -> None:
+    Path(caller.directory / "bundle/build/out/default/tests.json").unlink()
+    with started(caller) as path:
+        outcome = call(caller, "list_fuzzers", path)
+        assert (outcome.status, b"the build has neither fuzzers.json nor tests.json" in outcome.stdout) == (1, True)
