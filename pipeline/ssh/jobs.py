@@ -256,5 +256,7 @@ def _names(message: Message) -> list[tuple[bytes, Attributes]]:
     found = []
     for _ in range(count):
         name, _ = message.get_string(), message.get_string()
+        if not name or b"/" in name or b"\0" in name:
+            raise TransferRefused(f"the guest sends a name that is none: {one_line(name)!r}", hint=CONSOLE)
         found.append((name, _attributes(message)))
     return found

@@ -178,7 +178,8 @@ def _execute(channel: paramiko.Channel, command: bytes, server: Server) -> None:
 
 
 def _feed(channel: paramiko.Channel, stdin: IO[bytes]) -> None:
-    with suppress(OSError, ValueError):  # the command has ended without reading everything
+    # The command has ended without reading everything, or the connection has broken
+    with suppress(OSError, ValueError, EOFError, paramiko.SSHException):
         while chunk := channel.recv(65536):
             stdin.write(chunk)
         stdin.close()
