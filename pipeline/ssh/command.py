@@ -35,8 +35,9 @@ class Command:
     What ending it promises, by `kill`, at a limit, by closing a stream early and when an exception such as
     KeyboardInterrupt ends a wait: a guest with Linux's /proc is asked, in a second session, to kill the command and
     all that it has started, and says when nothing of that is left; then `kill` returns True and CommandTimeout has
-    `ended`. Only what has cleared its environment escapes (see pipeline/ssh/ending.py). Any other guest, such as
-    Fuchsia, is sent SSH's signal KILL and the end of the session, and what it makes of that is its own affair.
+    `ended`. It is given 12 seconds for that. Only what has cleared its environment escapes: see pipeline/ssh/ending.py.
+    Any other guest, such as Fuchsia, is sent SSH's signal KILL and the end of the session, and what it makes of that is
+    its own affair. So it is with a server that has not even agreed to start the command when the limit comes.
     """
 
     def __init__(self, connected: Callable[[], Connection], line: str) -> None:
@@ -56,8 +57,12 @@ class Command:
         With `stdin` it gets what `write` is given, up to `end_input`. `combined`: stderr comes as stdout.
         """
         assert self._session is None, "a command is started once"
-        deadline = Deadline(_STARTING)
-        connection = self._connection = self._connected()
+        self._connection = self._connected()
+        self._start(self._connection, Deadline(_STARTING), stdin=stdin, combined=combined)
+
+    def _start(
+        self, connection: Connection, deadline: Deadline, *, stdin: bool = False, combined: bool = False
+    ) -> None:
         if connection.facilities(deadline).environ:
             self._mark = ending.new_mark()
         line = ending.marked(self.line, self._mark, combined=combined) if self._mark else self.line
@@ -70,6 +75,11 @@ class Command:
 
         try:
             session = connection.session(self.line, "exec", line, deadline, prepare)
+        except CommandError as error:  # nothing has been run, or the guest does not answer and cannot be asked either
+            if self._session is not None:
+                self._session.close()
+            _tell(error, ended=False)
+            raise
         except BaseException:
             self.kill()
             raise
@@ -90,17 +100,28 @@ class Command:
         return self._session
 
     def run(self, limit: float | None = None) -> None:
-        """Start it and wait for its end, at most `limit` seconds."""
-        self.start()
-        self.wait(limit)
+        """Start it and wait for its end, at most `limit` seconds after the guest is connected."""
+        deadline = self._started_within(limit)
+        self._finish(deadline)
+
+    def _started_within(self, limit: float | None, *, combined: bool = False) -> Deadline | None:
+        """Returns what is left of the limit."""
+        assert self._session is None, "a command is started once"
+        self._connection = self._connected()
+        deadline = None if limit is None else Deadline(limit)
+        self._start(self._connection, deadline or Deadline(_STARTING), combined=combined)
+        return deadline
 
     def wait(self, limit: float | None = None) -> None:
         """Wait until it has ended and all that it has written was read, at most `limit` seconds; then it is ended."""
+        self._finish(None if limit is None else Deadline(limit))
+
+    def _finish(self, deadline: Deadline | None) -> None:
         with self.ending():
-            status = self.session.finish(None if limit is None else Deadline(limit))
+            status = self.session.finish(deadline)
         self.session.close()
         if status != 0:
-            raise self._exited(status, bytes(self._stderr.data))
+            raise self._exited(status, bytes(self._said.data[-STDERR:] if self._said else self._stderr.data))
 
     def output(self, limit: float | None = None, most: int = OUTPUT) -> bytes:
         """Run it, and return what it writes to stdout and stderr: in the order in which it does, in a Linux guest.
@@ -108,12 +129,7 @@ class Command:
         Raises CommandError if that are more than `most` bytes; it is ended then.
         """
         said = self._said = Bounded(most)
-        self.start(combined=True)
-        with self.ending():
-            status = self.session.finish(None if limit is None else Deadline(limit))
-        self.session.close()
-        if status != 0:
-            raise self._exited(status, bytes(said.data[-STDERR:]))
+        self._finish(self._started_within(limit, combined=True))
         return bytes(said.data)
 
     def stdout(self) -> "Output":
@@ -197,11 +213,15 @@ class _Ending:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None:
             return
-        ended = self._command.kill()
-        if isinstance(error, CommandTimeout) and not error.ended:
-            error.ended = ended
-            error.message += ", and was killed" if ended else "; nobody knows whether it still runs"
-            error.args = (error.message,)
+        _tell(error, ended=self._command.kill())
+
+
+def _tell(error: BaseException, *, ended: bool) -> None:
+    """Say in a timeout's message what became of the command."""
+    if isinstance(error, CommandTimeout) and not error.ended:
+        error.ended = ended
+        error.message += ", and was killed" if ended else "; nobody knows whether it still runs"
+        error.args = (error.message,)
 
 
 class Output(io.BufferedReader):

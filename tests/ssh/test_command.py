@@ -12,6 +12,7 @@ from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, CommandExited, CommandTimeout
 from pipeline.ssh import Connector
 from pipeline.ssh.facilities import Facilities
+from pipeline.ssh.session import Session
 from tests.conftest import processes_with
 from tests.fakes import sshd
 
@@ -236,3 +237,44 @@ def test_a_command_that_never_reads_its_input_is_ended(connector: Connector) -> 
     with pytest.raises(CommandTimeout):
         command.write(bytes(50_000_000), Deadline(0.5))
     assert processes_with(b"sleep\x001011") == []
+
+
+def test_a_server_that_never_answers_is_given_up_at_the_limit(server: sshd.Server, connector: Connector) -> None:
+    connector.command("true").run(5)
+    server.fault = "silent"
+    began = time.monotonic()
+    with pytest.raises(CommandTimeout, match=r"'sleep 5' in the guest did not end within 0\.3 s; nobody knows"):
+        connector.command("sleep", "5").run(0.3)
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_server_that_does_not_say_how_a_command_ended(server: sshd.Server, connector: Connector) -> None:
+    server.fault = "no status"
+    with pytest.raises(CommandError, match="did not run to its end"):
+        connector.command("true").run(5)
+
+
+def test_a_server_that_refuses_commands(server: sshd.Server, connector: Connector) -> None:
+    server.fault = "no exec"
+    with pytest.raises(CommandError, match="refuses it"):
+        connector.command("true").run(5)
+
+
+def test_a_session_that_ends_before_it_begins_is_asked_for_again(
+    connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As dropbear does while another command ends."""
+    connector.command("true").run(5)
+    real, asked = Session.request, []
+
+    def request(session: Session, kind: str, argument: bytes, deadline: Deadline) -> None:
+        asked.append(kind)
+        if len(asked) < 3:
+            monkeypatch.setattr(Session, "vanished", True)
+            raise session.broken("it vanished")
+        monkeypatch.setattr(Session, "vanished", False)
+        real(session, kind, argument, deadline)
+
+    monkeypatch.setattr(Session, "request", request)
+    assert connector.command("echo", "x").output(5) == b"x\n"
+    assert len(asked) == 3

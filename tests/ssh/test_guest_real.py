@@ -18,6 +18,8 @@ from pipeline.ssh.facilities import Facilities
 from tests.conftest import Workspace
 from tests.ssh.conftest import PROMPT
 
+pytestmark = pytest.mark.timeout(300)  # without KVM, on a host with other work
+
 
 @pytest.fixture
 def guest(demo: Workspace) -> Iterator[Connector]:
