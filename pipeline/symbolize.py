@@ -98,7 +98,6 @@ class _Stream:
         """Whether the program has been given all."""
         self._broken: BaseException | None = None
         """What reading from the source raised."""
-        self._stalled = False
         self._delivering = False
         self._received = 0
         self._stderr = bytearray()
@@ -177,8 +176,7 @@ class _Stream:
         with selectors.PollSelector() as selector:
             selector.register(stdin, selectors.EVENT_WRITE)
             ready = bool(selector.select(self._symbolizer.patience))
-        self._stalled = not ready and not self._delivering and received == self._received
-        return not self._stalled
+        return ready or self._delivering or received != self._received
 
     # In the thread of the caller
 
@@ -239,7 +237,7 @@ class _Stream:
                 f"failed during wait: the fuzzer did not end within {self._deadline.seconds:g} s and was killed",
                 hint="give it less to do (-runs, -max_total_time), or more time",
             )
-        if self._stalled or not ready:
+        if not ready:
             raise self._failed(f"{self._symbolizer.argv[0]} did nothing for {self._symbolizer.patience:g} s")
 
     def _keep_stderr(self, stderr: int) -> bool:

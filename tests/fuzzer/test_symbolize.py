@@ -4,6 +4,7 @@ import contextlib
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +28,7 @@ class Source:
         self._failure = failure
         self._waits = waits
         self.closed = threading.Event()
+        self.forgotten = False
 
     def read(self, _size: int, /) -> bytes:
         if self._pieces:
@@ -34,7 +36,7 @@ class Source:
         if self._failure:
             raise self._failure
         if self._waits:
-            assert self.closed.wait(20), "nobody has closed the source"
+            self.forgotten = not self.closed.wait(5)
             raise OSError("closed")
         return b""
 
@@ -60,8 +62,11 @@ Scripted = Callable[..., Symbolizer]
 
 def symbolized(symbolizer: Symbolizer, source: Source) -> bytes:
     output = Output()
-    symbolizer.symbolize(source, output)
-    assert source.closed.is_set()
+    try:
+        symbolizer.symbolize(source, output)
+    finally:
+        assert source.closed.is_set()
+        assert not source.forgotten
     return bytes(output.data)
 
 
@@ -120,6 +125,16 @@ def test_its_stderr_is_in_the_error_but_not_all(scripted: Scripted) -> None:
     assert len(caught.value.detail) < 10_000
 
 
+def test_its_stderr_is_not_kept(scripted: Scripted) -> None:
+    noisy = scripted("yes noise | head -c 30000000 >&2; cat")
+    tracemalloc.start()
+    try:
+        symbolized(noisy, Source())
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_stderr_of_one_that_does_well_is_nothing(scripted: Scripted) -> None:
     assert symbolized(scripted("yes | head -c 1000000 >&2; exec 2>&-; cat"), Source(b"x\n")) == b"x\n"
 
@@ -155,6 +170,11 @@ def test_a_fuzzer_that_is_quiet_is_no_hang(scripted: Scripted) -> None:
             return super().read(size)
 
     assert symbolized(scripted("exec 2>&-; exec cat", 0.1), Quiet(b"x\n")) == b"x\n"
+
+
+def test_one_that_reads_nothing_but_writes_is_no_hang(scripted: Scripted) -> None:
+    busy = scripted("for n in 1 2 3 4 5 6 7; do echo busy; sleep 0.1; done; cat >/dev/null", 0.3)
+    assert symbolized(busy, Source(b"x" * 1_000_000)) == b"busy\n" * 7
 
 
 class Slow(Output):
