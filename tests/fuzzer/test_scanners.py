@@ -74,6 +74,14 @@ def test_a_line_goes_on_before_the_syslog_is_fetched() -> None:
     assert came == [b"==1==\nMS: 1\n", LOG, b"after\n"]
 
 
+@pytest.mark.parametrize("newline", [b"", b"\n"])
+def test_syslog_stands_behind_a_long_ms_line_however_it_comes(newline: bytes) -> None:
+    line = b"MS: " + b"x" * 70_000
+    pieces = [b"==12==\n", line[:65_000], line[65_000:69_000], line[69_000:] + newline, b"y\n" if newline else b""]
+    said = whole([PidScanner(Syslog())], [piece for piece in pieces if piece])
+    assert said == b"==12==\n" + line + newline + b"LOG 12\n" + (b"y\n" if newline else b"")
+
+
 def test_a_syslog_that_fails_is_one_line() -> None:
     def syslog(_: int) -> bytes:
         raise CommandError("no\nlog", hint="none")
