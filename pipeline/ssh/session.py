@@ -77,6 +77,8 @@ class Session:
         """Ask for what the session is to be ("exec", "subsystem"), and wait until the server agrees."""
         self._channel.event.clear()
         self._channel.event_ready = False
+        if self._channel.closed:
+            raise self.broken("the connection is closed")
         self._send_request(kind, argument, answered=True)
         if not self._channel.event.wait(deadline.remaining):  # paramiko's own way waits for ever
             raise self.late(deadline)

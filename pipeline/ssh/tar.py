@@ -17,7 +17,9 @@ from pipeline.ssh.sources import Source
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 1 << 16
 _LONGEST_NAME = 1 << 14
+_LONGEST_RECORD = 1 << 20
 _END = bytes(_BLOCK)
+_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
@@ -92,19 +94,18 @@ class Reader:
     def next(self) -> Member | None:
         """The next entry, and None at the end of the archive."""
         self.content(lambda _: None)
-        long_name: bytes | None = None
+        names: dict[bytes, bytes] = {}
         while True:
             header = self._exactly(_BLOCK)
             if header == _END:
                 return None
             member = _parsed(header)
             self._left, self._padding = member.size, -member.size % _BLOCK
-            if member.type == tarfile.GNUTYPE_LONGNAME:
-                long_name = self._name()
-            elif member.type == tarfile.GNUTYPE_LONGLINK:
-                self._name()
-            else:
-                return self._member(member, long_name)
+            if member.type not in _NAMES:
+                return self._member(member, names.get(tarfile.GNUTYPE_LONGNAME))
+            if member.type in names:  # it could go on like that for ever
+                raise TransferRefused("the guest sends a name for a name", hint=_HINT)
+            names[member.type] = self._name()
 
     def _member(self, member: tarfile.TarInfo, long_name: bytes | None) -> Member:
         name = encoded(member.name) if long_name is None else long_name
@@ -119,6 +120,14 @@ class Reader:
         name = bytearray()
         self.content(name.extend)
         return bytes(name).partition(b"\0")[0]
+
+    def rest(self) -> None:
+        """Read what follows the end of the archive, with which the last record is filled up."""
+        most = _LONGEST_RECORD
+        while most > 0 and (data := self._read()):
+            most -= len(data)
+        if most <= 0:
+            raise TransferRefused("the guest's files do not end where they end", hint=_HINT)
 
     def content(self, write: Callable[[bytes], object]) -> None:
         """Pass on the content of the entry."""

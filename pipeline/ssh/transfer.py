@@ -100,9 +100,9 @@ class Transfer:
         command.stdout()
         command.start()
         with command.ending():
-            yield from _unpacked(tar.Reader(partial(self._read, command)), landing, batch)
-            while self._read(command):  # the last record is filled up
-                pass
+            reader = tar.Reader(partial(self._read, command))
+            yield from _unpacked(reader, landing, batch)
+            reader.rest()
         command.wait(self._limits.stall)
 
     def _read(self, command: Command) -> bytes:
@@ -184,7 +184,7 @@ def _unpacked(reader: tar.Reader, landing: Landing, batch: "list[_Match]") -> It
         if member.directory:
             landing.directory(name)
         elif name[-1:] == (LEFT_OUT,):
-            continue
+            reader.content(lambda data: landing.count(len(data)))
         elif member.file:
             with landing.file(name) as incoming:
                 reader.content(incoming.write)
