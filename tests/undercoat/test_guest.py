@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline.settings import Store
 from pipeline.undercoat import guest
 from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
 from tests.conftest import Outcome, Workspace, qemus_of
+from tests.fakes import sshd
 
 
 @pytest.fixture
@@ -92,6 +94,89 @@ def test_a_second_guest_finds_the_images_prepared(caller: Workspace) -> None:
         assert ": made " not in outcome.text
         handle = outcome.stdout.decode().strip()
         assert caller.run("undercoat", "stop_instance", "-handle", handle).status == 0
+
+
+def images(workspace: Workspace) -> dict[str, str]:
+    (store,) = temporary(workspace).glob("undercoat-store-*")
+    kept = [path for name in ("keys", "images") for path in (store / name).rglob("*") if path.is_file()]
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in kept if path.suffix not in (".json", ".lock")}
+
+
+def test_l6_what_is_prepared_stays_as_it_is(caller: Workspace) -> None:
+    with started(caller):
+        before = images(caller)
+    assert sorted(before) == ["extended-fvm.blk", "ssh-fuchsia.zbi", "sshid", "sshid.pub"]
+    with started(caller):
+        assert images(caller) == before
+
+
+def test_l7_a_lost_key_makes_a_new_pair_and_a_new_zbi(caller: Workspace) -> None:
+    with started(caller):
+        before = images(caller)
+    (key,) = temporary(caller).glob("undercoat-store-*/keys/sshid")
+    key.unlink()
+    with started(caller):
+        after = images(caller)
+    assert {name for name in before if before[name] != after[name]} == {"sshid", "sshid.pub", "ssh-fuchsia.zbi"}
+
+
+def test_i1_a_handle_is_the_same_until_the_guest_is_stopped(caller: Workspace) -> None:
+    with started(caller) as path:
+        whole = path.read_bytes()
+        assert call(caller, "get_logs", path).status == 0
+        assert path.read_bytes() == whole
+        assert call(caller, "stop_instance", path).status == 0
+        gone = call(caller, "get_logs", path)
+        assert (gone.status, b"Bad handle: " in gone.stdout) == (1, True)
+
+
+def test_i3_a_guest_that_runs_is_not_started_again(caller: Workspace) -> None:
+    with started(caller) as path:
+        name = Path(HandleFile(path).read().launcher.directory).name
+        caller.environment["TOPCOAT_ROOT"] = str(Path(HandleFile(path).read().launcher.directory).parents[1])
+        process = process_of(path)
+        assert caller.luigi("BootInstance", "--name", name).status == 0, "what is there is what is wanted"
+        assert process.alive
+
+
+@pytest.fixture
+def server(caller: Workspace) -> Iterator[sshd.Server]:
+    """Where the guest's SSH server seems to be; ready means SSH."""
+    caller.configure("[boot]\ntimeout = 6\n[qemu]\naccel = tcg\n[tools]\nproof = off\nzbi = build\nfvm = build\n")
+    store = temporary(caller) / f"undercoat-store-{os.getuid()}"
+    store.mkdir(mode=0o700)
+    assert caller.luigi("SSHKeyPair", TOPCOAT_ROOT=str(store)).status == 0
+    with sshd.running((store / "keys/sshid.pub").read_text().strip()) as running:
+        caller.environment["FAKE_QEMU_PORT"] = str(running.port)
+        yield running
+
+
+def test_i6_a_guest_that_refuses_at_first_is_waited_for(caller: Workspace, server: sshd.Server) -> None:
+    server.refusals = 4
+    with started(caller) as path:
+        assert process_of(path).alive
+        assert server.accepted > 4
+
+
+@pytest.mark.parametrize("fault", ["close", "no exec"])
+def test_i7_a_guest_that_cannot_be_entered_is_no_guest(
+    caller: Workspace, server: sshd.Server, fault: sshd.Fault
+) -> None:
+    server.fault = fault
+    outcome = caller.run("undercoat", "start_instance")
+    assert outcome.status == 1
+    assert outcome.stdout.startswith(b"Error executing command: undercoat-")
+    assert qemus_of(caller.directory) == []
+    assert list(temporary(caller).glob("undercoat-store-*/instances/*")) == []
+
+
+def test_i5_a_guest_that_dies_after_its_marker_is_told(caller: Workspace, server: sshd.Server) -> None:
+    server.fault = "close"
+    caller.environment["FAKE_QEMU"] = "marker-die"
+    outcome = caller.run("undercoat", "start_instance")
+    assert outcome.status == 1
+    assert b"Error executing command: " in outcome.stdout
+    assert qemus_of(caller.directory) == []
 
 
 @pytest.mark.parametrize("part", ["refuse", "die", "silent"])
