@@ -200,6 +200,9 @@ class Session:
             "stdout": (channel.recv_ready, channel.recv),
             "stderr": (channel.recv_stderr_ready, channel.recv_stderr),
         }[stream]
+        if self.buffered > channel.in_window_size:
+            self.close()
+            raise self.broken("the guest's SSH server sends more than it was allowed to")
         with self._locks[stream]:
             try:
                 data = receive(CHUNK) if ready() else b""

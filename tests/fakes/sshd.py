@@ -18,7 +18,17 @@ from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 from paramiko.sftp import SFTP_OK
 
 Fault = Literal[
-    "none", "no banner", "refuse key", "no exec", "close", "other answer", "other boot", "gone", "silent", "no status"
+    "none",
+    "no banner",
+    "refuse key",
+    "no exec",
+    "close",
+    "other answer",
+    "other boot",
+    "gone",
+    "silent",
+    "no status",
+    "no window",
 ]
 
 
@@ -45,6 +55,8 @@ class Server:
     """All that it was told to run."""
     sftp: type[paramiko.SFTPServerInterface] = paramiko.SFTPServerInterface
     """What serves files; set by `running`."""
+    opened: list[IO[bytes]] = field(default_factory=list)
+    """The files that SFTP clients have opened: a broken session leaves them open."""
     accepted: int = 0
     """So many connections have come."""
     over: threading.Event = field(default_factory=threading.Event)
@@ -98,8 +110,9 @@ class _Session(paramiko.ServerInterface):
 class Files(paramiko.SFTPServerInterface):
     """The files of a directory."""
 
-    def __init__(self, server: paramiko.ServerInterface, root: Path) -> None:
-        super().__init__(server)
+    def __init__(self, session: "_Session", root: Path) -> None:
+        super().__init__(session)
+        self.opened = session.server.opened
         self.root = root
 
     def real(self, path: str) -> Path:
@@ -136,6 +149,7 @@ class Files(paramiko.SFTPServerInterface):
             stream = self.real(path).open("wb" if writing else "rb")
         except OSError as error:
             return paramiko.SFTPServer.convert_errno(error.errno or 0)
+        self.opened.append(stream)
         handle = paramiko.SFTPHandle(flags)
         setattr(handle, "writefile" if writing else "readfile", stream)
         return handle
@@ -148,6 +162,8 @@ def attributes(path: Path, *, follow: bool = False) -> paramiko.SFTPAttributes:
 def _execute(channel: paramiko.Channel, command: bytes, server: Server) -> None:
     """Run the command in a real shell, all three streams passed on."""
     pipe = subprocess.PIPE
+    if server.fault == "no window":
+        channel.out_window_size = 1 << 40
     path = os.environ["PATH"] if server.programs is None else f"{server.programs}:{os.environ['PATH']}"
     with subprocess.Popen(
         ["sh", "-c", command],
@@ -233,3 +249,6 @@ def running(authorized: str, root: Path = Path("/")) -> Iterator[Server]:
             server.over.set()
             _close(listener)
             thread.join(5)
+            for stream in server.opened:
+                with suppress(OSError):  # what it still holds does not fit on a small disk
+                    stream.close()

@@ -278,3 +278,18 @@ def test_a_session_that_ends_before_it_begins_is_asked_for_again(
     monkeypatch.setattr(Session, "request", request)
     assert connector.command("echo", "x").output(5) == b"x\n"
     assert len(asked) == 3
+
+
+def test_a_server_that_does_not_mind_the_window_is_cut_off(server: sshd.Server, connector: Connector) -> None:
+    connector.command("true").run(5)
+    server.fault = "no window"
+    command = connector.command("yes")
+    stdout = command.stdout()
+    command.start()
+    limit = time.monotonic() + 5
+    while command.session.buffered < 3 << 20:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    with pytest.raises(CommandError, match="sends more than it was allowed to"):
+        stdout.read1(100)
+    command.kill()
