@@ -188,8 +188,10 @@ class Guest:
         self.connector = FakeConnector(FAKES / "fuzzer", FAKE_STYLE=style)
         self.install((FAKES / "fuzzer").read_text())
 
-    def install(self, script: str) -> None:
-        """Make this the fuzzer."""
+    def install(self, script: str, *, as_it_is: bool = False) -> None:
+        """Make this the fuzzer. In the linux style its stdout goes to stderr, where libFuzzer speaks."""
+        if self.style == "linux" and not as_it_is:
+            script = script.replace("#!/bin/sh\n", "#!/bin/sh\nexec >&2\n", 1)
         program = self.directory / "pkg" / "bar"
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(script)

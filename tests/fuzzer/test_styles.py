@@ -148,7 +148,7 @@ def test_a_command_of_linux_quotes_for_the_shell(connector: FakeConnector) -> No
 def test_linux_really_runs_where_tmp_is(linux: Guest) -> None:
     said_to_nobody = "echo what the target itself prints"
     told = 'pwd -P; echo $ASAN_OPTIONS $TMPDIR; for word; do echo "[$word]"; done'
-    linux.install(f"#!/bin/sh\n{said_to_nobody}\nexec >&2; {told}; echo x >tmp/new")
+    linux.install(f"#!/bin/sh\n{said_to_nobody}\nexec >&2; {told}; echo x >tmp/new", as_it_is=True)
     linux.fuzzer.prepare(linux.connector)
     _, said = linux.run("-dict=pkg/it's", "data/*", "two words")
     assert said.split("\n")[:6] == [
