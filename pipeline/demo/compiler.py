@@ -165,7 +165,15 @@ def _make_symbolizer(directory: Path, work: Path, timeout: float) -> None:
     versions.write_text(_NO_CURL)
     library = directory / "libcurl.so.4"
     clang = Compiler(directory).program("clang")
-    options = ("-shared", "-nostdlib", f"-Wl,--version-script={versions}", f"-Wl,-soname={library.name}")
+    # Not by -Wl, which takes a comma in a path for its own
+    options = (
+        "-shared",
+        "-nostdlib",
+        "-Xlinker",
+        f"--version-script={versions}",
+        "-Xlinker",
+        f"-soname={library.name}",
+    )
     run(clang, *_linking(directory), *options, "-x", "c", "/dev/null", "-o", library, timeout=timeout)
     require_output(clang, library)
     wrapper = directory / "llvm-symbolizer"

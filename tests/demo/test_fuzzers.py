@@ -104,7 +104,7 @@ def copied(directory: Path, *names: str) -> Path:
 
 def test_the_same_sources_give_the_same_bytes_wherever_they_are(demo_parts: Path, tmp_path: Path) -> None:
     made = []
-    for place in ("here", "there/and/deeper"):
+    for place in ("here", "there/and deeper, with blanks"):
         at, sources = tmp_path / place, copied(tmp_path / place / "sources", "noop_fuzzer.c")
         compiler, sysroot = Compiler(demo_parts / "demo/llvm"), demo_parts / "demo/sysroot.tar"
         making.make(sources, compiler, sysroot, at / "image", at / "made", timeout=LONG)

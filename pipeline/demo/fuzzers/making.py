@@ -7,9 +7,9 @@ of a Fuchsia build, and below `.build-id` the same programs with debug informati
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from pipeline.demo.compiler import RUNTIME, SANITIZER, TARGET, Compiler, unpack
+from pipeline.demo.compiler import RUNTIME, SANITIZER, SOURCES_SHOWN, TARGET, Compiler, unpack
 from pipeline.demo.fuzzers import OPTIONS, PACKAGE, Fuzzer, all_in
 from pipeline.errors import ToolLied, host_faults
 from pipeline.images import cpio
@@ -87,7 +87,7 @@ def _name_space(fuzzer: Fuzzer, program: bytes) -> Iterable[cpio.Entry]:
 
 
 def _label(fuzzer: Fuzzer) -> str:
-    return f"//{PurePosixPath('pipeline/demo/fuzzers')}:{fuzzer.name}"
+    return f"//{SOURCES_SHOWN}:{fuzzer.name}"
 
 
 def _labels(fuzzers: Iterable[Fuzzer]) -> Iterator[dict[str, str]]:
