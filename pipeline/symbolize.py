@@ -32,7 +32,6 @@ JOIN_LIMIT = 10.0
 """Seconds that a closed stream has to let go of who reads it."""
 
 _STDERR_KEPT = 65536
-_PASS_ON = ("cat",)
 
 
 class Reader(Protocol):
@@ -64,12 +63,7 @@ class Symbolizer:
 
     @classmethod
     def of(cls, build: Build) -> "Symbolizer":
-        """The build's. The demo guest has none, unless [build] names one: there the stream passes as it is.
-
-        Raises MissingResource for a build that does not know where its symbolizer is.
-        """
-        if build.kind == "demo" and "symbolizer" not in build.resources:
-            return cls(_PASS_ON)
+        """The build's. Raises MissingResource for a build that does not know where its symbolizer is."""
         program, llvm = build.paths("symbolizer", "llvm-symbolizer")
         ids = [word for path in build.build_ids for word in ("-build-id-dir", str(path))]
         return cls((str(program), "-llvm-symbolizer", str(llvm), *ids))

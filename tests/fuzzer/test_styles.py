@@ -2,11 +2,12 @@
 
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.build import Build
+from pipeline.build import Resource
 from pipeline.errors import CommandExited, NotSupported, SettingsError
 from pipeline.fuzz_targets import FuzzTarget
 from pipeline.fuzzer import Fuzzer
@@ -197,7 +198,9 @@ def test_paths_of_files_are_translated(guest: Guest) -> None:
 
 
 def test_a_fuzzer_of_a_build(tmp_path: Path) -> None:
-    made = build(tmp_path, [label("//a", package="p", fuzzer="f")], [v2("q", "g")], kind="demo")
+    listed = build(tmp_path, [label("//a", package="p", fuzzer="f")], [v2("q", "g")], kind="demo")
+    tools = {key: Resource(key, Path(f"/bin/{key}"), "") for key in ("symbolizer", "llvm-symbolizer")}
+    made = replace(listed, resources={**listed.resources, **tools})
     fuzzer = Fuzzer.of(made, "p/f", {})
     assert fuzzer.target == FuzzTarget("p", "f", "v1")
-    assert (fuzzer.style.name, fuzzer.symbolizer) == ("linux", Symbolizer.of(Build("demo", "x64", "demo", "", {})))
+    assert (fuzzer.style.name, fuzzer.symbolizer) == ("linux", Symbolizer.of(made))

@@ -97,11 +97,6 @@ def test_a_build_that_knows_no_symbolizer(paths: dict[str, str]) -> None:
         Symbolizer.of(build("local", **paths))
 
 
-def test_the_demo_may_have_none() -> None:
-    text = b"{{{0x41}}}\n\xff"
-    assert symbolized(Symbolizer.of(build("demo")), Source(text)) == text + b"\n"
-
-
 def test_the_arguments_arrive(scripted: Scripted) -> None:
     assert symbolized(scripted('echo "$@"; cat'), Source(b"x\n")) == b"word\nx\n"
 
