@@ -107,7 +107,7 @@ def test_bundle_of_a_relative_name_starts_here(tmp_path: Path, monkeypatch: pyte
     ids=["x64 target", "arm64 target"],
 )
 @pytest.mark.parametrize(("machine", "cpu"), [("x86_64", "x64"), ("aarch64", "arm64")], ids=["x64 host", "arm64 host"])
-def test_checkout_has_every_path_of_undercoat(
+def test_b5_checkout_has_every_path_of_undercoat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, kernel: str, qemu: str, machine: str, cpu: str
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
@@ -306,7 +306,7 @@ def test_require_says_that_a_path_cannot_be_looked_at(tmp_path: Path) -> None:
         Resource("zbi", tmp_path / ("x" * 300), "do this").require()
 
 
-def test_unknown_keys_fail_all_that_were_asked_for(tmp_path: Path) -> None:
+def test_b8_unknown_keys_fail_all_that_were_asked_for(tmp_path: Path) -> None:
     build = load(settings(tmp_path), {"FUCHSIA_RESOURCES_DIR": "/bundle"})
     with pytest.raises(MissingResource, match='no path for "sbi" in the clusterfuzz build') as caught:
         build.paths("zbi", "sbi")

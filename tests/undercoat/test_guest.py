@@ -180,7 +180,7 @@ def test_i5_a_guest_that_dies_after_its_marker_is_told(caller: Workspace, server
 
 
 @pytest.mark.parametrize("part", ["refuse", "die", "silent"])
-def test_l4_l5_a_guest_that_does_not_come_up(caller: Workspace, part: str) -> None:
+def test_i4_l4_l5_a_guest_that_does_not_come_up(caller: Workspace, part: str) -> None:
     caller.environment["FAKE_QEMU"] = part
     outcome = caller.run("undercoat", "start_instance")
     assert outcome.status == 1

@@ -33,7 +33,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HandleFile:
     return HandleFile.create(HANDLE)
 
 
-def test_the_frozen_sample(file: HandleFile) -> None:
+def test_l1_c1_the_frozen_sample(file: HandleFile) -> None:
     assert json.loads(file.path.read_text()) == SAMPLE
     assert file.read() == HANDLE
     assert file.path.name.startswith("undercoat_")
