@@ -311,6 +311,7 @@ def test_b8_unknown_keys_fail_all_that_were_asked_for(tmp_path: Path) -> None:
     with pytest.raises(MissingResource, match='no path for "sbi" in the clusterfuzz build') as caught:
         build.paths("zbi", "sbi")
     assert caught.value.hint == "correct the key"
+    assert build.paths("kernel", "zbi") == (build.path("kernel"), build.path("zbi"))
     for ask in (build.require, build.tool, build.path):
         with pytest.raises(MissingResource, match='no path for "sbi"'):
             ask("sbi")
