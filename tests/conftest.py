@@ -132,6 +132,19 @@ def no_qemu_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iter
     assert not left, f"QEMUs of the tests still ran at their end: {left}"
 
 
+@pytest.fixture(autouse=True)
+def signals_stay_as_they_are() -> Iterator[None]:
+    """A handler or a mask that a test leaves behind would be inherited by all that later tests start."""
+    before = _signals()
+    yield
+    assert _signals() == before
+
+
+def _signals() -> dict[str, object]:
+    handlers = {number.name: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    return {**handlers, "blocked": signal.pthread_sigmask(signal.SIG_BLOCK, [])}
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Iterator[Workspace]:
     """An empty workspace. Whatever runs in it at the end is stopped."""

@@ -197,7 +197,7 @@ class TestInTheGuest:
         with paramiko.Transport((handle.ssh.host, handle.ssh.port)) as transport:
             transport.connect(username=handle.ssh.user, pkey=paramiko.PKey.from_path(handle.ssh.key))
             with paramiko.SFTPClient.from_transport(transport) as sftp:  # type: ignore[union-attr]
-                assert set(sftp.listdir("/data")) == {".ssh", "ssh"}
+                assert set(sftp.listdir("/data")) == {".ssh", "ssh", "fuzz"}
 
     def test_a_login_becomes_openssh(self, demo: Workspace) -> None:
         """With a scripted ssh in PATH that shows what it was given."""

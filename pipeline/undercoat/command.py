@@ -4,7 +4,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,9 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _BAD_GLOBAL
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("topcoat").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, _terminated)  # so that what runs in the guest is ended too
     try:
-        return _run(words)
+        with _orderly_end():
+            return _run(words)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has gone
@@ -146,8 +147,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _terminated(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Have SIGTERM end the body as an exception does, so that what runs in the guest is ended too."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    handler = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _run(words: Sequence[str]) -> int:

@@ -6,16 +6,19 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from pipeline.undercoat.handle import HandleFile
 from tests.conftest import BIN, Outcome, Workspace, qemus_of
 from tests.undercoat.test_guest import process_of
 
 CRASH = "example-fuzzers/crash_fuzzer"
 OVERFLOW = "example-fuzzers/overflow_fuzzer"
 PARSER = "example-fuzzers/parser_fuzzer"
+NOOP = "example-fuzzers/noop_fuzzer"
 NOISY = "example-fuzzers/noisy_fuzzer"
 
 
@@ -199,6 +202,37 @@ def test_e9_e10_thousands_of_files_arrive_and_come_back(client: Client, tmp_path
     assert {path.name: path.read_bytes() for path in (target / "many").iterdir()} == files
 
 
+def test_a_run_that_is_given_up_is_ended_in_the_guest(client: Client) -> None:
+    """ClusterFuzz ends a run that takes too long by a signal."""
+    client.prepare(NOOP)
+    with running(client, NOOP, "-max_total_time=100") as run:
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 128 + signal.SIGTERM
+    name = Path(HandleFile(Path(client.handle)).read().launcher.directory).name
+    left = client.workspace.topcoat("ssh", name, "--", "ps | grep -c '[n]oop_fuzzer'; true")
+    assert left.stdout == b"0\n"
+
+
+@contextmanager
+def running(client: Client, fuzzer: str, *words: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """A run that has begun to fuzz."""
+    command = client.workspace.command("undercoat", "run_fuzzer", "-handle", client.handle, "-fuzzer", fuzzer, "--")
+    with subprocess.Popen(
+        [*command, *words],
+        cwd=client.workspace.directory,
+        env=client.workspace.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as run:
+        assert run.stdout
+        try:
+            while b"INITED" not in run.stdout.readline():
+                assert run.poll() is None
+            yield run
+        finally:
+            run.kill()
+
+
 def test_e13_a_noisy_fuzzer_is_heard_on_stderr_only(client: Client) -> None:
     client.prepare(NOISY)
     said = client.run(NOISY, "-runs=50")
@@ -212,8 +246,12 @@ def test_e11_e12_a_guest_that_is_killed(tmp_path: Path, demo_parts: Path) -> Non
     assert started.status == 0, started.text
     client = Client(workspace, started.stdout.decode().strip())
     try:
-        client.prepare(CRASH)
-        process_of(Path(client.handle)).send(signal.SIGKILL)
+        client.prepare(NOOP)
+        with running(client, NOOP, "-max_total_time=100") as run:
+            process_of(Path(client.handle)).send(signal.SIGKILL)
+            said, _ = run.communicate(timeout=60)
+            assert run.returncode == 1
+            assert b"Error executing command: " in said
         failed = client.call("run_fuzzer", "-fuzzer", CRASH, "--", "-runs=10")
         assert failed.status == 1
         assert b"{{{reset}}}" in client.done("get_logs")
