@@ -158,7 +158,7 @@ class TestStop:
                 bundle.command("topcoat", "stop", "i0"), cwd=bundle.directory, env=bundle.environment
             )
             time.sleep(0.9)
-        assert stopping.wait(10) == 0
+        assert stopping.wait(60) == 0
         assert qemus_of(bundle.directory) == []
 
 
