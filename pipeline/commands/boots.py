@@ -33,9 +33,9 @@ def boot(chosen: Settings, options: argparse.Namespace) -> int:
         return _dry_run(chosen, options, words)
     if options.json:
         raise UsageError("a boot has no --json", hint="add --dry-run; after a boot, see topcoat instances --json")
-    from luigi.cmdline import luigi_run
+    from tasks.command import run
 
-    luigi_run(["--module", "tasks", *words])
+    run(words)
     return 0
 
 

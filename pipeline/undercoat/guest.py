@@ -88,13 +88,13 @@ def _handle(instance: Instance) -> Handle:
 
 def _boot(instance: Instance) -> None:
     """Run the task that boots. Its errors are logged; the last one is raised again, for those who only read stdout."""
-    from luigi.cmdline import luigi_run
-
     errors = _Errors()
     logging.getLogger("topcoat").addHandler(errors)
     status: object = 0
     try:
-        luigi_run(["--module", "tasks", "BootInstance", "--name", instance.name])
+        from tasks.command import run
+
+        run(["BootInstance", "--name", instance.name])
     except SystemExit as end:
         status = end.code
     finally:
