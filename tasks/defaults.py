@@ -109,7 +109,8 @@ class _ToStderr(logging.Handler):
     """To what sys.stderr is at the moment: while a live line is shown, that is what draws above it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        sys.stderr.write(self.format(record) + "\n")  # at once: two workers share the stream
+        sys.stderr.flush()
 
 
 class _Plain(logging.Formatter):

@@ -1,5 +1,6 @@
 """Preparing images: what is made, when it is made again, and by how many."""
 
+import socket
 import subprocess
 
 from pipeline.images import cpio
@@ -63,3 +64,16 @@ def test_workers_in_processes_of_their_own_do_the_same(bundle: Workspace) -> Non
     handle = bundle.instance().live_handle()
     assert handle, "QEMU outlives the worker that booted it"
     assert made(bundle, "BootInstance", "--workers", "2") == []
+
+
+def test_a_line_is_written_at_once_for_two_workers_share_the_stream(bundle: Workspace) -> None:
+    """A socket of packets keeps apart what is written apart."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        command = bundle.command("luigi", "--module", "tasks", "SSHKeyPair")
+        environment = {**bundle.environment, "PYTHONUNBUFFERED": "1"}
+        subprocess.run(command, cwd=bundle.directory, env=environment, stderr=theirs.fileno(), check=True, timeout=60)
+        theirs.close()
+        written = [packet.decode() for packet in iter(lambda: ours.recv(1 << 16), b"")]
+    assert any("SSHKeyPair: made" in text for text in written)
+    assert [text for text in written if not text.endswith("\n")] == []
