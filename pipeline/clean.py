@@ -9,7 +9,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.errors import InstanceBusy, host_faults
+from pipeline.errors import InstanceBusy
+from pipeline.faults import host_faults
 from pipeline.instance import Instance
 from pipeline.process import locked_by_someone
 from pipeline.publish import locked, remove

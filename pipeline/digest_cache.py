@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.digests import digest
-from pipeline.errors import InstanceBusy, StoreError, host_faults
+from pipeline.errors import InstanceBusy, StoreError
+from pipeline.faults import host_faults
 from pipeline.publish import locked, publish_bytes
 
 log = logging.getLogger("topcoat")

@@ -12,7 +12,8 @@ from pipeline import build as builds
 from pipeline import gc, vitals
 from pipeline.build import Build
 from pipeline.digest_cache import DigestCache
-from pipeline.errors import MissingResource, StoreError, ToolTimeout, TopcoatError, host_faults
+from pipeline.errors import MissingResource, StoreError, ToolTimeout, TopcoatError
+from pipeline.faults import host_faults
 from pipeline.host import free_bytes
 from pipeline.image_tools import settle
 from pipeline.instance import Instance

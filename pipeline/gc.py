@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.errors import TopcoatError, host_faults
+from pipeline.errors import TopcoatError
+from pipeline.faults import host_faults
 from pipeline.garbage import directories, processes, remains, run_locks, sockets
 from pipeline.garbage.item import Item, Kind, Spared
 from pipeline.instance import Instance

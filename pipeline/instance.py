@@ -19,8 +19,8 @@ from pipeline.errors import (
     StoreError,
     UnknownInstance,
     UsageError,
-    host_faults,
 )
+from pipeline.faults import host_faults
 from pipeline.freshness import Key
 from pipeline.process import Process, owner_of_pidfile
 from pipeline.publish import is_locked, locked, publish_json, remove

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.deadline import Deadline
-from pipeline.errors import InstanceBusy, host_faults
+from pipeline.errors import InstanceBusy
+from pipeline.faults import host_faults
 from pipeline.publish import has_flock
 
 SCHEMA = 1

@@ -4,7 +4,8 @@ import fcntl
 from pathlib import Path
 
 from pipeline.build import Build
-from pipeline.errors import StoreError, image_faults
+from pipeline.errors import StoreError
+from pipeline.faults import image_faults
 from pipeline.freshness import Proof
 from pipeline.host import free_bytes
 from pipeline.publish import publish

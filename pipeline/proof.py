@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ImageDamaged, ImageError, ToolLied, image_faults
+from pipeline.errors import ImageDamaged, ImageError, ToolLied
+from pipeline.faults import image_faults
 from pipeline.freshness import Proof
 from pipeline.images.part import Part
 from pipeline.text import printable

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.deadline import Deadline
-from pipeline.errors import InstanceBusy, host_faults
+from pipeline.errors import InstanceBusy
+from pipeline.faults import host_faults
 
 log = logging.getLogger("topcoat")
 

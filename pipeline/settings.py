@@ -16,7 +16,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from pipeline.errors import SettingsError, UsageError, host_faults
+from pipeline.errors import SettingsError, UsageError
+from pipeline.faults import host_faults
 from pipeline.size import parse_size
 
 BuildKind = Literal["auto", "local", "clusterfuzz", "demo"]

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ToolFailed, ToolLied, ToolMissing, ToolTimeout, hint_for
+from pipeline.errors import ToolFailed, ToolLied, ToolMissing, ToolTimeout
+from pipeline.faults import hint_for
 from pipeline.process import Process
 from pipeline.text import tail
 

@@ -13,7 +13,8 @@ from pipeline import freshness, settings
 from pipeline.deadline import utc_now
 from pipeline.digest_cache import DigestCache
 from pipeline.digests import combined
-from pipeline.errors import InputChanged, host_faults
+from pipeline.errors import InputChanged
+from pipeline.faults import host_faults
 from pipeline.freshness import Key, Proof, Reason
 from pipeline.publish import locked, remove
 from pipeline.targets import ArtifactTarget

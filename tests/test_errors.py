@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline import errors
-from pipeline.errors import BootError, StoreError, TopcoatError, host_faults
+from pipeline.errors import BootError, StoreError, TopcoatError
+from pipeline.faults import host_faults
 
 _LINE = re.compile(r"^(?P<indent>[ │├└─]*)(?P<name>[A-Z]\w+)(?: +(?P<fault>user|host|tool|guest|bug|-) +\S.*)?$")
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.demo.packages import Packages, gather, opened
-from pipeline.errors import PackageError, host_faults
+from pipeline.errors import PackageError
+from pipeline.faults import host_faults
 from pipeline.publish import publish
 from pipeline.tools import Tool, require_output, run
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import zstandard
 
 from pipeline.digests import digest
-from pipeline.errors import PackageError, ToolFailed, ToolMissing, host_faults
+from pipeline.errors import PackageError, ToolFailed, ToolMissing
+from pipeline.faults import host_faults
 from pipeline.publish import publish
 from pipeline.text import tail
 from pipeline.tools import Tool, run

@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import WrongFormat, image_faults
+from pipeline.errors import WrongFormat
+from pipeline.faults import image_faults
 from pipeline.images.part import Part
 from pipeline.images.source import opened
 from pipeline.text import printable

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import ImageDamaged, UsageError, host_faults
+from pipeline.errors import ImageDamaged, UsageError
+from pipeline.faults import host_faults
 from pipeline.text import printable
 
 _CHUNK = 1 << 20

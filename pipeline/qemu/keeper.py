@@ -140,7 +140,8 @@ def start(
     """
     import subprocess
 
-    from pipeline.errors import HostFault, host_faults
+    from pipeline.errors import HostFault
+    from pipeline.faults import host_faults
 
     numbers = (cap, qemu.pid, qemu.start_ticks, owner.pid, owner.start_ticks)
     words = (str(handle_file.absolute()), boot_id, *map(str, numbers), *(str(log.absolute()) for log in logs))

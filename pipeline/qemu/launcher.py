@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline import lease, progress
 from pipeline.build import Build
-from pipeline.errors import AlreadyRunning, MissingResource, StopError, StoreError, TopcoatError, host_faults
+from pipeline.errors import AlreadyRunning, MissingResource, StopError, StoreError, TopcoatError
+from pipeline.faults import host_faults
 from pipeline.freshness import Key
 from pipeline.host import free_bytes
 from pipeline.instance import Handle, Instance

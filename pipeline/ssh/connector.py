@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.deadline import Deadline
-from pipeline.errors import ConnectError, KeyRefused, WrongServer, host_faults
+from pipeline.errors import ConnectError, KeyRefused, WrongServer
+from pipeline.faults import host_faults
 from pipeline.instance import SSH
 from pipeline.launcher import Result
 from pipeline.settings import Timeouts

@@ -1,6 +1,5 @@
 """A directory on the host into which a guest's files go. Nothing that the guest says makes them land elsewhere."""
 
-import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -9,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from pipeline.errors import TransferRefused, UsageError, host_faults
+from pipeline.beneath import Beneath
+from pipeline.errors import TransferRefused, UsageError
+from pipeline.faults import host_faults
 from pipeline.text import one_line
 
 PathInside = tuple[bytes, ...]
@@ -18,7 +19,6 @@ PathInside = tuple[bytes, ...]
 LEFT_OUT = b".live_corpus"
 """Files of this name mark a corpus that is in use, and are not fetched."""
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LONGEST = 255
 _HINT = "the guest does not behave; do not trust what came from it"
@@ -46,7 +46,7 @@ class Landing:
 
     def __init__(self, directory: Path, limits: Limits) -> None:
         try:
-            self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._below = Beneath(directory)
         except OSError as error:
             raise UsageError(
                 f"there is no directory {one_line(str(directory))} to put files into: {error.strerror}",
@@ -54,19 +54,12 @@ class Landing:
             ) from error
         self._limits = limits
         self._bytes = self._entries = 0
-        self._last: tuple[PathInside, int] = ((), self._root)  # files come directory by directory
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._leave()
-        os.close(self._root)
-
-    def _leave(self) -> None:
-        if self._last[1] != self._root:
-            os.close(self._last[1])
-        self._last = ((), self._root)
+        self._below.close()
 
     def admit(self, path: PathInside) -> None:
         """Check and count a file or directory of which the guest has told. Raises TransferRefused."""
@@ -91,8 +84,8 @@ class Landing:
     def directory(self, path: PathInside) -> None:
         """Make the directory, unless it is there. Raises UsageError if something else is, and StoreError."""
         self._check(path)
-        with _host_faults(path):
-            self._enter(path)
+        with _host_faults(path), self._below.entered(path):
+            pass
 
     @contextmanager
     def file(self, path: PathInside) -> Iterator["Incoming"]:
@@ -101,12 +94,8 @@ class Landing:
         Raises TransferRefused, UsageError if a directory is in the way, and StoreError.
         """
         self._check(path)
-        with _host_faults(path):
-            parent = os.dup(self._enter(path[:-1]))
-            try:
-                yield from self._replaced(parent, path)
-            finally:
-                os.close(parent)
+        with _host_faults(path), self._below.entered(path[:-1]) as parent:
+            yield from self._replaced(parent, path)
 
     def _replaced(self, parent: int, path: PathInside) -> Iterator["Incoming"]:
         temporary = f".topcoat-{secrets.token_hex(8)}.part"
@@ -121,29 +110,6 @@ class Landing:
             if isinstance(error, IsADirectoryError):
                 raise _in_the_way(path, "a directory is there") from error
             raise
-
-    def _enter(self, path: PathInside) -> int:
-        """A descriptor of the directory, which is made if needed. Links on the way are not followed."""
-        if self._last[0] != path:
-            self._leave()
-            descriptor = self._root
-            for name in path:
-                descriptor = self._step(descriptor, name, path)
-            self._last = (path, descriptor)
-        return self._last[1]
-
-    def _step(self, directory: int, name: bytes, path: PathInside) -> int:
-        try:
-            with suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=directory)
-            return os.open(name, _DIRECTORY, dir_fd=directory)
-        except OSError as error:
-            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                raise
-            raise _in_the_way(path, f"{one_line(name)!r} is there and is no directory") from error
-        finally:
-            if directory != self._root:
-                os.close(directory)
 
 
 class Incoming:
@@ -167,7 +133,10 @@ _TOO_MUCH = "is that what you want? then raise the limit; if not, the guest does
 @contextmanager
 def _host_faults(path: PathInside) -> Iterator[None]:
     with host_faults(f"storing {one_line(b'/'.join(path))!r} from the guest"):
-        yield
+        try:
+            yield
+        except NotADirectoryError as error:
+            raise _in_the_way(path, f"{one_line(error.filename)!r} is there and is no directory") from error
 
 
 def _in_the_way(path: PathInside, what: str) -> UsageError:

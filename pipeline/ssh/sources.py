@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline import goglob
-from pipeline.errors import NoMatch, host_faults
+from pipeline.errors import NoMatch
+from pipeline.faults import host_faults
 from pipeline.text import one_line
 
 log = logging.getLogger("topcoat")

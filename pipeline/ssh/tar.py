@@ -10,7 +10,8 @@ import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pipeline.errors import TransferRefused, host_faults
+from pipeline.errors import TransferRefused
+from pipeline.faults import host_faults
 from pipeline.goglob import decoded, encoded
 from pipeline.ssh.sources import Source
 

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from pipeline import goglob
 from pipeline.deadline import Deadline
-from pipeline.errors import CommandError, NoMatch, TransferRefused, UsageError, host_faults
+from pipeline.errors import CommandError, NoMatch, TransferRefused, UsageError
+from pipeline.faults import host_faults
 from pipeline.goglob import decoded, encoded
 from pipeline.ssh import jobs, sources, tar
 from pipeline.ssh.command import Command

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline import settings
-from pipeline.errors import StartFailed, StoreError, UnknownInstance, UsageError, host_faults
+from pipeline.errors import StartFailed, StoreError, UnknownInstance, UsageError
+from pipeline.faults import host_faults
 from pipeline.instance import Instance
 from pipeline.launcher import KILL_LIMIT
 from pipeline.process import Process

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BadHandle, host_faults
+from pipeline.errors import BadHandle
+from pipeline.faults import host_faults
 from pipeline.process import Process
 from pipeline.publish import lock_of, locked, publish_json, remove
 

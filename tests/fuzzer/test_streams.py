@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CommandError, FuzzerError
-from pipeline.fuzzer.streams import FuzzerOutput, Merged, Scanned
+from pipeline.fuzzer import streams
+from pipeline.fuzzer.streams import FuzzerOutput, Gathered, Merged, Scanned
 from pipeline.lines import LineEnds
+from pipeline.worker import Worker
 from tests.fuzzer.fakes import FakeCommand, FakeConnector, Guest, Output
 
 
@@ -46,6 +48,71 @@ def everything(merged: Merged) -> bytes:
         taken += data
     merged.close()
     return bytes(taken)
+
+
+class Simulated(threading.Event):
+    """A stream, a clock and an event in a time of their own; a piece of 100 bytes arrives at each of these seconds."""
+
+    def __init__(self, *arrivals: float, size: int = 100) -> None:
+        super().__init__()
+        self.now = 0.0
+        self._arrivals = list(arrivals)
+        self._size = size
+        self.given: list[tuple[float, int]] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.now += timeout
+        return False
+
+    def read1(self, size: int, /) -> bytes:
+        if not self._arrivals:
+            return b""
+        self.now = max(self.now, self._arrivals[0])
+        arrived = [at for at in self._arrivals if at <= self.now][: size // self._size]
+        del self._arrivals[: len(arrived)]
+        self.given.append((round(self.now, 3), len(arrived)))
+        return bytes(self._size * len(arrived))
+
+    def close(self) -> None:
+        self._arrivals.clear()
+
+
+def read_all(gathered: Gathered) -> int:
+    return sum(len(data) for data in iter(lambda: gathered.read1(65536), b""))
+
+
+def test_pieces_that_follow_each_other_closely_are_read_together() -> None:
+    stream = Simulated(*(number * 0.0015 for number in range(1, 28)))
+    assert read_all(Gathered(stream, stream, stream)) == 2700
+    assert [pieces for _, pieces in stream.given] == [1, 6, 7, 7, 6]
+    assert stream.given[-1][0] == pytest.approx(0.0415, abs=0.001)
+
+
+def test_a_piece_after_a_silence_does_not_wait() -> None:
+    stream = Simulated(1, 2, 3)
+    read_all(Gathered(stream, stream, stream))
+    assert stream.given == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_a_flood_is_not_slowed_down() -> None:
+    stream = Simulated(*[1.0] * 100, size=65536)
+    assert read_all(Gathered(stream, stream, stream)) == 100 * 65536
+    assert stream.given == [(1, 1)] * 100
+
+
+def test_closing_ends_the_wait_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_LULL", 60)
+    gathered = Gathered(Pieces(b"one", b"two"))
+    assert gathered.read1(100) == b"one"
+    read: list[bytes] = []
+    reader = Worker("reader", lambda: read.append(gathered.read1(100)))
+    gathered.close()
+    assert reader.join(10)
+    assert read == [b"two"]
 
 
 def test_u1_both_streams_come() -> None:

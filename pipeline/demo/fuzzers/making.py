@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pipeline.demo.compiler import RUNTIME, SANITIZER, SOURCES_SHOWN, TARGET, Compiler, unpack
 from pipeline.demo.fuzzers import OPTIONS, PACKAGE, Fuzzer, all_in
-from pipeline.errors import ToolLied, host_faults
+from pipeline.errors import ToolLied
+from pipeline.faults import host_faults
 from pipeline.images import cpio
 from pipeline.publish import publish, publish_json
 

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.errors import TopcoatError, UsageError, host_faults, image_faults
+from pipeline.errors import TopcoatError, UsageError
+from pipeline.faults import host_faults, image_faults
 from pipeline.images.fvm.creation import create
 from pipeline.images.fvm.extension import extend_file
 from pipeline.images.fvm.metadata import read

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from pipeline.errors import host_faults, image_faults
+from pipeline.faults import host_faults, image_faults
 from pipeline.images.fvm.header import ENTRY_SIZE
 from pipeline.images.fvm.metadata import Metadata, check_within, read
 from pipeline.images.fvm.slices import CHUNK, Extents, check_reaches, cut_off

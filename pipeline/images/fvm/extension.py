@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import ImageError, InstanceBusy, host_faults, image_faults
+from pipeline.errors import ImageError, InstanceBusy
+from pipeline.faults import host_faults, image_faults
 from pipeline.images.fvm import slices
 from pipeline.images.fvm.header import Header, smallest_disk
 from pipeline.images.fvm.metadata import Metadata, check_nothing_hidden, check_within, read, read_copies

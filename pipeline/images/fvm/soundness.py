@@ -7,7 +7,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import ImageError, host_faults, image_faults
+from pipeline.errors import ImageError
+from pipeline.faults import host_faults, image_faults
 from pipeline.images.fvm import slices
 from pipeline.images.fvm.metadata import Copies, Metadata, read_copies
 from pipeline.images.fvm.tables import Extent, Partition

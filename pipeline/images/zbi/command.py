@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from io import UnsupportedOperation
 from pathlib import Path
 
-from pipeline.errors import StoreError, TopcoatError, UsageError, hint_for
+from pipeline.errors import StoreError, TopcoatError, UsageError
+from pipeline.faults import hint_for
 from pipeline.images.source import opened
 from pipeline.images.zbi import container, extract, item_types, listing
 from pipeline.images.zbi.compression import NONE, ZSTD, Method

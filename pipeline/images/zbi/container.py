@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import ImageDamaged, ImageTooLarge, WrongFormat, image_faults
+from pipeline.errors import ImageDamaged, ImageTooLarge, WrongFormat
+from pipeline.faults import image_faults
 from pipeline.images import source
 from pipeline.images.zbi import item_types
 from pipeline.images.zbi.crc import combined

@@ -8,13 +8,13 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from pipeline.beneath import Beneath
 from pipeline.errors import StoreError, UsageError
 from pipeline.images.zbi import container, item_types
 from pipeline.images.zbi.bootfs import Census, File, Reader, encoded
 from pipeline.images.zbi.container import Item
 from pipeline.text import printable
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # ext4 takes 65,000 links of a file: the next ones go to a copy. FAT takes none at all
@@ -45,9 +45,9 @@ def extract(items: Sequence[Item], directory: Path, wanted: Callable[[str], bool
     try:
         directory.mkdir(parents=True, exist_ok=True)
         census = Census()
-        return sum(
-            _extract_item(Reader(item, census), directory, wanted) for item in items if item.type == item_types.BOOTFS
-        )
+        readers = (Reader(item, census) for item in items if item.type == item_types.BOOTFS)
+        with Beneath(directory) as below:
+            return sum(_extract_item(reader, below, wanted) for reader in readers)
     except OSError as error:
         raise StoreError(
             f"extracting into {printable(str(directory))}: {error.strerror}",
@@ -55,23 +55,23 @@ def extract(items: Sequence[Item], directory: Path, wanted: Callable[[str], bool
         ) from error
 
 
-def _extract_item(reader: Reader, directory: Path, wanted: Callable[[str], bool]) -> int:
+def _extract_item(reader: Reader, below: Beneath, wanted: Callable[[str], bool]) -> int:
     files = sorted((file for file in reader.files if wanted(file.name)), key=lambda file: (file.offset, file.size))
     before: File | None = None
     for file in files:
-        with _parent(directory, file.name) as parent:
+        with _parent(below, file.name) as parent:
             if before is None or not file.size or (file.offset, file.size) != (before.offset, before.size):
                 _create(parent, file.name, reader.content(file) if file.size else ())
             elif file.name != before.name:  # linked, so that 100,000 names of one gigabyte stay one here too
-                _link(directory, before.name, parent, file.name)
+                _link(below, before.name, parent, file.name)
         before = file
     reader.rest()
     return len(files)
 
 
-def _link(directory: Path, known: str, parent: int, name: str) -> None:
+def _link(below: Beneath, known: str, parent: int, name: str) -> None:
     _make_room(parent, name)
-    with _parent(directory, known) as known_parent:
+    with _parent(below, known) as known_parent:
         try:
             os.link(_last(known), _last(name), src_dir_fd=known_parent, dst_dir_fd=parent, follow_symlinks=False)
         except OSError as error:
@@ -110,28 +110,14 @@ def _last(name: str) -> bytes:
 
 
 @contextmanager
-def _parent(root: Path, name: str) -> Iterator[int]:
-    """A descriptor of the directory in which a file of this name belongs. Links on the way are not followed."""
-    opened = [os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+def _parent(below: Beneath, name: str) -> Iterator[int]:
+    """A descriptor of the directory in which a file of this name belongs."""
     try:
-        for component in name.split("/")[:-1]:
-            opened.append(_entered(opened[-1], component, name))
-            os.close(opened.pop(-2))
-        yield opened[-1]
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
-
-
-def _entered(directory: int, name: str, whole: str) -> int:
-    with suppress(FileExistsError):
-        os.mkdir(encoded(name), dir_fd=directory)
-    try:
-        return os.open(encoded(name), _DIRECTORY, dir_fd=directory)
-    except OSError as error:
-        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-            raise
-        raise _in_the_way(whole, f"{name!r} is there and is no directory") from error
+        with below.entered([encoded(component) for component in name.split("/")[:-1]]) as descriptor:
+            yield descriptor
+    except NotADirectoryError as error:
+        component = error.filename.decode(errors="surrogateescape")
+        raise _in_the_way(name, f"{component!r} is there and is no directory") from error
 
 
 def _in_the_way(name: str, what: str) -> UsageError:

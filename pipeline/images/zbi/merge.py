@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from pipeline.errors import ImageTooLarge, InputChanged, StoreError, UsageError, host_faults, image_faults
+from pipeline.errors import ImageTooLarge, InputChanged, StoreError, UsageError
+from pipeline.faults import host_faults, image_faults
 from pipeline.images.source import opened
 from pipeline.images.zbi import bootfs, compression, container, item_types, listing
 from pipeline.images.zbi.bootfs import Census, File, Reader
