@@ -35,10 +35,15 @@ class Command:
 
     def read(self, words: Sequence[str]) -> flags.Parsed:
         """Its flags. Raises UsageError, with the texts of the original."""
-        parsed = flags.parse(words, (*self.required, *self.optional))
-        if not all(parsed.values.get(name) for name in self.required):
+        try:
+            return self._checked(flags.parse(words, (*self.required, *self.optional)))
+        except UsageError:
             print(self.usage(), file=sys.stderr)
-            raise UsageError("not enough arguments", hint="each flag needs a value")
+            raise
+
+    def _checked(self, parsed: flags.Parsed) -> flags.Parsed:
+        if missing := [name for name in self.required if not parsed.values.get(name)]:
+            raise UsageError("not enough arguments", hint=f"give -{' and -'.join(missing)}, each with a value")
         if parsed.rest and not self.takes_words:
             raise UsageError("too many arguments", hint=f"leave out {printable(parsed.rest[0])}")
         return parsed
@@ -47,7 +52,7 @@ class Command:
         """Its flags, for people."""
         lines = [f"  -{name} string" for name in self.required]
         lines += [f"  -{name} string (may be left out)" for name in self.optional]
-        return "\n".join(["Usage:", *lines, *(["  -- WORD..."] if self.takes_words else [])])
+        return "\n".join(["Flags:", *lines, *(["  -- WORD... (libFuzzer's arguments)"] if self.takes_words else [])])
 
 
 def _file(values: Mapping[str, str]) -> HandleFile:
@@ -133,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         words = list(flags.parse(words, _GLOBAL, _SWITCHES).rest)
     except UsageError as error:
-        print(error.message, file=sys.stderr)
+        print(error.message, usage(), sep="\n", file=sys.stderr)
         return _BAD_GLOBAL
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("topcoat").setLevel(logging.INFO)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import UsageError
 
-_HINT = "undercoat without arguments lists its commands"
+_HINT = "these are all flags that it takes; what is for a fuzzer goes behind --"
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,8 @@ class HandleFile:
         except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise BadHandle(
-                f"Bad handle: {self.path}: {reason}", hint="is it the whole line that start_instance has printed?"
+                f"Bad handle: {self.path}: {reason}",
+                hint="is it the whole line that start_instance has printed, and has nobody stopped it yet?",
             ) from error
 
     def write(self, handle: Handle) -> None:

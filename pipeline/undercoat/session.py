@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal, cast
 
 from pipeline import build, settings
 from pipeline.build import Build
-from pipeline.errors import UnknownInstance, UsageError
+from pipeline.errors import TopcoatError, UnknownInstance, UsageError
 from pipeline.fuzz_targets import FuzzTargets
 from pipeline.fuzzer import Fuzzer
 from pipeline.instance import SSH
@@ -82,6 +82,10 @@ def _fuzzer(file: HandleFile, name: str) -> Iterator[tuple[Fuzzer, Connector]]:
     connector = _connector(handle)
     try:
         yield fuzzer, connector
+    except TopcoatError as error:
+        if instance := guest.instance_of(handle):
+            error.hint = error.hint.replace("NAME", instance.name)
+        raise
     finally:
         connector.close()
 

@@ -62,7 +62,24 @@ def test_global_flags_stand_before_the_command(words: list[str], capsys: pytest.
 
 def test_a_bad_global_flag_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-bad", "version"]) == 2
-    assert capsys.readouterr() == ("", "flag provided but not defined: -bad\n")
+    assert capsys.readouterr() == ("", f"flag provided but not defined: -bad\n{command.usage()}\n")
+
+
+def test_help_lists_the_commands_or_the_flags_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 2
+    assert "\n  put_data\n" in capsys.readouterr().err
+    assert main(["get_data", "-help"]) == 1
+    assert "\n  -src string\n" in capsys.readouterr().err
+
+
+def test_who_forgets_the_two_dashes_is_told_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run_fuzzer", "-handle", "h", "-fuzzer", "f", "-runs=1"]) == 1
+    assert capsys.readouterr().err.endswith("what is for a fuzzer goes behind --\n")
+
+
+def test_what_is_missing_has_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["put_data", "-handle", "h", "-fuzzer", "f"]) == 1
+    assert capsys.readouterr().err.endswith("hint: give -src and -dst, each with a value\n")
 
 
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.required])

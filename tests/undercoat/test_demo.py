@@ -112,6 +112,7 @@ def test_e3_a_second_preparation_deletes_what_was_put(client: Client, tmp_path: 
     client.prepare(OVERFLOW)
     gone = client.get(OVERFLOW, "data/unit", target)
     assert (gone.status, b"no files matching glob" in gone.stdout) == (1, True)
+    assert re.search(rb"hint: see what is there: topcoat ssh undercoat-\w+ -- ls", gone.stderr)
 
 
 def test_e4_a_crash_is_found_named_and_fetched(client: Client, tmp_path: Path) -> None:
