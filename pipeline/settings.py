@@ -1,29 +1,26 @@
 """What luigi.cfg and the environment say, as frozen values.
 
-The same files are read that luigi reads, in the same order, the last one wins: /etc/luigi/luigi.cfg, ./luigi.cfg, and
-the file named by LUIGI_CONFIG_PATH. A path in a file is relative to that file; `~` and `$NAME` are expanded. The
-luigi.cfg at the top of the project lists every setting with its default. Unknown names in our sections are errors:
-a typing mistake must not silently mean "default".
+The luigi.cfg at the top of the project lists every setting with its default; pipeline/configuration.py says which files
+are read, and how.
 """
 
-import configparser
 import errno
 import os
-import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from pipeline.errors import SettingsError, UsageError
+from pipeline.configuration import Configuration
 from pipeline.faults import host_faults
-from pipeline.size import parse_size
 
 BuildKind = Literal["auto", "local", "clusterfuzz", "demo"]
 Accel = Literal["auto", "kvm", "tcg"]
 Ready = Literal["ssh", "marker"]
 ToolChoice = Literal["auto", "build", "builtin"]
+Fresh = Literal["on_crash", "always", "never"]
+Allocation = Literal["gain", "even"]
+Canary = Literal["on", "warn", "off"]
 
 RESOURCE_KEYS = (
     "zbi",
@@ -41,8 +38,6 @@ RESOURCE_KEYS = (
 )
 """Every key under which a build may have a file; each can be overridden in `[build]`."""
 
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
-
 _KEYS: dict[str, tuple[str, ...]] = {
     "store": ("root",),
     "build": ("kind", *RESOURCE_KEYS),
@@ -50,6 +45,11 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "qemu": ("accel", "memory", "smp", "cpu", "restrict", "arguments"),
     "boot": ("ready", "timeout", "scale", "attempts", "log_size"),
     "demo": ("packages",),
+    "pool": ("size", "fresh"),
+    "campaign": (
+        *("budget", "slice", "allocation", "strikes", "harvest", "unit_size", "corpus_size", "corpus_units"),
+        *("tolerance", "output_size", "canary", "canary_crash", "canary_clean"),
+    ),
 }
 
 
@@ -208,6 +208,47 @@ class Boot:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """`[pool]`"""
+
+    size: int | None = None
+    """Guests that run at the same time, of all processes that use the store. None: one for each core."""
+    fresh: Fresh = "on_crash"
+    """When a lease boots: always; after one that went wrong; or only where no guest lives."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """`[campaign]`"""
+
+    budget: float = 600.0
+    """Seconds that each fuzzer runs in all."""
+    slice: float = 60.0
+    """Seconds of one slice."""
+    allocation: Allocation = "gain"
+    """Who gets the next slice: whoever gained most of late, with a floor for each; or all by turns."""
+    strikes: int = 3
+    """So many failures in a row, and a fuzzer is benched."""
+    harvest: float = 30.0
+    """Seconds between two times at which the corpus of a fuzzer that runs is fetched."""
+    unit_size: int = 1 << 20
+    """Bytes; what is larger is no unit."""
+    corpus_size: int = 1 << 30
+    """Bytes of all units of one fuzzer."""
+    corpus_units: int = 50_000
+    tolerance: float = 0.02
+    """The part of the features that a merged corpus may lack: some edges come and go."""
+    output_size: int = 16 << 20
+    """Bytes of one fuzzer run's output that are kept: half from its beginning, half from its end."""
+    canary: Canary = "on"
+    """on: a campaign whose canary is not found stops. warn: it goes on, unproven. off: there is no canary."""
+    canary_crash: str = "example-fuzzers/crash_fuzzer"
+    """The fuzzer that must be found to crash."""
+    canary_clean: str = "example-fuzzers/noop_fuzzer"
+    """The fuzzer that must be found not to."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings."""
 
@@ -218,127 +259,16 @@ class Settings:
     tools: Tools
     qemu: Qemu
     boot: Boot
+    pool: Pool
+    campaign: Campaign
     demo_packages: Path | None
     """A directory with the Debian packages of the demo guest, for machines without apt."""
-
-
-class _Reader:
-    """The merged files: text and origin of each value."""
-
-    def __init__(self, environ: Mapping[str, str], directory: Path) -> None:
-        self.environ = environ
-        self.values: dict[tuple[str, str], tuple[str, Path]] = {}
-        for path in self._files(directory):
-            self._read(path)
-
-    def _files(self, directory: Path) -> list[Path]:
-        usual = [Path("/etc/luigi/luigi.cfg"), directory / "luigi.cfg"]
-        found = [path for path in usual if path.is_file()]
-        if named := self.environ.get("LUIGI_CONFIG_PATH"):
-            path = directory / named
-            if not path.is_file():
-                raise SettingsError(f"LUIGI_CONFIG_PATH names {named}, which is no file", hint="correct it or unset it")
-            found.append(path)
-        return found
-
-    def _read(self, path: Path) -> None:
-        # [DEFAULT] is luigi's business
-        parser = configparser.ConfigParser(interpolation=None, default_section="")
-        try:
-            parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
-        except (configparser.Error, UnicodeDecodeError, OSError) as error:
-            raise SettingsError(f"{path} cannot be read: {error}", hint="correct that file") from error
-        for section in parser.sections():
-            if section in _KEYS:
-                for key, value in parser.items(section):
-                    self._check_key(path, section, key)
-                    self.values[section, key] = (value.strip(), path)
-
-    def _check_key(self, path: Path, section: str, key: str) -> None:
-        if key not in _KEYS[section]:
-            import difflib
-
-            near = difflib.get_close_matches(key, _KEYS[section], n=1)
-            known = ", ".join(_KEYS[section])
-            hint = f"did you mean {near[0]}?" if near else f"[{section}] knows: {known}"
-            raise SettingsError(f"{path}: [{section}] has no setting named {key}", hint=hint)
-
-    def text(self, section: str, key: str) -> str | None:
-        value = self.values.get((section, key))
-        return value[0] if value and value[0] else None
-
-    def choice(self, section: str, key: str, allowed: tuple[str, ...]) -> str:
-        """The value, or the first of `allowed` where there is none."""
-        value = self.text(section, key)
-        if value is None:
-            return allowed[0]
-        if value not in allowed:
-            self._refuse(section, key, f"use one of: {', '.join(allowed)}")
-        return value
-
-    def number(self, section: str, key: str, *, least: float = 0.0) -> float | None:
-        text = self.text(section, key)
-        if text is None:
-            return None
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not least < value < float("inf"):
-            self._refuse(section, key, f"give a number greater than {least:g}")
-        return value
-
-    def whole(self, section: str, key: str) -> int | None:
-        value = self.number(section, key)
-        if value is not None and value != int(value):
-            self._refuse(section, key, "give a whole number")
-        return None if value is None else int(value)
-
-    def size(self, section: str, key: str) -> int | None:
-        text = self.text(section, key)
-        try:
-            return parse_size(text) if text else None
-        except UsageError as error:
-            self._refuse(section, key, error.hint)
-            raise
-
-    def switch(self, section: str, key: str, default: str) -> bool:
-        words = {"on": True, "off": False, "true": True, "false": False, "yes": True, "no": False}
-        value = (self.text(section, key) or default).lower()
-        if value not in words:
-            self._refuse(section, key, "use on or off")
-        return words[value]
-
-    def words(self, section: str, key: str) -> tuple[str, ...]:
-        try:
-            return tuple(shlex.split(self.text(section, key) or ""))
-        except ValueError as error:
-            self._refuse(section, key, f"correct its quotes ({error})")
-            raise
-
-    def path(self, section: str, key: str) -> Path | None:
-        text = self.text(section, key)
-        return None if text is None else self.values[section, key][1].parent.absolute() / self._expand(section, key)
-
-    def _expand(self, section: str, key: str) -> str:
-        try:
-            return str(Path(_VARIABLE.sub(self._variable, self.values[section, key][0])).expanduser())
-        except (KeyError, RuntimeError) as error:
-            self._refuse(section, key, f"there is no such variable or user: {error}")
-            raise
-
-    def _variable(self, match: re.Match[str]) -> str:
-        return self.environ[match[1] or match[2]]
-
-    def _refuse(self, section: str, key: str, hint: str) -> None:
-        value, path = self.values[section, key]
-        raise SettingsError(f"{path}: [{section}] {key} = {value} cannot be used", hint=hint)
 
 
 def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
     """Read the settings that hold in `directory` (default: the current one). Raises SettingsError."""
     here = (directory or Path.cwd()).absolute()
-    reader = _Reader(environ, here)
+    reader = Configuration(_KEYS, environ, here)
     named_root = environ.get("TOPCOAT_ROOT")
     root = here / named_root if named_root else reader.path("store", "root") or here / "out"
     overrides = {key: path for key in RESOURCE_KEYS if (path := reader.path("build", key))}
@@ -363,17 +293,42 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
             attempts=reader.whole("boot", "attempts") or 1,
             log_size=reader.size("boot", "log_size") or Boot.log_size,
         ),
+        pool=Pool(
+            size=reader.whole("pool", "size"),
+            fresh=cast(Fresh, reader.choice("pool", "fresh", ("on_crash", "always", "never"))),
+        ),
+        campaign=_campaign(reader),
         demo_packages=reader.path("demo", "packages"),
+    )
+
+
+def _campaign(reader: Configuration) -> Campaign:
+    section, default = "campaign", Campaign()
+    tolerance = reader.fraction(section, "tolerance")
+    return Campaign(
+        budget=reader.duration(section, "budget") or default.budget,
+        slice=reader.duration(section, "slice") or default.slice,
+        allocation=cast(Allocation, reader.choice(section, "allocation", ("gain", "even"))),
+        strikes=reader.whole(section, "strikes") or default.strikes,
+        harvest=reader.duration(section, "harvest") or default.harvest,
+        unit_size=reader.size(section, "unit_size") or default.unit_size,
+        corpus_size=reader.size(section, "corpus_size") or default.corpus_size,
+        corpus_units=reader.whole(section, "corpus_units") or default.corpus_units,
+        tolerance=default.tolerance if tolerance is None else tolerance,
+        output_size=reader.size(section, "output_size") or default.output_size,
+        canary=cast(Canary, reader.choice(section, "canary", ("on", "warn", "off"))),
+        canary_crash=reader.text(section, "canary_crash") or default.canary_crash,
+        canary_clean=reader.text(section, "canary_clean") or default.canary_clean,
     )
 
 
 def names_store(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> bool:
     """Whether the environment or a luigi.cfg says where the store is. Raises SettingsError."""
     here = (directory or Path.cwd()).absolute()
-    return bool(environ.get("TOPCOAT_ROOT")) or _Reader(environ, here).text("store", "root") is not None
+    return bool(environ.get("TOPCOAT_ROOT")) or Configuration(_KEYS, environ, here).text("store", "root") is not None
 
 
-def _tool(reader: _Reader, name: str, key: str, overrides: dict[str, Path]) -> ToolChoice:
+def _tool(reader: Configuration, name: str, key: str, overrides: dict[str, Path]) -> ToolChoice:
     """What `[tools] NAME` says. A path takes the place of the build's program, and is then the one to use."""
     text = reader.text("tools", name)
     if text in ("auto", "build", "builtin"):

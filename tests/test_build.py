@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.build import Build, Resource, choose, load
 from pipeline.errors import MissingResource
-from pipeline.settings import Boot, BuildKind, Qemu, Settings, Store, Tools
+from pipeline.settings import Boot, BuildKind, Campaign, Pool, Qemu, Settings, Store, Tools
 from pipeline.tools import Tool
 
 BUNDLE = {
@@ -40,7 +40,7 @@ CHECKOUT = {
 
 
 def settings(root: Path, kind: BuildKind = "auto", resources: Mapping[str, Path] | None = None) -> Settings:
-    return Settings(Store(root / "out"), kind, resources or {}, Tools(), Qemu(), Boot(), None)
+    return Settings(Store(root / "out"), kind, resources or {}, Tools(), Qemu(), Boot(), Pool(), Campaign(), None)
 
 
 def checkout(root: Path, config: str | None = "FUCHSIA_ARCH='x64'\n", pointer: str = "out/default\n") -> Build:

@@ -68,6 +68,16 @@ def test_without_any_file_all_is_default(tmp_path: Path) -> None:
         ("[boot] scale = 0.5", "boot.scale", 0.5),
         ("[qemu] memory =", "qemu.memory", None),
         ("[boot] ready =", "boot.ready", "ssh"),
+        ("[pool] size = 3", "pool.size", 3),
+        ("[pool] fresh = always", "pool.fresh", "always"),
+        ("[campaign] budget = 10m", "campaign.budget", 600.0),
+        ("[campaign] slice = 90", "campaign.slice", 90.0),
+        ("[campaign] allocation = even", "campaign.allocation", "even"),
+        ("[campaign] strikes = 5", "campaign.strikes", 5),
+        ("[campaign] unit_size = 4K", "campaign.unit_size", 4096),
+        ("[campaign] tolerance = 0", "campaign.tolerance", 0.0),
+        ("[campaign] canary = warn", "campaign.canary", "warn"),
+        ("[campaign] canary_crash = a/b", "campaign.canary_crash", "a/b"),
         ("[Qemu] memory = much", "qemu.memory", None),
     ],
 )
@@ -98,6 +108,11 @@ def test_each_resource_can_be_overridden(write: Write, key: str) -> None:
         ("boot", "ready", "never", "use one of: ssh, marker"),
         ("boot", "timeout", "inf", "give a number greater than 0"),
         ("boot", "scale", "-2", "give a number greater than 0"),
+        ("pool", "size", "0", "give a number greater than 0"),
+        ("pool", "fresh", "sometimes", "use one of: on_crash, always, never"),
+        ("campaign", "slice", "1w", "write seconds, or a number with s, m, h or d, such as 10m"),
+        ("campaign", "tolerance", "1", "give a number of at least 0 and less than 1, such as 0.02"),
+        ("campaign", "tolerance", "-0.1", "give a number of at least 0 and less than 1, such as 0.02"),
     ],
 )
 def test_a_wrong_value_is_named_with_file_section_and_key(

@@ -1,0 +1,156 @@
+"""The files that luigi reads, merged: the text of each setting and where it stands.
+
+/etc/luigi/luigi.cfg, ./luigi.cfg, and the file named by LUIGI_CONFIG_PATH, the last one wins. A path in a file is
+relative to that file; `~` and `$NAME` are expanded. Unknown names in known sections are errors: a typing mistake must
+not silently mean "default".
+"""
+
+import configparser
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.duration import parse_duration
+from pipeline.errors import SettingsError, UsageError
+from pipeline.size import parse_size
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
+
+
+class Configuration:
+    """The merged files: text and origin of each value. Every reader raises SettingsError for what it cannot use."""
+
+    def __init__(self, known: Mapping[str, tuple[str, ...]], environ: Mapping[str, str], directory: Path) -> None:
+        """`known` has the sections that are looked at, and the settings of each."""
+        self._known = known
+        self.environ = environ
+        self.values: dict[tuple[str, str], tuple[str, Path]] = {}
+        for path in self._files(directory):
+            self._read(path)
+
+    def _files(self, directory: Path) -> list[Path]:
+        usual = [Path("/etc/luigi/luigi.cfg"), directory / "luigi.cfg"]
+        found = [path for path in usual if path.is_file()]
+        if named := self.environ.get("LUIGI_CONFIG_PATH"):
+            path = directory / named
+            if not path.is_file():
+                raise SettingsError(f"LUIGI_CONFIG_PATH names {named}, which is no file", hint="correct it or unset it")
+            found.append(path)
+        return found
+
+    def _read(self, path: Path) -> None:
+        # [DEFAULT] is luigi's business
+        parser = configparser.ConfigParser(interpolation=None, default_section="")
+        try:
+            parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
+        except (configparser.Error, UnicodeDecodeError, OSError) as error:
+            raise SettingsError(f"{path} cannot be read: {error}", hint="correct that file") from error
+        for section in parser.sections():
+            if section in self._known:
+                for key, value in parser.items(section):
+                    self._check_key(path, section, key)
+                    self.values[section, key] = (value.strip(), path)
+
+    def _check_key(self, path: Path, section: str, key: str) -> None:
+        if key not in self._known[section]:
+            import difflib
+
+            near = difflib.get_close_matches(key, self._known[section], n=1)
+            known = ", ".join(self._known[section])
+            hint = f"did you mean {near[0]}?" if near else f"[{section}] knows: {known}"
+            raise SettingsError(f"{path}: [{section}] has no setting named {key}", hint=hint)
+
+    def text(self, section: str, key: str) -> str | None:
+        """The text as it stands; None for what is not there or empty."""
+        value = self.values.get((section, key))
+        return value[0] if value and value[0] else None
+
+    def choice(self, section: str, key: str, allowed: tuple[str, ...]) -> str:
+        """The value, or the first of `allowed` where there is none."""
+        value = self.text(section, key)
+        if value is None:
+            return allowed[0]
+        if value not in allowed:
+            self._refuse(section, key, f"use one of: {', '.join(allowed)}")
+        return value
+
+    def number(self, section: str, key: str, *, least: float = 0.0) -> float | None:
+        """A number above `least`."""
+        text = self.text(section, key)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least < value < float("inf"):
+            self._refuse(section, key, f"give a number greater than {least:g}")
+        return value
+
+    def fraction(self, section: str, key: str) -> float | None:
+        """A number of at least 0 and below 1."""
+        value = self.number(section, key, least=-1.0)
+        if value is not None and not 0 <= value < 1:
+            self._refuse(section, key, "give a number of at least 0 and less than 1, such as 0.02")
+        return value
+
+    def whole(self, section: str, key: str) -> int | None:
+        """A whole number above 0."""
+        value = self.number(section, key)
+        if value is not None and value != int(value):
+            self._refuse(section, key, "give a whole number")
+        return None if value is None else int(value)
+
+    def size(self, section: str, key: str) -> int | None:
+        """Bytes."""
+        text = self.text(section, key)
+        try:
+            return parse_size(text) if text else None
+        except UsageError as error:
+            self._refuse(section, key, error.hint)
+            raise
+
+    def duration(self, section: str, key: str) -> float | None:
+        """Seconds."""
+        text = self.text(section, key)
+        try:
+            return parse_duration(text) if text else None
+        except UsageError as error:
+            self._refuse(section, key, error.hint)
+            raise
+
+    def switch(self, section: str, key: str, default: str) -> bool:
+        """Whether it is on."""
+        words = {"on": True, "off": False, "true": True, "false": False, "yes": True, "no": False}
+        value = (self.text(section, key) or default).lower()
+        if value not in words:
+            self._refuse(section, key, "use on or off")
+        return words[value]
+
+    def words(self, section: str, key: str) -> tuple[str, ...]:
+        """The words of a command line, as a shell would cut them."""
+        try:
+            return tuple(shlex.split(self.text(section, key) or ""))
+        except ValueError as error:
+            self._refuse(section, key, f"correct its quotes ({error})")
+            raise
+
+    def path(self, section: str, key: str) -> Path | None:
+        """An absolute path."""
+        text = self.text(section, key)
+        return None if text is None else self.values[section, key][1].parent.absolute() / self._expand(section, key)
+
+    def _expand(self, section: str, key: str) -> str:
+        try:
+            return str(Path(_VARIABLE.sub(self._variable, self.values[section, key][0])).expanduser())
+        except (KeyError, RuntimeError) as error:
+            self._refuse(section, key, f"there is no such variable or user: {error}")
+            raise
+
+    def _variable(self, match: re.Match[str]) -> str:
+        return self.environ[match[1] or match[2]]
+
+    def _refuse(self, section: str, key: str, hint: str) -> None:
+        value, path = self.values[section, key]
+        raise SettingsError(f"{path}: [{section}] {key} = {value} cannot be used", hint=hint)

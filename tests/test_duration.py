@@ -1,0 +1,27 @@
+"""Times, as people write them."""
+
+import pytest
+
+from pipeline.duration import parse_duration, readable_duration
+from pipeline.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86400), ("0.5", 0.5), (" 1s ", 1)]
+)
+def test_a_time(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.0m", "-1", "1 m", "1w", "10min", "1h30m", "inf", "nan", "1e3", "٣"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^Bad time: "):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.44, "0.4 s"), (12.4, "12 s"), (59.6, "1m00s"), (185, "3m05s"), (7620, "2h07m"), (90000, "25h00m")],
+)
+def test_for_people(seconds: float, text: str) -> None:
+    assert readable_duration(seconds) == text
