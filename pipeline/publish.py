@@ -137,7 +137,7 @@ def publish(target: Path) -> Iterator[Path]:
             yield made
             sync(made)
             made.replace(target)
-            _sync_one(target.parent)
+            sync_one(target.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)  # what stays is swept by the next publish
 
@@ -159,10 +159,11 @@ def sync(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         for file in path.iterdir():
             sync(file)
-    _sync_one(path)
+    sync_one(path)
 
 
-def _sync_one(path: Path) -> None:
+def sync_one(path: Path) -> None:
+    """Have the content of a file, or the names in a directory, on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
