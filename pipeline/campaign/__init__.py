@@ -1,0 +1,1 @@
+"""Campaigns: many fuzzers, each with a budget, run in slices."""
