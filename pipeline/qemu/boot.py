@@ -71,7 +71,7 @@ class _Boot:
         logs = (instance.serial_log, instance.qemu_log)
         boot_id, cap = self.plan.boot_id, self.plan.log_size
         try:
-            keeper.start(process, ours, boot_id, instance.handle_file, logs, cap, instance.qemu_log)
+            keeper.start(process, ours, boot_id, instance.handle_file, logs, cap, instance.qemu_log, self.plan.tie)
         except BootError as error:
             self._note_failure(error)
             raise

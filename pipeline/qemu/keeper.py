@@ -1,4 +1,4 @@
-"""The keeper: a small process that stays with one QEMU until that has ended, with two duties.
+"""The keeper: a small process that stays with one QEMU until that has ended, with three duties.
 
 It keeps the logs short. QEMU writes on for days after the process that booted it has ended, and a hostile guest writes
 without end. Once a second, a log longer than its cap is rotated (see `rotate`): its two files take at most the cap and
@@ -8,9 +8,15 @@ It ends an orphan. If the process that boots, the owner, ends in whatever way be
 this boot is done, nobody would find this QEMU again: it gets SIGTERM, and SIGKILL a second later. If there is a handle
 that cannot be read or understood, QEMU is left alone: somebody may claim it.
 
+It ends a QEMU that is tied to a file (see pipeline/tie.py) once nobody has had that file locked for a grace: whoever
+used this QEMU has ended without a chance to end it. Meanwhile it has the file locked itself, so that nobody takes this
+QEMU for one that stays. If the file is gone, nobody has it locked; if it cannot be read, QEMU runs on untied.
+
 The file is a program too; `start` runs it in the background::
 
-    keeper.py HANDLE BOOT_ID CAP QEMU_PID QEMU_START OWNER_PID OWNER_START LOG...
+    keeper.py HANDLE BOOT_ID CAP TIE GRACE QEMU_PID QEMU_START OWNER_PID OWNER_START LOG...
+
+TIE is a path from the directory of the handle, or empty; GRACE is in seconds.
 
 It is in a session of its own and works in the directory of the handle: by names from there it finds its files also when
 the store has been moved. It holds two pidfds, and on stdout and stderr the log of QEMU, where it
@@ -24,6 +30,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import struct
 import sys
 
 TYPE_CHECKING = False  # the one of typing costs as much as pathlib
@@ -32,12 +39,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.process import Process
+    from pipeline.tie import Tie
 
 _PERIOD = 1000  # milliseconds
 _PATIENCE = 1000  # milliseconds from SIGTERM to SIGKILL
 _CHUNK = 1 << 20
 _SETSID_LIMIT = 5.0  # it forks at once
 _START_TIME = 22  # see pipeline/process.py
+_FLOCK = "hhqqi4x"  # see pipeline/tie.py
 
 
 def rotate(log: Path | str, cap: int) -> bool:
@@ -127,14 +136,21 @@ def parts(log: Path) -> list[Path]:
 
 
 def start(
-    qemu: Process, owner: Process, boot_id: str, handle_file: Path, logs: Sequence[Path], cap: int, errors: Path
+    qemu: Process,
+    owner: Process,
+    boot_id: str,
+    handle_file: Path,
+    logs: Sequence[Path],
+    cap: int,
+    errors: Path,
+    tie: Tie | None = None,
 ) -> None:
     """Start a keeper in the background, for as long as `qemu` lives.
 
     `owner` is the process that boots `qemu` and writes `handle_file`, with `boot_id` in it, before it ends. Each of
     `logs` is kept to `cap` bytes, from one second to the next. What the keeper has to say is appended to `errors`,
-    which may be one of the logs. Returns as soon as the keeper has its own session, before it is at work; a process
-    that has ended by then counts as ended.
+    which may be one of the logs. With `tie`, QEMU does not outlive its users for longer than the grace. Returns as soon
+    as the keeper has its own session, before it is at work; a process that has ended by then counts as ended.
 
     Raises HostFault if it cannot be started, StoreError if `errors` cannot be written.
     """
@@ -143,8 +159,10 @@ def start(
     from pipeline.errors import HostFault
     from pipeline.faults import host_faults
 
-    numbers = (cap, qemu.pid, qemu.start_ticks, owner.pid, owner.start_ticks)
-    words = (str(handle_file.absolute()), boot_id, *map(str, numbers), *(str(log.absolute()) for log in logs))
+    tied = (_from(handle_file.parent, tie.file), str(tie.grace)) if tie else ("", "0")
+    numbers = (qemu.pid, qemu.start_ticks, owner.pid, owner.start_ticks)
+    places = (str(log.absolute()) for log in logs)
+    words = (str(handle_file.absolute()), boot_id, str(cap), *tied, *map(str, numbers), *places)
     # Isolated and without site-packages: the fastest start, and nothing of the user's environment gets in
     command = ("setsid", "--fork", sys.executable, "-I", "-S", os.path.abspath(__file__), *words)
     with host_faults("writing QEMU's log"):
@@ -169,20 +187,26 @@ def start(
             ) from error
 
 
+def _from(directory: Path, file: Path) -> str:
+    """The path from one to the other that stays when both are moved together. `..` goes up from where links lead."""
+    return os.path.relpath(os.path.realpath(file), os.path.realpath(directory))
+
+
 def main(argv: Sequence[str]) -> None:
     """Do the duties, with the arguments that the module's documentation shows. Returns when QEMU has ended."""
-    whole, boot_id, cap, *numbers = argv[1:8]
+    whole, boot_id, cap, tied, grace, *numbers = argv[1:10]
     place, handle_file = os.path.split(whole)
-    logs, limit = [os.path.relpath(log, place) for log in argv[8:]], int(cap)
+    logs, limit = [os.path.relpath(log, place) for log in argv[10:]], int(cap)
     qemu, owner = (_pidfd(int(pid), int(start)) for pid, start in (numbers[:2], numbers[2:]))
     if qemu is not None:
+        tie = _Tie(tied, float(grace), qemu)
         if owner is not None:
-            _keep(logs, limit, qemu, owner)
+            _keep(logs, limit, tie, qemu, owner)
             os.close(owner)
         # Only now: the owner may have written the handle as the last thing it did
         if not _ended(0, qemu) and not _claimed(handle_file, boot_id):
-            _end(qemu)
-        _keep(logs, limit, qemu)
+            _end(qemu, "the process that booted this QEMU has ended before the guest was ready, so QEMU is ended too")
+        _keep(logs, limit, tie, qemu)
     _tidy(logs, limit)
 
 
@@ -207,11 +231,63 @@ def _pidfd(pid: int, start_ticks: int) -> int | None:
     return None
 
 
-def _keep(logs: Sequence[str], cap: int, *pidfds: int) -> None:
-    """Look after the logs until one of the processes has ended."""
+def _keep(logs: Sequence[str], cap: int, tie: _Tie, *pidfds: int) -> None:
+    """Look after the logs and the tie until one of the processes has ended."""
     _tidy(logs, cap)
     while not _ended(_PERIOD, *pidfds):
         _tidy(logs, cap)
+        tie.look()
+
+
+class _Tie:
+    """The file at `path`, which the users of `qemu` have locked. An empty path ties to nothing."""
+
+    def __init__(self, path: str, grace: float, qemu: int) -> None:
+        self._path, self._grace, self._qemu = path, grace, qemu
+        self._unused = 0  # periods that were looked at: a keeper that had no CPU for an hour has seen nothing of it
+
+    def look(self) -> None:
+        """To be called once in each period."""
+        try:
+            if self._path and self._is_over():
+                self._path = ""
+        except OSError as error:
+            _say(f"QEMU runs on whether it is used or not: {self._path}: {error.strerror}")
+            self._path = ""
+
+    def _is_over(self) -> bool:
+        """Count this period if nobody has the file locked. After the grace, end QEMU."""
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return self._unused_for_long() and self._end()
+        try:
+            if _lock(file, fcntl.F_OFD_GETLK) == fcntl.F_RDLCK:
+                self._unused = 0
+                return False
+            if not self._unused_for_long():
+                return False
+            _lock(file, fcntl.F_OFD_SETLK)
+            return self._end()
+        except BlockingIOError:
+            return False  # somebody has come; or another keeper is at it
+        finally:
+            os.close(file)
+
+    def _unused_for_long(self) -> bool:
+        self._unused += 1
+        return self._unused * _PERIOD > self._grace * 1000
+
+    def _end(self) -> bool:
+        _end(self._qemu, f"nobody has used this QEMU for {self._grace:g} s, so it is ended")
+        return True
+
+
+def _lock(file: int, operation: int) -> int:
+    """Take the lock for writing, or ask what kind of lock is in its way. Raises BlockingIOError if it is not free."""
+    wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind: int = struct.unpack(_FLOCK, fcntl.fcntl(file, operation, wanted))[0]
+    return kind
 
 
 def _ended(patience: int, *pidfds: int) -> bool:
@@ -252,10 +328,10 @@ def _of_another_boot(handle: bytes) -> bool:
         return False
 
 
-def _end(qemu: int) -> None:
+def _end(qemu: int, why: str) -> None:
     import signal
 
-    _say("the process that booted this QEMU has ended before the guest was ready, so QEMU is ended too")
+    _say(why)
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             signal.pidfd_send_signal(qemu, number)

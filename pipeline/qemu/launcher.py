@@ -23,6 +23,7 @@ from pipeline.qemu.keeper import parts
 from pipeline.qemu.plan import UNKNOWN, Plan, plan
 from pipeline.settings import Ready, Settings
 from pipeline.size import readable
+from pipeline.tie import Tie
 from pipeline.timeline import Timeline, ready_seconds
 
 if TYPE_CHECKING:
@@ -37,21 +38,27 @@ ROOM = 16 << 20
 class QemuLauncher:
     """One instance of a build. See pipeline.launcher.Launcher for what each operation promises.
 
-    The images must have been made. `made_of` is kept in the handle.
+    The images must have been made. `made_of` is kept in the handle. With `tie`, the guest ends when nobody uses that.
     """
 
     def __init__(
-        self, settings: Settings, build: Build, instance: Instance, ready: Ready, made_of: Key = UNKNOWN
+        self,
+        settings: Settings,
+        build: Build,
+        instance: Instance,
+        ready: Ready,
+        made_of: Key = UNKNOWN,
+        tie: Tie | None = None,
     ) -> None:
         self._settings, self._build, self._instance = settings, build, instance
-        self._ready, self._made_of = ready, made_of
+        self._ready, self._made_of, self._tie = ready, made_of, tie
         self._plan: Plan | None = None
         self._timeline: Timeline | None = None
 
     def prepare(self) -> None:
         """See Launcher. Every attempt has a plan of its own, with a boot id of its own."""
         if self._plan is None:
-            made = plan(self._settings, self._build, self._instance, self._ready, self._made_of)
+            made = plan(self._settings, self._build, self._instance, self._ready, self._made_of, self._tie)
             _require_images(made)
             require_room(self._instance)
             self._plan = made

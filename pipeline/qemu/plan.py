@@ -15,6 +15,7 @@ from pipeline.qemu import accel
 from pipeline.qemu.command import Files, command
 from pipeline.qemu.guest import Guest, guest_of
 from pipeline.settings import Ready, Settings, Store, Timeouts
+from pipeline.tie import Tie
 
 UNKNOWN = Key("", 0, {}, {}, {})
 """What an instance is made of, for a plan that is not carried out."""
@@ -61,6 +62,8 @@ class Plan:
     """Bytes after which a log is rotated."""
     slow: str
     """Why the guest is emulated although KVM was welcome; empty if it is not."""
+    tie: Tie | None
+    """What the guest's end depends on; None: it runs until it is stopped."""
 
     @property
     def proof(self) -> str:
@@ -68,7 +71,14 @@ class Plan:
         return f"cat {BOOT_ID}" if "zbi" in self.build.demo_made else f"echo {self.boot_id}"
 
 
-def plan(settings: Settings, build: Build, instance: Instance, ready: Ready, made_of: Key = UNKNOWN) -> Plan:
+def plan(
+    settings: Settings,
+    build: Build,
+    instance: Instance,
+    ready: Ready,
+    made_of: Key = UNKNOWN,
+    tie: Tie | None = None,
+) -> Plan:
     """Decide on everything. Makes nothing but the cached answer whether KVM works.
 
     Raises MissingResource or SettingsError.
@@ -105,6 +115,7 @@ def plan(settings: Settings, build: Build, instance: Instance, ready: Ready, mad
         ready=ready,
         log_size=settings.boot.log_size,
         slow=slow,
+        tie=tie,
     )
 
 

@@ -1,0 +1,104 @@
+"""A keeper with real files and real processes; sleepers play QEMU and the process that boots it."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from pipeline.process import Process
+from pipeline.qemu import keeper
+from pipeline.tie import Tie
+
+CAP = 1 << 20
+BOOT_ID = "7a11cf0b63964ac7a0f4d41b3fbb7b5e"
+
+
+def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+@contextmanager
+def child(*words: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that ends when its stdin does; killed at the end."""
+    with subprocess.Popen(words or ("cat",), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as popen:
+        try:
+            yield popen
+        finally:
+            popen.kill()
+
+
+def found(popen: "subprocess.Popen[bytes]") -> Process:
+    process = Process.find(popen.pid)
+    assert process is not None
+    return process
+
+
+class Scene:
+    """The files of an instance, a process that plays its QEMU, and the keepers that were started for it."""
+
+    def __init__(self, directory: Path, qemu: "subprocess.Popen[bytes]") -> None:
+        self.handle_file = directory / "handle.json"
+        self.log = directory / "serial.log"
+        self.old = directory / "serial.log.1"
+        self.qemu_log = directory / "qemu.log"
+        self.popen, self.qemu = qemu, found(qemu)
+
+    def start(self, owner: Process, cap: int = CAP, tie: Tie | None = None) -> Process:
+        """Start a keeper, and return when it watches both processes."""
+        logs = (self.log, self.qemu_log)
+        keeper.start(self.qemu, owner, BOOT_ID, self.handle_file, logs, cap, self.qemu_log, tie)
+        eventually(self.keepers)
+        (made,) = self.keepers()
+        eventually(lambda: len(pidfds(made)) == 2)
+        return made
+
+    def keepers(self) -> list[Process]:
+        made = []
+        for entry in Path("/proc").iterdir():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            # Before the fork, setsid has the same words
+            if b"setsid" not in words and keeper.__file__.encode() in words and bytes(self.handle_file) in words:
+                process = Process.find(int(entry.name))
+                made += [process] if process else []
+        return made
+
+    def said(self) -> str:
+        return self.qemu_log.read_text()
+
+    def lives(self) -> bool:
+        """Whether QEMU still lives a while after the keeper has noticed that the owner has ended."""
+        (ours,) = self.keepers()
+        eventually(lambda: len(pidfds(ours)) == 1)
+        return not self.qemu.wait(0.5)
+
+
+def pidfds(process: Process) -> list[str]:
+    links = []
+    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links.append(str(entry.readlink()))
+    return [link for link in links if "pidfd" in link]
+
+
+@contextmanager
+def playing(directory: Path, *qemu: str) -> Iterator[Scene]:
+    with child(*qemu) as popen:
+        scene = Scene(directory, popen)
+        try:
+            yield scene
+        finally:
+            popen.kill()
+            for process in scene.keepers():
+                if not process.wait(10):
+                    process.send(signal.SIGKILL)
+                    pytest.fail("a keeper outlives its QEMU")
