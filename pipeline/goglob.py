@@ -28,6 +28,11 @@ def encoded(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
+def literal(path: str) -> str:
+    """The pattern that finds this path and nothing else."""
+    return _MAGIC.sub(r"\\\g<0>", path)
+
+
 def match(pattern: str, name: str) -> bool:
     """Whether the whole name is as the pattern says. Raises UsageError for what is no pattern, whatever the name."""
     return compiled(pattern).match(name) is not None

@@ -4,6 +4,7 @@ import logging
 import os
 import posixpath
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.fuzzer.arguments import MUTABLE, Arguments
@@ -36,8 +37,12 @@ class ArtifactScanner(LineScanner):
     ClusterFuzz reads these lines: an artifact's has the path at which it will be found on the host.
     """
 
-    def __init__(self, arguments: Arguments, artifact_directory: Path | None) -> None:
+    def __init__(
+        self, arguments: Arguments, artifact_directory: Path | None, noted: Callable[[str], object] | None = None
+    ) -> None:
+        """`noted` is told of each artifact once, as soon as its line has come."""
         super().__init__(_MARKS, _MARKS_AT_START)
+        self._noted = noted
         self._inside = os.fsencode(arguments.artifact_directory)
         self._host = None if artifact_directory is None else os.fsencode(artifact_directory)
         self._artifacts: dict[bytes, None] = {}
@@ -99,9 +104,13 @@ class ArtifactScanner(LineScanner):
     def _note(self, path: bytes) -> None:
         if posixpath.basename(path) in (b"", b".", b"..") or len(path) > _LONGEST_PATH or b"\0" in path:
             self._warn("one that can be no file")
+        elif path in self._artifacts:
+            return
         elif len(self._artifacts) < MOST:
             self._artifacts[path] = None
-        elif path not in self._artifacts:
+            if self._noted:
+                self._noted(os.fsdecode(path))
+        else:
             self._warn(f"more than {MOST}")
 
     def _warn(self, text: str) -> None:

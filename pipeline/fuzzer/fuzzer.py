@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,16 +72,19 @@ class Fuzzer:
         output: Writer,
         artifact_directory: Path | None = None,
         limit: float | None = None,
+        found: Callable[[str], object] | None = None,
     ) -> list[str]:
         """Run the fuzzer with libFuzzer's arguments, and write what it says to `output` as it says it.
 
         Returns the paths in the guest of the artifacts it wrote. `artifact_directory` is where the caller will put
-        them; the output has their paths there. After `limit` seconds the fuzzer is killed. What it finds is no error.
+        them; the output has their paths there. After `limit` seconds the fuzzer is killed. `found` gets the path in the
+        guest of each artifact at once, in another thread; it must not take long. What the fuzzer finds is no error.
 
         Raises BadArguments, and FuzzerError or one of its kin; nothing of the run is left then.
         """
         arguments = Arguments.parse(words).in_guest()
-        artifacts = ArtifactScanner(arguments, artifact_directory)
+        note = found and (lambda path: found(self.absolute(path)))
+        artifacts = ArtifactScanner(arguments, artifact_directory, note)
         deadline = None if limit is None else Deadline(limit)
         command = self.style.command(connector, arguments)
         pids = PidScanner(connector.syslog)

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import tempfile
 import threading
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,20 @@ class Connector:
         and CommandTimeout as `put`. What has arrived stays.
         """
         self._transfer().get(source, directory)
+
+    def sizes(self, directory: str) -> dict[str, int]:
+        """The sizes of the files that are in the directory in the guest, by their names; none if there is no such one.
+
+        The guest says so: a file need not be as large when it comes. Raises CommandError and CommandTimeout.
+        """
+        return self._transfer().sizes(directory)
+
+    def fetch(self, directory: str, names: Collection[str], target: Path) -> None:
+        """Copy the files with these names in a directory of the guest into `target` on the host, as `get` does.
+
+        What has gone meanwhile is left out, with a warning. `target` holds no other files.
+        """
+        self._transfer().fetch(directory, names, target)
 
     def _transfer(self) -> Transfer:
         return Transfer(self.connected(), self.command, self._limits)

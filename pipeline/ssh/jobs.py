@@ -98,6 +98,8 @@ class Attributes:
 
     mode: int | None
     """None if the server does not tell it."""
+    size: int = 0
+    """Bytes, as the guest says."""
 
     @property
     def directory(self) -> bool:
@@ -168,8 +170,7 @@ def attributes_of(reply: Reply) -> Attributes | None:
 
 def _attributes(message: Message) -> Attributes:
     flags = message.get_int()
-    if flags & SFTPAttributes.FLAG_SIZE:
-        message.get_int64()  # nothing relies on what a guest says of sizes
+    size = message.get_int64() if flags & SFTPAttributes.FLAG_SIZE else 0
     if flags & SFTPAttributes.FLAG_UIDGID:
         message.get_bytes(8)
     mode = message.get_int() if flags & SFTPAttributes.FLAG_PERMISSIONS else None
@@ -177,7 +178,7 @@ def _attributes(message: Message) -> Attributes:
         message.get_bytes(8)
     if flags & SFTPAttributes.FLAG_EXTENDED:
         raise TransferRefused("the guest's SFTP server tells attributes that nobody asked for", hint=CONSOLE)
-    return Attributes(mode)
+    return Attributes(mode, size)
 
 
 def fetch(path: bytes, write: Callable[[bytes], object]) -> Job[None]:

@@ -3,7 +3,7 @@
 import logging
 import shlex
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pipeline import goglob
 from pipeline.deadline import Deadline
-from pipeline.errors import CommandError, NoMatch, TransferRefused, UsageError
+from pipeline.errors import CommandError, CommandExited, NoMatch, TransferRefused, UsageError
 from pipeline.faults import host_faults
 from pipeline.goglob import decoded, encoded
 from pipeline.ssh import jobs, sources, tar
@@ -85,14 +85,31 @@ class Transfer:
     def get(self, source: str, directory: Path) -> None:
         """See Connector.get."""
         with Landing(directory, self._limits) as landing, Sftp(self._connection, self._limits.stall) as session:
-            matches = list(_matches(session, source))
-            if self._tar(_FEW + 1 if any(match.directory for match in matches) else len(matches)):
-                wanted: deque[Job[None]] = deque()
-                for batch in _batches(matches):
-                    wanted += self._get_by_tar(landing, batch)
-            else:
-                wanted = _got_by_sftp(landing, matches)
-            session.run(wanted)
+            self._land(session, landing, list(_matches(session, source)))
+
+    def fetch(self, parent: str, names: Collection[str], directory: Path) -> None:
+        """See Connector.fetch."""
+        where = encoded(parent).rstrip(b"/")
+        matches = [_Match(where + b"/" + encoded(name), where, (encoded(name),), directory=False) for name in names]
+        with Landing(directory, self._limits) as landing, Sftp(self._connection, self._limits.stall) as session:
+            try:
+                self._land(session, landing, matches)
+            except CommandExited:  # tar, for which a file that has gone is an error
+                session.run(_got_by_sftp(landing, [one for one in matches if not _has(directory, one)]))
+
+    def sizes(self, parent: str) -> dict[str, int]:
+        """See Connector.sizes."""
+        with Sftp(self._connection, self._limits.stall) as session:
+            return {decoded(name): what.size for name, what in _listed(session, encoded(parent)) if what.file}
+
+    def _land(self, session: Sftp, landing: Landing, matches: "list[_Match]") -> None:
+        if self._tar(_FEW + 1 if any(match.directory for match in matches) else len(matches)):
+            wanted: deque[Job[None]] = deque()
+            for batch in _batches(matches):
+                wanted += self._get_by_tar(landing, batch)
+        else:
+            wanted = _got_by_sftp(landing, matches)
+        session.run(wanted)
 
     def _get_by_tar(self, landing: Landing, batch: "list[_Match]") -> Iterator[Job[None]]:
         """Returns the jobs for what the streams tell of, but do not hold: what links lead to."""
@@ -231,6 +248,10 @@ def _followed(landing: Landing, path: bytes, name: PathInside) -> Job[None]:
     else:
         what = "links to nothing" if there is None else "is no file, and no link to one"
         log.warning("%s in the guest is left out: it %s", one_line(path), what)
+
+
+def _has(directory: Path, match: _Match) -> bool:
+    return (directory / decoded(match.name[0])).exists()
 
 
 def _put_by_sftp(session: Sftp, found: list[Source], target: str) -> None:

@@ -1,13 +1,12 @@
 """What is done with a running guest: its fuzzers, and the files of these. Each call connects and disconnects."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from pipeline import build, settings
+from pipeline import build, goglob, settings
 from pipeline.build import Build
 from pipeline.errors import TopcoatError, UnknownInstance, UsageError
 from pipeline.fuzz_targets import FuzzTargets
@@ -41,12 +40,7 @@ def run(file: HandleFile, name: str, words: Sequence[str], output: BinaryIO, art
         found = fuzzer.run(connector, words, output, artifacts)
         if artifacts is not None:
             for path in found:
-                connector.get(_literally(path), artifacts)
-
-
-def _literally(path: str) -> str:
-    """The pattern that finds this path and nothing else: the guest chooses the names of artifacts."""
-    return re.sub(r"([*?\[\\])", r"\\\1", path)
+                connector.get(goglob.literal(path), artifacts)  # the guest chooses their names
 
 
 def get(file: HandleFile, name: str, source: str, target: Path) -> None:

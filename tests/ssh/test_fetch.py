@@ -1,0 +1,64 @@
+"""Looking into a directory of the guest, and fetching the files that are named."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import CommandError, TransferRefused
+from pipeline.settings import Timeouts
+from pipeline.ssh import Connector, Limits
+from tests.ssh.conftest import PROMPT, make, tree
+
+UNITS: dict[str, bytes | None] = {f"corpus/{number:040x}": b"x" * number for number in range(300)}
+
+
+def test_sizes_are_those_of_files(connector: Connector, root: Path) -> None:
+    make(root, {"corpus/a": b"abc", "corpus/.hidden": b"", "corpus/directory/inner": b"x"})
+    (root / "corpus/link").symlink_to("a")
+    assert connector.sizes("corpus") == {"a": 3, ".hidden": 0}
+    assert connector.sizes("corpus/") == {"a": 3, ".hidden": 0}
+
+
+def test_a_directory_that_is_not_there_has_no_files(connector: Connector) -> None:
+    assert connector.sizes("corpus") == {}
+
+
+@pytest.mark.usefixtures("way")
+class TestFetch:
+    def test_what_is_named_comes_and_nothing_else(self, connector: Connector, root: Path, here: Path) -> None:
+        make(root, UNITS)
+        wanted = sorted(connector.sizes("corpus"))[10:250]
+        connector.fetch("corpus", wanted, here)
+        assert tree(here) == {name: UNITS[f"corpus/{name}"] for name in wanted}
+
+    def test_names_are_no_patterns_and_no_options(self, connector: Connector, root: Path, here: Path) -> None:
+        names = ["*", "[a]", "-x", "--help", "a b", "'", "$HOME"]
+        make(root, {f"corpus/{name}": name.encode() for name in [*names, "a"]})
+        connector.fetch("corpus", names, here)
+        assert tree(here) == {name: name.encode() for name in sorted(names)}
+
+    @pytest.mark.parametrize("count", [1, 100])
+    def test_one_that_has_gone_is_left_out(
+        self, connector: Connector, root: Path, here: Path, count: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        make(root, UNITS)
+        there = sorted(connector.sizes("corpus"))[:count]
+        connector.fetch("corpus", ["gone", *there], here)
+        assert sorted(tree(here)) == there
+        assert "corpus/gone in the guest is left out" in caplog.text
+
+    def test_no_name_leads_out(self, connector: Connector, root: Path, here: Path) -> None:
+        make(root, {"corpus/a": b"", "secret": b"x"})
+        with pytest.raises((TransferRefused, CommandError)):
+            connector.fetch("corpus", ["../secret"], here)
+        assert tree(here) == {}
+        assert not (here.parent / "secret").exists()
+
+    def test_what_is_fetched_is_limited(self, connector: Connector, root: Path, here: Path) -> None:
+        make(root, UNITS)
+        limited = Connector(connector.address, Timeouts(), PROMPT, Limits(bytes=1000))
+        try:
+            with pytest.raises(TransferRefused, match="more than 1000 bytes"):
+                limited.fetch("corpus", [name.removeprefix("corpus/") for name in sorted(UNITS)], here)
+        finally:
+            limited.close()
