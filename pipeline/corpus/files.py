@@ -1,0 +1,76 @@
+"""Files of units: how they are named, read from where nobody is trusted, and written for good."""
+
+import errno
+import hashlib
+import os
+import re
+import stat
+from pathlib import Path
+
+_NAME = re.compile(r"[0-9a-f]{40}")
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# A link, a socket; what has vanished, cannot be read, or has a name that no file can have
+_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENOENT, errno.EACCES, errno.ENAMETOOLONG, errno.ENOTDIR)
+
+
+def is_name(text: str) -> bool:
+    """Whether libFuzzer could have given a unit this name: the SHA-1 of some content, in lowercase."""
+    return _NAME.fullmatch(text) is not None
+
+
+def name_of(content: bytes) -> str:
+    """The name of the unit that has this content."""
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+
+
+def content_of(path: Path, most: int) -> bytes | None:
+    """The first `most` bytes of a regular file; None if something else is there, or nothing. Raises OSError."""
+    try:
+        descriptor = os.open(path, _READ)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+    with open(descriptor, "rb") as stream:
+        return stream.read(most) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+
+
+def has_own_name(path: Path) -> bool:
+    """Whether it is a regular file named by its content. Raises OSError."""
+    descriptor = os.open(path, _READ)
+    with open(descriptor, "rb") as stream:
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return regular and hashlib.file_digest(stream, _sha1).hexdigest() == path.name
+
+
+def _sha1() -> "hashlib._Hash":
+    return hashlib.sha1(usedforsecurity=False)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that was not there; it is on the disk once `sync_directory` is done too. Raises OSError."""
+    with open(os.open(path, _NEW, 0o644), "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """fsync the directory: what was made in it or removed from it stays so. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sizes_in(directory: Path) -> dict[str, int | None]:
+    """What has the name of a unit in the directory: bytes of regular files, None for all else. Raises OSError."""
+    with os.scandir(directory) as entries:
+        return {entry.name: _size(entry) for entry in entries if is_name(entry.name)}
+
+
+def _size(entry: "os.DirEntry[str]") -> int | None:
+    facts = entry.stat(follow_symlinks=False)
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else None
