@@ -5,6 +5,9 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 _NAME = re.compile(r"[0-9a-f]{40}")
@@ -27,21 +30,30 @@ def name_of(content: bytes) -> str:
 def content_of(path: Path, most: int) -> bytes | None:
     """The first `most` bytes of a regular file; None if something else is there, or nothing. Raises OSError."""
     try:
-        descriptor = os.open(path, _READ)
+        with _opened(path) as stream:
+            return None if stream is None else stream.read(most)
     except OSError as error:
         if error.errno in _NO_FILE:
             return None
         raise
-    with open(descriptor, "rb") as stream:
-        return stream.read(most) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
 
 
 def has_own_name(path: Path) -> bool:
     """Whether it is a regular file named by its content. Raises OSError."""
+    with _opened(path) as stream:
+        return stream is not None and hashlib.file_digest(stream, _sha1).hexdigest() == path.name
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader | None]:
+    """None if it is no regular file."""
     descriptor = os.open(path, _READ)
-    with open(descriptor, "rb") as stream:
-        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        return regular and hashlib.file_digest(stream, _sha1).hexdigest() == path.name
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open(descriptor, "rb") as stream:
+            yield stream
+    else:
+        os.close(descriptor)
+        yield None
 
 
 def _sha1() -> "hashlib._Hash":
