@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipeline import settings
-from pipeline.commands import artifacts, boots, guests, host, images
+from pipeline.commands import artifacts, boots, campaigns, guests, host, images
 from pipeline.errors import CommandError, ConnectError, TopcoatError
 from pipeline.settings import Settings
 
@@ -135,6 +135,13 @@ def _parser() -> argparse.ArgumentParser:
             name, help=f"Topcoat's own {name}, with the arguments of Fuchsia's: topcoat {name} --help"
         )
         tool.set_defaults(run=run)
+
+    campaign = commands.add_parser("campaign", help="many fuzzers, each with a budget: look at what is to be run")
+    about_campaigns = campaign.add_subparsers(dest="about", required=True, metavar="COMMAND")
+    check = about_campaigns.add_parser("check", help="what a campaign's file says, and all that is wrong with it")
+    check.add_argument("file", metavar="FILE", help="see docs/campaign.md")
+    check.add_argument("--json", action="store_true", help="for machines")
+    check.set_defaults(run=campaigns.check)
 
     argv = commands.add_parser("argv", help="print QEMU's command line; before a boot, the one that it would have")
     argv.add_argument("name")

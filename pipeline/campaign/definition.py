@@ -1,0 +1,121 @@
+"""What a campaign does: which fuzzers run, for how long, and with what. docs/campaign.md tells how it is written."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.digests import digest
+from pipeline.faults import host_faults
+from pipeline.settings import Allocation
+
+SCHEMA = 1
+"""Of `Definition.encode`. Tests hold a frozen sample."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much one fuzzer runs in all: seconds, or runs of its function. One of them is None."""
+
+    seconds: int | None = None
+    runs: int | None = None
+
+    def encode(self) -> dict[str, int]:
+        """For JSON: the one that counts."""
+        return {name: value for name, value in (("seconds", self.seconds), ("runs", self.runs)) if value is not None}
+
+
+@dataclass(frozen=True)
+class FuzzerPlan:
+    """What a campaign does with one fuzzer."""
+
+    name: str
+    """Its full name, PACKAGE/NAME."""
+    budget: Budget
+    slice: int
+    """Seconds of one slice; at least 1, and not more than the budget has."""
+    options: tuple[tuple[str, str], ...] = ()
+    """libFuzzer's options and their values, as libFuzzer takes them, sorted. None of them is one that Topcoat sets."""
+    dictionary: Path | None = None
+    """Absolute."""
+    seeds: tuple[Path, ...] = ()
+    """Directories and files; absolute."""
+
+    @property
+    def slices(self) -> int | None:
+        """How many slices the budget comes to, the last of which may be shorter; None for a budget of runs."""
+        return None if self.budget.seconds is None else math.ceil(self.budget.seconds / self.slice)
+
+    def seed_files(self) -> tuple[Path, ...]:
+        """The regular files that are seeds or lie below them, sorted. Links to directories are not followed.
+
+        Raises StoreError if they cannot be listed.
+        """
+        with host_faults(f"the seeds of {self.name} cannot be listed"):
+            return tuple(sorted({file for seed in self.seeds for file in _files(seed)}))
+
+    def digest(self) -> str:
+        """Of all that the results of a slice depend on and the campaign can change: a ledger records it.
+
+        It covers the options, and the contents of the dictionary and of all seeds; no name or path, and neither budget
+        nor slice, so a campaign that is prolonged goes on. Raises StoreError if a file cannot be read.
+        """
+        from blake3 import blake3
+
+        files = self.seed_files()
+        with host_faults(f"the dictionary and seeds of {self.name} cannot be read"):
+            facts = {
+                "options": dict(self.options),
+                "dictionary": digest(self.dictionary) if self.dictionary else None,
+                "seeds": sorted({digest(file) for file in files}),
+            }
+        return f"b3:{blake3(json.dumps(facts, sort_keys=True).encode()).hexdigest()}"
+
+    def encode(self) -> dict[str, object]:
+        """For JSON, with the digest. Raises StoreError if a file cannot be read."""
+        return {
+            "budget": self.budget.encode(),
+            "dictionary": str(self.dictionary) if self.dictionary else None,
+            "digest": self.digest(),
+            "name": self.name,
+            "options": dict(self.options),
+            "seeds": [str(seed) for seed in self.seeds],
+            "slice": self.slice,
+        }
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A campaign, for the fuzzers of one build."""
+
+    name: str
+    """Fit to be the name of a directory."""
+    seed: int
+    """From 1 on; the seeds of all slices are made from it."""
+    allocation: Allocation
+    fuzzers: tuple[FuzzerPlan, ...]
+    """At least one, sorted by name, each once."""
+
+    def encode(self) -> dict[str, object]:
+        """For JSON, with sorted keys. Raises StoreError if a dictionary or a seed cannot be read."""
+        return {
+            "allocation": self.allocation,
+            "fuzzers": [plan.encode() for plan in self.fuzzers],
+            "name": self.name,
+            "schema": SCHEMA,
+            "seed": self.seed,
+        }
+
+
+def _files(seed: Path) -> Iterator[Path]:
+    if not seed.is_dir():
+        yield seed
+        return
+    for directory, _, names in os.walk(seed, onerror=_raise):
+        yield from (path for name in names if (path := Path(directory, name)).is_file())
+
+
+def _raise(error: OSError) -> None:
+    raise error

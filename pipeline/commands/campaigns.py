@@ -1,0 +1,115 @@
+"""`topcoat campaign`: what is to be run, before it runs."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.duration import readable_duration
+from pipeline.errors import MissingResource, ResourceDamaged
+from pipeline.settings import Settings
+from pipeline.text import one_line
+
+if TYPE_CHECKING:
+    from pipeline.campaign.definition import Definition, FuzzerPlan
+    from pipeline.campaign.draft import Draft
+    from pipeline.campaign.problems import Problem
+
+SCHEMA = 1
+"""Of `topcoat campaign check --json`. docs/campaign.md describes it."""
+
+_WRONG = 2
+_COLUMNS = ("fuzzer", "budget", "slice", "slices", "options", "dictionary", "seeds")
+
+
+def check(chosen: Settings, options: argparse.Namespace) -> int:
+    """Tell what a campaign's file says, for the fuzzers of the build, or all that is wrong with it."""
+    from pipeline.campaign import draft
+
+    found = draft.look(Path(options.file), chosen.campaign)
+    names, why_not = _names(chosen)
+    problems = found.problems if names is None else found.problems_with(names)
+    definition = None if problems or names is None else found.expand(names)
+    if options.json:
+        facts = _encoded(found, problems, definition) | {"not_expanded": why_not or None}
+        print(json.dumps(facts, indent=2, sort_keys=True))
+    else:
+        _tell(found, problems, definition, why_not)
+    return _WRONG if problems else 0
+
+
+def _names(chosen: Settings) -> tuple[list[str] | None, str]:
+    """The full names of all fuzzers of the build; None, and the reason, if they are not known yet."""
+    from pipeline import build
+    from pipeline.fuzz_targets import FuzzTargets
+
+    try:
+        return [target.full_name for target in FuzzTargets.of(build.load(chosen)).all], ""
+    except ResourceDamaged:
+        raise
+    except MissingResource as error:
+        return None, error.message
+
+
+def _encoded(found: "Draft", problems: "Sequence[Problem]", definition: "Definition | None") -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "definition": definition.encode() if definition else None,
+        "problems": [problem.encode() for problem in problems],
+        "warnings": [warning.encode() for warning in found.warnings],
+    }
+
+
+def _tell(found: "Draft", problems: "Sequence[Problem]", definition: "Definition | None", why_not: str) -> None:
+    for warning in found.warnings:
+        print(f"{warning.place}: warning: {warning.advice}", file=sys.stderr)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if definition:
+        print(*_table(definition), "", _totals(definition), sep="\n")
+    elif not problems:
+        print(f"{found.source.name}: nothing is wrong with the file itself")
+    if why_not:
+        print(f"not compared with the fuzzers of the build: {one_line(why_not)}", file=sys.stderr)
+
+
+def _table(definition: "Definition") -> list[str]:
+    table = [_COLUMNS, *map(_row, definition.fuzzers)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    rows = (zip(line, widths, strict=True) for line in table)
+    return ["  ".join(cell.ljust(width) for cell, width in row).rstrip() for row in rows]
+
+
+def _row(plan: "FuzzerPlan") -> tuple[str, ...]:
+    seconds, runs = plan.budget.seconds, plan.budget.runs
+    files = len(plan.seed_files())
+    return (
+        one_line(plan.name),
+        _time(seconds) if seconds else _counted(runs or 0, "run"),
+        _time(plan.slice),
+        str(plan.slices or "-"),
+        " ".join(f"{name}={value}" for name, value in plan.options) or "-",
+        one_line(plan.dictionary.name) if plan.dictionary else "-",
+        _counted(files, "file") if plan.seeds else "-",
+    )
+
+
+def _totals(definition: "Definition") -> str:
+    plans = definition.fuzzers
+    seconds = sum(plan.budget.seconds or 0 for plan in plans)
+    runs = sum(plan.budget.runs or 0 for plan in plans)
+    slices = sum(plan.slices or 0 for plan in plans)
+    parts = [_counted(len(plans), "fuzzer")]
+    parts += [f"{_counted(slices, 'slice')} in {_time(seconds)}"] if seconds else []
+    parts += [_counted(runs, "run")] if runs else []
+    return f"{definition.name}: {', '.join(parts)}; seed {definition.seed}, allocation {definition.allocation}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _time(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 60 else readable_duration(seconds)
