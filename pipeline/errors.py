@@ -41,6 +41,8 @@
     │   └── HandleEdited        user   somebody else than Topcoat has written to the handle
     ├── PidReused               host   the instance has ended, and its pid belongs to another process
     ├── StopError               host   QEMU survived SIGKILL
+    ├── CampaignError           user   a campaign has ended, and not all of it was done
+    │   └── NotProved           host   its canary was not found, so that nothing it says proves anything
     ├── FuzzerError             guest  a fuzzer could not be prepared, or did not end well
     │   ├── FuzzerTimeout       guest  it did not end in time and was killed
     │   ├── SymbolizerFailed    tool   the program that gives its stack traces names did not do its work
@@ -346,6 +348,19 @@ class StopError(TopcoatError):
     """QEMU survived SIGKILL."""
 
     phase = "stop"
+    fault = "host"
+
+
+class CampaignError(TopcoatError):
+    """A campaign has ended, and not all of it was done: fuzzers were benched."""
+
+    phase = "campaign"
+    fault = "user"
+
+
+class NotProved(CampaignError):
+    """The canary of a campaign was not found as it must be, so that whatever the campaign says proves nothing."""
+
     fault = "host"
 
 

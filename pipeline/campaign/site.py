@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pipeline import goglob
 from pipeline.fuzzer import Fuzzer
-from pipeline.instance import Handle
+from pipeline.process import Process
 from pipeline.ssh import Connector
 from pipeline.symbolize import Writer
 
@@ -16,6 +16,9 @@ CORPUS = "data/corpus"
 
 DICTIONARY = "data/dictionary"
 """The file of the dictionary."""
+
+PACKAGE = "pkg"
+"""The directory of what the fuzzer was built with: seeds in `corpus`, and a dictionary that is named like it."""
 
 MERGED = "data/merged"
 """The directory for the result of a merge."""
@@ -30,9 +33,6 @@ class Site(Protocol):
 
     Everything that needs the guest raises ConnectError or CommandError if it does not answer.
     """
-
-    instance: str
-    boot_id: str
 
     def prepare(self) -> None:
         """End what runs of the fuzzer and delete its data. Once in each boot, before anything else."""
@@ -60,12 +60,10 @@ class Site(Protocol):
 
 
 class OverSsh:
-    """A fuzzer of a real guest."""
+    """A fuzzer of a real guest, whose QEMU is `process`."""
 
-    def __init__(self, fuzzer: Fuzzer, connector: Connector, instance: str, handle: Handle) -> None:
-        self.instance = instance
-        self.boot_id = handle.boot_id
-        self._process = handle.process
+    def __init__(self, fuzzer: Fuzzer, connector: Connector, process: Process) -> None:
+        self._process = process
         self._fuzzer = fuzzer
         self._connector = connector
 

@@ -1,0 +1,297 @@
+"""One attempt at a slice: the fuzzer runs once, in one guest, and whatever it brings is taken."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from pipeline.campaign.capture import Capture
+from pipeline.campaign.definition import FuzzerPlan
+from pipeline.campaign.guests import Guest, Room
+from pipeline.campaign.harvest import Harvest
+from pipeline.campaign.site import CORPUS, DICTIONARY, PACKAGE
+from pipeline.corpus import Corpus
+from pipeline.corpus.files import name_of
+from pipeline.crashes import report as reports
+from pipeline.crashes.report import CrashReport
+from pipeline.crashes.vault import Crash, Vault
+from pipeline.deadline import Clock
+from pipeline.errors import CommandError, ConnectError, FuzzerError, FuzzerTimeout, StoreError, TopcoatError
+from pipeline.fuzzer.progress import Progress, ProgressScanner
+from pipeline.ledger import Crashed, Ended, Entry, Harvested, Result, Started, Subject
+from pipeline.settings import Campaign
+from pipeline.text import one_line, printable
+
+log = logging.getLogger("topcoat")
+
+DEFAULTS = {"timeout": "25", "detect_leaks": "1"}
+"""libFuzzer's options where the campaign says nothing: a unit that takes 25 s is a finding, as in ClusterFuzz."""
+
+GRACE = 60.0
+"""Seconds that a fuzzer may take to end, above its time and the time of one unit: an emulated guest is slow."""
+
+_NOTHING = Progress(seconds=0.0, event="", executions=0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done."""
+
+    subject: Subject
+    plan: FuzzerPlan
+    slice: int
+    attempt: int
+    seconds: float
+    """For which it may run."""
+    runs: int | None
+    """How often it may run its target, if that is limited."""
+    seed: int
+
+    @property
+    def source(self) -> str:
+        """Where units are from that it brings."""
+        return f"{self.subject.fuzzer}#{self.slice}.{self.attempt}"
+
+    @property
+    def options(self) -> dict[str, str]:
+        """libFuzzer's options, but for the dictionary."""
+        options = DEFAULTS | dict(self.plan.options)
+        options |= {"seed": str(self.seed), "max_total_time": str(math.ceil(self.seconds)), "print_final_stats": "1"}
+        return options if self.runs is None else options | {"runs": str(self.runs)}
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """libFuzzer's arguments, but for what the fuzzer was built with."""
+        dictionary = () if self.plan.dictionary is None else (f"-dict={DICTIONARY}",)
+        return (*(f"-{name}={value}" for name, value in sorted(self.options.items())), *dictionary, CORPUS)
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which it hangs."""
+        unit = dict(self.plan.options).get("timeout", DEFAULTS["timeout"])
+        return self.seconds + GRACE + (float(unit) if unit.isdigit() else 0.0)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where everything goes."""
+
+    corpus: Corpus
+    vault: Vault
+    note: Callable[[Entry], None]
+    """Adds an entry to the ledger."""
+
+
+class Attempt:
+    """One run of a fuzzer. `run` does it; `halt`, from another thread, ends it early."""
+
+    def __init__(
+        self, work: Work, guest: Guest, places: Places, chosen: Campaign, clock: Clock = time.monotonic
+    ) -> None:
+        self.work = work
+        self._progress = ProgressScanner(clock)
+        self._guest, self._places, self._chosen = guest, places, chosen
+        self._clock = clock
+        self._capture = Capture(chosen.output_size)
+        self._room: Room | None = None
+        self._harvest: Harvest | None = None
+        self._began: float | None = None
+        self._took = 0.0
+        self._halted = threading.Event()
+
+    @property
+    def seconds(self) -> float:
+        """For which the fuzzer has been running."""
+        return 0.0 if self._began is None else self._clock() - self._began
+
+    @property
+    def latest(self) -> Progress:
+        """What the fuzzer told last of how far it has come."""
+        return self._progress.progress or _NOTHING
+
+    @property
+    def runs(self) -> bool:
+        """Whether the fuzzer runs, and is not just being prepared or taken in."""
+        return self._began is not None and not self._took
+
+    def halt(self) -> None:
+        """End the fuzzer. `run` returns soon, and what was found until then is taken."""
+        self._halted.set()
+        if self._room is not None:
+            try:
+                self._room.site.stop()
+            except (ConnectError, CommandError) as error:  # the run's own end tells more
+                log.debug("%s: %s", self._guest.instance, one_line(str(error)))
+
+    def run(self) -> Ended:
+        """Do it. Every entry of it is noted, the one that is returned too; a guest at fault is no error.
+
+        Raises what was the host's fault, such as StoreError or SymbolizerFailed: it would not be better next time.
+        """
+        work, guest = self.work, self._guest
+        self._places.note(
+            Started(work.subject, work.slice, work.attempt, guest.instance, guest.boot_id, work.seed, work.words)
+        )
+        error = self._tried()
+        crashes = self._take_crashes()
+        ended = self._ended(*self._judge(error, crashes))
+        self._places.note(ended)
+        if error and ended.result == "host":
+            raise error
+        return ended
+
+    def _tried(self) -> TopcoatError | None:
+        """Fill the guest, run the fuzzer and harvest. Returns what went wrong."""
+        try:
+            self._room = self._guest.room(self.work.subject.fuzzer)
+            self._fill(self._room)
+            self._run(self._room, (*self.work.words, *self._built_with(self._room)))
+        except TopcoatError as error:
+            return error
+        return self._harvest.failure if self._harvest else None
+
+    def _fill(self, room: Room) -> None:
+        """Give the guest what it lacks of the corpus, and the dictionary."""
+        plan = self.work.plan
+        if plan.dictionary is not None:
+            directory, _, name = DICTIONARY.rpartition("/")
+            room.site.push({name: plan.dictionary}, directory)
+        lacking = self._places.corpus.lacking(room.site.sizes(CORPUS))
+        room.site.push({path.name: path for path in lacking}, CORPUS)
+        room.known.update(path.name for path in lacking)
+
+    def _built_with(self, room: Room) -> list[str]:
+        """Arguments for the dictionary of the fuzzer's package, unless there is another one, and for its seeds."""
+        site, name = room.site, f"{self.work.subject.fuzzer.rpartition('/')[2]}.dict"
+        dictionary = self.work.plan.dictionary is None and name in site.sizes(PACKAGE)
+        seeds = f"{PACKAGE}/corpus"
+        return [*([f"-dict={PACKAGE}/{name}"] if dictionary else []), *([seeds] if site.sizes(seeds) else [])]
+
+    def _run(self, room: Room, words: Sequence[str]) -> None:
+        harvest = Harvest(room, self._places.corpus, self.work.source, self._chosen.harvest, self._chosen.unit_size)
+        self._harvest = harvest
+        harvester = harvest.start(self._checkpoint, self.halt)
+        try:
+            self._began = self._clock()
+            if not self._halted.is_set():
+                room.site.run(words, self, self.work.limit, harvest.found)
+        finally:
+            self._took = self.seconds
+            harvest.end(harvester)
+            if harvest.failure is None:
+                harvest.take()
+
+    def write(self, data: bytes, /) -> int:
+        """Take the fuzzer's output."""
+        for piece in self._progress.feed(data):
+            self._capture.write(piece)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back for long."""
+
+    def _checkpoint(self, added: int) -> None:
+        now, work = self.latest, self.work
+        self._places.note(
+            Harvested(
+                *(work.subject, work.slice, work.attempt, round(self.seconds, 3)),
+                *(now.executions, now.edges, now.features, added),
+            )
+        )
+
+    def _take_crashes(self) -> list[Crashed]:
+        """Store what was reported, and keep its input out of the corpus."""
+        report = reports.parse(self._capture.content())
+        inputs = list(self._harvest.artifacts.items()) if self._harvest else []
+        if report is not None and not inputs:
+            inputs = [("", report.base64 or b"")]  # the guest has died with it
+        taken = [self._take_crash(name, content, report) for name, content in inputs if _is_crash(name)]
+        for crashed in taken:
+            self._places.note(crashed)
+        return taken
+
+    def _take_crash(self, name: str, content: bytes, report: CrashReport | None) -> Crashed:
+        work, corpus = self.work, self._places.corpus
+        stored = self._places.vault.add(
+            Crash(
+                fuzzer=work.subject.fuzzer,
+                slice=work.slice,
+                attempt=work.attempt,
+                boot_id=self._guest.boot_id,
+                seed=work.seed,
+                options=work.words,
+                builds={"fuzzer": work.subject.build},
+                artifact=name,
+                input=content,
+                output=self._capture.content(),
+                serial=self._guest.serial(),
+                report=report,
+            )
+        )
+        if content and corpus.quarantine(content, stored.group):
+            self._remove(name_of(content))
+        return Crashed(work.subject, work.slice, work.attempt, stored.group, stored.new, sha256(content).hexdigest())
+
+    def _remove(self, unit: str) -> None:
+        """Delete a unit in the guest, where it would end the next attempt."""
+        if self._room and unit in self._room.known:
+            try:
+                self._room.site.remove(CORPUS, [unit])
+            except (ConnectError, CommandError) as error:
+                log.warning("%s: %s", self._guest.instance, one_line(str(error)))
+
+    def _judge(self, error: TopcoatError | None, crashes: list[Crashed]) -> tuple[Result, str]:
+        if isinstance(error, StoreError):
+            return "host", one_line(str(error))
+        if crashes:
+            return "crash", crashes[0].group
+        if self._halted.is_set():
+            return "stopped", "it was asked to"
+        if error is None:
+            return ("done", "") if self.latest.executions else ("failed", self._last_words())
+        return self._fault(error), one_line(str(error))
+
+    def _fault(self, error: TopcoatError) -> Result:
+        if isinstance(error, FuzzerTimeout):
+            return "hang"
+        if isinstance(error, FuzzerError | ConnectError | CommandError) and error.fault == "guest":
+            return "failed" if self._answers() else "guest died"
+        return "host"
+
+    def _answers(self) -> bool:
+        try:
+            return self._room is not None and self._room.site.alive() and self._room.site.sizes(CORPUS) is not None
+        except TopcoatError:
+            return False
+
+    def _last_words(self) -> str:
+        return f"it ended without running anything: {one_line(printable(self._capture.last_line()))}"
+
+    def _ended(self, result: Result, reason: str) -> Ended:
+        work, now, final = self.work, self.latest, self._progress.final
+        return Ended(
+            work.subject,
+            work.slice,
+            work.attempt,
+            result,
+            reason,
+            round(self._took, 3),
+            max(now.executions, final.executions),
+            now.edges,
+            now.features,
+            len(self._places.corpus.units()),
+            self._harvest.added if self._harvest else 0,
+            max(now.rss, final.rss),
+            tuple(
+                (round(one.seconds, 3), one.executions, one.edges, one.features, one.units)
+                for one in self._progress.curve
+            ),
+        )
+
+
+def _is_crash(name: str) -> bool:
+    """libFuzzer writes slow units too, and goes on."""
+    return not name.startswith("slow-unit-")

@@ -1,0 +1,147 @@
+"""The guests of a campaign: leased from the pool, with a way into each, and what it is known to hold of each fuzzer."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.build import Build
+from pipeline.campaign.site import OverSsh, Site
+from pipeline.deadline import Deadline
+from pipeline.fuzzer import Fuzzer
+from pipeline.instance import Handle
+from pipeline.pool import Boot, Lease, Pool
+from pipeline.settings import Settings
+from pipeline.ssh import Connector, Limits, Retries
+
+SERIAL_TAIL = 64 << 10
+"""Bytes of the serial log that go with a crash."""
+
+LIMITS = Limits(bytes=512 << 20, entries=30_000, depth=1)
+"""Of one transfer from a guest."""
+
+RETRIES = Retries(attempts=3, pause=1.0, limit=30.0)
+"""A guest of the pool has answered before; if it does not any more, another one is booted."""
+
+
+@dataclass
+class Room:
+    """A fuzzer's place in one guest."""
+
+    site: Site
+    known: set[str] = field(default_factory=set)
+    """Names in its corpus there that are on the host too, or need not be."""
+
+
+class Guest(Protocol):
+    """A guest that is leased."""
+
+    instance: str
+    boot_id: str
+
+    def room(self, fuzzer: str) -> Room:
+        """The fuzzer's place in it, prepared if this is the first time in this boot. Raises what that raises."""
+
+    def serial(self) -> bytes:
+        """The end of its serial log."""
+
+    def spoil(self, reason: str) -> None:
+        """It has died or hung, or nobody knows: the next lease boots it anew."""
+
+
+class Guests(Protocol):
+    """Where guests come from."""
+
+    def lease(self, limit: float) -> AbstractContextManager[Guest]:
+        """A guest for the body. Raises BootError, StoreError, or InstanceBusy after `limit` seconds."""
+
+    @property
+    def boots(self) -> Sequence[Boot]:
+        """All boots so far, and those that failed."""
+
+    def close(self) -> None:
+        """End those that nobody leases."""
+
+
+class PooledGuest:
+    """A guest of the pool."""
+
+    def __init__(self, lease: Lease, rooms: dict[str, Room], make_site: Callable[[str], Site]) -> None:
+        self.instance = lease.instance.name
+        self.boot_id = lease.handle.boot_id
+        self._lease = lease
+        self._rooms = rooms
+        self._make_site = make_site
+
+    def room(self, fuzzer: str) -> Room:
+        """See Guest."""
+        if fuzzer not in self._rooms:
+            site = self._make_site(fuzzer)
+            site.prepare()
+            self._rooms[fuzzer] = Room(site)
+        return self._rooms[fuzzer]
+
+    def serial(self) -> bytes:
+        """See Guest."""
+        try:
+            with self._lease.instance.serial_log.open("rb") as stream:
+                stream.seek(max(0, stream.seek(0, 2) - SERIAL_TAIL))
+                return stream.read(SERIAL_TAIL)
+        except OSError as error:
+            return f"the serial log cannot be read: {error.strerror}\n".encode()
+
+    def spoil(self, reason: str) -> None:
+        """See Guest."""
+        self._lease.spoil(reason)
+
+
+class PooledGuests:
+    """Guests of the pool, reached over SSH; a connection lasts as long as its guest."""
+
+    def __init__(self, pool: Pool, settings: Settings, build: Build) -> None:
+        self._pool, self._settings, self._build = pool, settings, build
+        self._lock = threading.Lock()
+        self._connectors: dict[str, tuple[str, Connector]] = {}
+        """By instance: the boot that it leads to, and the way."""
+        self._rooms: dict[str, dict[str, Room]] = {}
+        """By boot."""
+
+    @contextmanager
+    def lease(self, limit: float) -> Iterator[Guest]:
+        """See Guests."""
+        with self._pool.lease(Deadline(limit)) as lease:
+            name, handle = lease.instance.name, lease.handle
+            connector = self._connector(name, handle)
+
+            def make_site(fuzzer: str) -> Site:
+                return OverSsh(Fuzzer.of(self._build, fuzzer), connector, handle.process)
+
+            yield PooledGuest(lease, self._rooms[handle.boot_id], make_site)
+
+    def _connector(self, name: str, handle: Handle) -> Connector:
+        with self._lock:
+            known = self._connectors.get(name)
+            if known and known[0] == handle.boot_id:
+                return known[1]
+            if known:
+                known[1].close()
+                self._rooms.pop(known[0], None)
+            timeouts = self._settings.boot.timeouts("kvm" if "-enable-kvm" in handle.argv else "tcg")
+            made = Connector(handle.ssh, timeouts, RETRIES, LIMITS)
+            self._connectors[name] = (handle.boot_id, made)
+            self._rooms[handle.boot_id] = {}
+            return made
+
+    @property
+    def boots(self) -> Sequence[Boot]:
+        """See Guests."""
+        return self._pool.boots
+
+    def close(self) -> None:
+        """See Guests."""
+        with self._lock:
+            for _, connector in self._connectors.values():
+                connector.close()
+            self._connectors.clear()
+        self._pool.close()

@@ -1,0 +1,134 @@
+"""Taking what a fuzzer has found from its guest, while it runs and when it has ended."""
+
+import logging
+import posixpath
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.campaign.guests import Room
+from pipeline.campaign.site import CORPUS
+from pipeline.corpus import Corpus, files
+from pipeline.errors import CommandError, ConnectError, StoreError
+from pipeline.text import one_line
+from pipeline.worker import Worker
+
+log = logging.getLogger("topcoat")
+
+MOST_FILES = 20_000
+"""Files that are fetched at once."""
+
+MOST_ARTIFACTS = 16
+"""Artifacts of one run that are fetched."""
+
+LARGEST_ARTIFACT = 64 << 20
+"""Bytes of an artifact. A fuzzer makes none as large, but a guest can claim so."""
+
+JOIN_LIMIT = 300.0
+"""Seconds that a harvest under way may take to end."""
+
+
+class Harvest:
+    """What one run of a fuzzer brings. As a context manager: harvests in a thread until the end of the body.
+
+    A guest that does not answer is no error here: what has come is kept, and the run will tell. A store that takes no
+    more is: `failed` is called then, and `failure` has the reason.
+    """
+
+    def __init__(self, room: Room, corpus: Corpus, source: str, every: float, unit_size: int) -> None:
+        """What the room is known to hold is not fetched; it grows."""
+        self.added = 0
+        """Units that the corpus did not have."""
+        self.artifacts: dict[str, bytes] = {}
+        """What was fetched of those that were reported, by their names."""
+        self.failure: StoreError | None = None
+        self._site, self._known = room.site, room.known
+        self._corpus, self._source = corpus, source
+        self._every, self._unit_size = every, unit_size
+        self._reported: deque[str] = deque()
+        self._seen = 0
+        self._wake = threading.Event()
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def found(self, path: str) -> None:
+        """An artifact was reported: it is fetched at once, by the thread."""
+        self._seen += 1
+        if self._seen <= MOST_ARTIFACTS:
+            self._reported.append(path)
+            self._wake.set()
+
+    def start(self, harvested: Callable[[int], None], failed: Callable[[], None]) -> Worker:
+        """Begin to harvest in a thread. `harvested` is told after each time how many units came."""
+
+        def work() -> None:
+            while not self._woken():
+                try:
+                    harvested(self.take())
+                except StoreError as error:
+                    self.failure = error
+                    failed()
+                    return
+
+        return Worker("harvest", work)
+
+    def _woken(self) -> bool:
+        """Wait for the next time. Whether it is the end instead."""
+        self._wake.wait(self._every)
+        self._wake.clear()
+        return self._ended
+
+    def end(self, worker: Worker) -> None:
+        """End the thread, and wait for it. Raises what it raised."""
+        self._ended = True
+        self._wake.set()
+        if not worker.join(JOIN_LIMIT):
+            log.error("the harvest of %s still hangs after %g s", self._source, JOIN_LIMIT)
+        if worker.failure:
+            raise worker.failure
+
+    def take(self) -> int:
+        """Fetch what is new. Returns how many units the corpus did not have. Raises StoreError."""
+        with self._lock:
+            try:
+                self._take_artifacts()
+                return self._take_units()
+            except (ConnectError, CommandError) as error:
+                log.warning("harvesting %s: %s", self._source, one_line(str(error)))
+                return 0
+
+    def _take_units(self) -> int:
+        names = [
+            name
+            for name, size in self._site.sizes(CORPUS).items()
+            if name not in self._known and size <= self._unit_size
+        ][:MOST_FILES]
+        if not names:
+            return 0
+        with tempfile.TemporaryDirectory(prefix="topcoat-harvest-") as landing:
+            try:
+                self._site.fetch(CORPUS, names, Path(landing))
+            finally:  # what has come is taken, also of a guest that dies meanwhile
+                came = sorted(Path(landing).iterdir())
+                result = self._corpus.add(came, self._source)
+                self._known |= {path.name for path in came if not (result.torn and _is_torn(path))}
+                self.added += result.new
+        return result.new
+
+    def _take_artifacts(self) -> None:
+        while self._reported:
+            path = self._reported[0]
+            directory, name = posixpath.split(path)
+            with tempfile.TemporaryDirectory(prefix="topcoat-artifact-") as landing:
+                self._site.fetch(directory, [name], Path(landing))
+                came = Path(landing, name)
+                if came.is_file() and came.stat().st_size <= LARGEST_ARTIFACT:
+                    self.artifacts[name] = came.read_bytes()
+            self._reported.popleft()
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether it was fetched while it was being written, and must be fetched again."""
+    return files.is_name(path.name) and not files.has_own_name(path)

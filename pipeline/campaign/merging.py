@@ -1,0 +1,95 @@
+"""Merging the corpus of a fuzzer: fewer units that cover as much, by libFuzzer's own merge in a guest."""
+
+import time
+from collections.abc import Sequence
+
+from pipeline.campaign.attempt import DEFAULTS
+from pipeline.campaign.capture import Capture
+from pipeline.campaign.definition import FuzzerPlan
+from pipeline.campaign.guests import Guest
+from pipeline.campaign.site import CORPUS, MERGED, Site
+from pipeline.corpus import Corpus, Coverage
+from pipeline.deadline import Clock
+from pipeline.errors import CommandError, ConnectError, FuzzerError
+from pipeline.fuzzer.progress import ProgressScanner
+from pipeline.ledger import Merged, Subject
+from pipeline.settings import Campaign
+from pipeline.text import one_line
+
+LIMIT = 1800.0
+"""Seconds that a merge may take, and each of the two measurements of coverage."""
+
+SOURCE = "merge"
+
+
+def merge(
+    subject: Subject, plan: FuzzerPlan, guest: Guest, corpus: Corpus, chosen: Campaign, clock: Clock = time.monotonic
+) -> Merged:
+    """Merge the corpus as it is now. The result takes its place if it covers no less, within the tolerance.
+
+    A merge that fails is no error: then the corpus stays, and the result says why. Raises StoreError.
+    """
+    began = clock()
+    given = dict(corpus.units())
+    try:
+        room = guest.room(plan.name)
+        room.known.clear()
+        kept, before, after = _merged(plan, room.site, corpus)
+        reason = "" if kept else "nothing came of it"
+    except (FuzzerError, ConnectError, CommandError) as error:
+        kept, before, after, reason = [], Coverage(0, 0), Coverage(0, 0), one_line(str(error))
+    accepted = bool(kept) and corpus.replace(
+        given, kept, (), before=before, after=after, tolerance=chosen.tolerance, source=SOURCE
+    )
+    if kept and not accepted:
+        reason = f"it covers {after.features} features instead of {before.features}"
+    return Merged(
+        *(subject, len(given), len(corpus.units()), before.features, after.features, accepted, reason),
+        seconds=round(clock() - began, 3),
+    )
+
+
+def _merged(plan: FuzzerPlan, site: Site, corpus: Corpus) -> tuple[list[str], Coverage, Coverage]:
+    """The names of the units that remain, and what is covered by all of them and by those.
+
+    The fuzzer's data in the guest are deleted before, so that it has nothing but the corpus, and afterwards too.
+    """
+    site.prepare()
+    try:
+        site.push({path.name: path for path in corpus.lacking(())}, CORPUS)
+        site.push({}, MERGED)
+        _run(plan, site, ["-merge=1", MERGED, CORPUS])
+        kept = [name for name in site.sizes(MERGED) if name in corpus.units()]
+        return kept, _coverage(plan, site, CORPUS), _coverage(plan, site, MERGED)
+    finally:
+        site.prepare()
+
+
+def _coverage(plan: FuzzerPlan, site: Site, directory: str) -> Coverage:
+    """What the units in a directory cover: they are run once, and nothing else is."""
+    latest = _run(plan, site, ["-runs=0", directory]).progress
+    return Coverage(latest.edges, latest.features) if latest else Coverage(0, 0)
+
+
+def _run(plan: FuzzerPlan, site: Site, words: Sequence[str]) -> ProgressScanner:
+    progress = ProgressScanner()
+    options = DEFAULTS | dict(plan.options)
+    site.run([*(f"-{name}={value}" for name, value in sorted(options.items())), *words], _Scan(progress), LIMIT, _none)
+    return progress
+
+
+class _Scan(Capture):
+    """Has the output looked at, and keeps none of it."""
+
+    def __init__(self, progress: ProgressScanner) -> None:
+        super().__init__(0)
+        self._progress = progress
+
+    def write(self, data: bytes, /) -> int:
+        for _ in self._progress.feed(data):
+            pass
+        return len(data)
+
+
+def _none(_: str) -> None:
+    """An artifact of a merge is none: a unit that crashes is left out of the result."""

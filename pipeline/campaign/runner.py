@@ -1,0 +1,386 @@
+"""Running a campaign: workers, each with a guest on lease, that share out what is left of every fuzzer's budget."""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from pipeline import ledger
+from pipeline.campaign import allocation, budget, canary, merging
+from pipeline.campaign.allocation import Candidate
+from pipeline.campaign.attempt import Attempt, Places, Work
+from pipeline.campaign.definition import Definition, FuzzerPlan
+from pipeline.campaign.guests import Guest, Guests
+from pipeline.campaign.state import Standing, State
+from pipeline.campaign.status import CampaignState, FuzzerStatus, Live, Status, of_campaign, of_fuzzer
+from pipeline.campaign.subjects import Subjects
+from pipeline.corpus import Corpus, Limits
+from pipeline.crashes.vault import Vault
+from pipeline.deadline import Clock
+from pipeline.errors import BootError, ConnectError, NotProved
+from pipeline.ledger import Benched, Booted, Closed, Ended, Entry, Ledger, Opened, Proved
+from pipeline.settings import Campaign
+from pipeline.worker import Worker
+
+log = logging.getLogger("topcoat")
+
+
+@dataclass(frozen=True)
+class Only:
+    """One piece of a campaign that is to be done by itself."""
+
+    fuzzer: str
+    slice: int | None
+    """Its number; None for a merge of the corpus."""
+
+
+LEASE_LIMIT = 1800.0
+"""Seconds to wait for a guest: others may use the pool."""
+
+MOST_ATTEMPTS = 100
+"""At one slice: a fuzzer that crashes each second must not run for ever on a budget of an hour."""
+
+BOOT_FAILURES = 3
+"""So many boots that fail one after the other, and the campaign ends: it is not its fuzzers' fault."""
+
+HALT_LIMIT = 120.0
+"""Seconds for all that runs to be taken in when the campaign is interrupted."""
+
+_LOCK_LIMIT = 60.0  # a process that was interrupted may still be taking in what it has
+
+
+@dataclass(frozen=True)
+class Campaigns:
+    """Where campaigns and corpora are: below the root of a store."""
+
+    root: Path
+
+    def directory(self, name: str) -> Path:
+        """That of one campaign."""
+        return self.root / "campaigns" / name
+
+    def ledger(self, name: str) -> Path:
+        """Its ledger."""
+        return self.directory(name) / "ledger.jsonl"
+
+
+class Runner:
+    """One process that works at a campaign. Its methods but `run` can be called from any thread."""
+
+    def __init__(
+        self,
+        definition: Definition,
+        subjects: Subjects,
+        guests: Guests,
+        store: Path,
+        chosen: Campaign,
+        workers: int,
+        only: Only | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """`only` is a piece to which all is confined; then no canary is looked for."""
+        self.definition = definition
+        self.state = State()
+        self.active: dict[str, Attempt] = {}
+        """What runs now, by fuzzer."""
+        self._subjects = subjects
+        self._only = only
+        self._plans = {plan.name: plan for plan in definition.fuzzers}
+        self._guests, self._store, self._chosen = guests, store, chosen
+        self._workers, self._clock = workers, clock
+        self._directory = Campaigns(store).directory(definition.name)
+        self._vault = Vault(self._directory)
+        self._book: Ledger | None = None
+        self._changed = threading.Condition(threading.RLock())
+        self._busy: set[str] = set()
+        self._turn = 0
+        self._boots = 0
+        self._boot_failures = 0
+        self._stopping = False
+        self._failure: BaseException | None = None
+
+    # What others ask
+
+    def corpus(self, fuzzer: str) -> Corpus:
+        """The corpus of a fuzzer, which all campaigns share."""
+        limits = Limits(self._chosen.unit_size, self._chosen.corpus_size, self._chosen.corpus_units)
+        return Corpus.of(self._store, fuzzer, limits)
+
+    def standing(self, fuzzer: str) -> Standing:
+        """How a fuzzer stands, as it is built today."""
+        return self.state.standing(self._subjects.of[fuzzer])
+
+    def status(self) -> Status:
+        """How all stand at this moment."""
+        with self._changed:
+            fuzzers = tuple(self._status(plan) for plan in self.definition.fuzzers)
+            done = all(one.state in ("done", "benched") for one in fuzzers)
+            what: CampaignState = "done" if done else "stopped" if self._stopping else "running"
+            return of_campaign(self.definition, self.state, fuzzers, self._proof(), self._workers, what)
+
+    def _status(self, plan: FuzzerPlan) -> FuzzerStatus:
+        standing, attempt = self.standing(plan.name), self.active.get(plan.name)
+        live = Live(attempt.seconds, attempt.latest) if attempt and attempt.runs else None
+        merging = plan.name in self._busy and not self._runs(plan) and attempt is None
+        return of_fuzzer(plan, standing, budget.left(plan, standing), live, merging=merging)
+
+    def _proof(self) -> tuple[bool | None, str]:
+        proved = self.state.proofs.get((socket.gethostname(), self._subjects.build))
+        return (proved.proved, proved.reason) if proved else (None, "")
+
+    # The run
+
+    def run(self, tick: Callable[["Runner"], None] | None = None, every: float = 1.0) -> State:
+        """Work until every budget is used or its fuzzer benched. `tick` is called at least each `every` seconds.
+
+        If interrupted, takes in what runs and raises KeyboardInterrupt. Raises InstanceBusy if another process works
+        at this campaign, StoreError, and BootError if no guest can be had: what was done until then is kept.
+        """
+        path = Campaigns(self._store).ledger(self.definition.name)
+        with ledger.opened(path, _LOCK_LIMIT) as self._book:
+            self.state = State.of(ledger.read(path))
+            self._open()
+            self._import_seeds()
+            self._prove()
+            workers = [Worker(f"campaign {number}", self._work) for number in range(self._workers)]
+            try:
+                self._watch(workers, tick, every)
+            finally:
+                self._halt(workers)
+            if tick:
+                tick(self)
+        if self._failure:
+            raise self._failure
+        return self.state
+
+    def note(self, entry: Entry) -> None:
+        """Write an entry in the ledger, and add it up."""
+        with self._changed:
+            assert self._book is not None
+            self._book.append(entry)
+            self.state.add(entry)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Have everything end soon: what runs is halted and taken in."""
+        with self._changed:
+            self._stopping = True
+            active = list(self.active.values())
+            self._changed.notify_all()
+        for attempt in active:
+            attempt.halt()
+
+    def _open(self) -> None:
+        """Close what a process that is gone has left open, with the time that is known for certain."""
+        abandoned = [
+            (standing.slices[started.slice], started)
+            for standing in self.state.standings.values()
+            for started in (one.open for one in standing.slices.values())
+            if started
+        ]
+        for one, started in abandoned:
+            last = one.checkpoint
+            self.note(
+                Ended(
+                    *(started.subject, started.slice, started.attempt, "interrupted"),
+                    "the process that ran it is gone",
+                    *((last.seconds, last.executions, last.edges, last.features) if last else (0.0, 0, 0, 0)),
+                    units=len(self.corpus(started.subject.fuzzer).units()),
+                    added=last.added if last else 0,
+                    peak_rss=0,
+                )
+            )
+        self.note(Opened(socket.gethostname(), os.getpid(), self.definition.encode()))
+
+    def _import_seeds(self) -> None:
+        for plan in self.definition.fuzzers:
+            if plan.seeds:
+                self.corpus(plan.name).add(plan.seed_files(), "seed")
+
+    def _prove(self) -> None:
+        """Look for the canary, unless it has been found by this build on this host."""
+        if self._only or self._chosen.canary == "off" or self._proof()[0]:
+            return
+        began = self._clock()
+        with self._guests.lease(LEASE_LIMIT) as guest:
+            self._note_boots()
+            reason = canary.look(guest, self._directory / "canary", self._chosen, self._clock)
+        seconds = round(self._clock() - began, 3)
+        self.note(Proved(socket.gethostname(), self._subjects.build, not reason, reason, seconds))
+        if not reason:
+            log.info("the canary was found, reproduced and named in %.0f s", seconds)
+            return
+        error = NotProved(
+            f"the canary was not found: {reason}",
+            hint="a campaign would find nothing either; to run it all the same, unproved: [campaign] canary = warn",
+        )
+        if self._chosen.canary == "on":
+            raise error
+        log.warning("%s; whatever this campaign says is unproved", error.message)
+
+    def _watch(self, workers: list[Worker], tick: Callable[["Runner"], None] | None, every: float) -> None:
+        while not all(worker.join(0) for worker in workers):
+            with self._changed:
+                self._changed.wait(every)
+            if tick:
+                tick(self)
+
+    def _halt(self, workers: list[Worker]) -> None:
+        self.stop()
+        for worker in workers:
+            if not worker.join(HALT_LIMIT):
+                log.error("a worker of the campaign still hangs after %g s", HALT_LIMIT)
+            self._failure = self._failure or worker.failure
+
+    # One worker
+
+    def _work(self) -> None:
+        try:
+            while (name := self._next()) is not None:
+                try:
+                    self._serve(self._plans[name])
+                finally:
+                    self._release(name)
+        except BaseException as failure:  # noqa: BLE001  run raises it
+            with self._changed:
+                self._failure = self._failure or failure
+            self.stop()
+
+    def _next(self) -> str | None:
+        """The fuzzer to work at next, which is this worker's from now on; None if nothing is left to do."""
+        with self._changed:
+            while not self._stopping:
+                if name := self._choice():
+                    self._busy.add(name)
+                    return name
+                if not self._busy:
+                    return None
+                self._changed.wait()
+            return None
+
+    def _choice(self) -> str | None:
+        idle = [plan for plan in self.definition.fuzzers if plan.name not in self._busy]
+        candidates = [self._candidate(plan) for plan in idle if self._runs(plan)]
+        if candidates:
+            self._turn += 1
+            return allocation.choose(candidates, self._turn, self.definition.allocation).name
+        return next((plan.name for plan in idle if self._merges(plan)), None)
+
+    def _candidate(self, plan: FuzzerPlan) -> Candidate:
+        standing = self.standing(plan.name)
+        return Candidate(plan.name, budget.used_part(plan, standing), standing.recent_gain, standing.attempts)
+
+    def _runs(self, plan: FuzzerPlan) -> bool:
+        standing = self.standing(plan.name)
+        if standing.benched:
+            return False
+        if self._only:
+            one = standing.slices.get(self._only.slice or 0)
+            return (
+                self._only == Only(plan.name, self._only.slice)
+                and self._only.slice is not None
+                and not (one and one.closed)
+            )
+        return budget.left(plan, standing) > 0
+
+    def _merges(self, plan: FuzzerPlan) -> bool:
+        """Whether its corpus is to be merged: it has grown, and nothing else is left to do."""
+        standing = self.standing(plan.name)
+        if self._only:
+            return self._only == Only(plan.name, None) and standing.unmerged > 0
+        return not self._runs(plan) and not standing.benched and standing.unmerged > 0 and standing.units > 1
+
+    def _release(self, name: str) -> None:
+        with self._changed:
+            self._busy.discard(name)
+            self.active.pop(name, None)
+            self._changed.notify_all()
+
+    def _serve(self, plan: FuzzerPlan) -> None:
+        try:
+            with self._guests.lease(LEASE_LIMIT) as guest:
+                self._note_boots()
+                self._boot_failures = 0
+                if self._runs(plan):
+                    self._slice(plan, guest)
+                else:
+                    self._merge(plan, guest)
+        except ConnectError as error:  # it answered when it was booted: the next lease will be another boot
+            log.warning("%s: %s", plan.name, error)
+            self._count_boot_failure(error)
+        except BootError as error:
+            self._note_boots()
+            self._count_boot_failure(error)
+
+    def _note_boots(self) -> None:
+        with self._changed:
+            boots = self._guests.boots
+            for boot in boots[self._boots :]:
+                self.note(Booted(boot.instance, boot.boot_id, round(boot.seconds, 3), boot.why, boot.failure))
+            self._boots = len(boots)
+
+    def _count_boot_failure(self, error: BootError) -> None:
+        with self._changed:
+            self._boot_failures += 1
+            if self._boot_failures >= BOOT_FAILURES:
+                raise error
+
+    def _slice(self, plan: FuzzerPlan, guest: Guest) -> None:
+        """Work at the fuzzer's present slice until it is over, or the guest is not to be used any more."""
+        number = (self._only and self._only.slice) or self.standing(plan.name).current
+        while (work := self._work_left(plan, number)) is not None:
+            places = Places(self.corpus(plan.name), self._vault, self.note)
+            attempt = Attempt(work, guest, places, self._chosen, self._clock)
+            with self._changed:
+                self.active[plan.name] = attempt
+                if self._stopping:
+                    return
+            ended = attempt.run()
+            self._bench(plan)
+            if ended.result in ("hang", "guest died"):
+                guest.spoil(f"{plan.name}: {ended.result}: {ended.reason}")
+                return
+
+    def _work_left(self, plan: FuzzerPlan, number: int) -> Work | None:
+        """The next attempt at this slice; None, and the slice is closed, if nothing of it is left."""
+        subject, runs = self._subjects.of[plan.name], plan.budget.runs
+        with self._changed:
+            standing = self.standing(plan.name)
+            attempts = standing.slices[number].attempts if number in standing.slices else 0
+            seconds = budget.left_of_slice(plan, standing, number)
+            if self._stopping or standing.benched:
+                return None
+            if seconds and attempts < MOST_ATTEMPTS:
+                limit = None if runs is None else int(budget.left(plan, standing))
+                seed = self._seed(plan.name, number, attempts + 1)
+                return Work(subject, plan, number, attempts + 1, seconds, limit, seed)
+        reason = "attempts" if attempts >= MOST_ATTEMPTS else "time" if runs is None else "runs"
+        self.note(Closed(subject, number, reason))
+        return None
+
+    def _seed(self, fuzzer: str, number: int, attempt: int) -> int:
+        """Of libFuzzer: never 0, which it would replace, and the same whenever the campaign is run anew."""
+        text = f"{self.definition.seed}/{fuzzer}/{number}/{attempt}"
+        return int.from_bytes(sha256(text.encode()).digest()[:4], "big") % 0x7FFFFFFF + 1
+
+    def _bench(self, plan: FuzzerPlan) -> None:
+        subject, standing = self._subjects.of[plan.name], self.standing(plan.name)
+        if standing.strikes >= self._chosen.strikes:
+            self.note(Benched(subject, f"{standing.strikes} failures in a row, the last one: {standing.failure}"))
+            log.warning("%s is benched: %s", plan.name, standing.benched)
+
+    def _merge(self, plan: FuzzerPlan, guest: Guest) -> None:
+        merged = merging.merge(
+            self._subjects.of[plan.name], plan, guest, self.corpus(plan.name), self._chosen, self._clock
+        )
+        self.note(merged)
+
+
+def benched(state: State) -> list[str]:
+    """The fuzzers that were benched, with the reason."""
+    return sorted(f"{subject.fuzzer}: {one.benched}" for subject, one in state.standings.items() if one.benched)
