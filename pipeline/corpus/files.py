@@ -78,9 +78,10 @@ def sync_directory(path: Path) -> None:
 
 
 def sizes_in(directory: Path) -> dict[str, int | None]:
-    """What has the name of a unit in the directory: bytes of regular files, None for all else. Raises OSError."""
+    """What has the name of a unit there, but for directories: bytes of regular files, else None. Raises OSError."""
     with os.scandir(directory) as entries:
-        return {entry.name: _size(entry) for entry in entries if is_name(entry.name)}
+        named = (entry for entry in entries if is_name(entry.name) and not entry.is_dir(follow_symlinks=False))
+        return {entry.name: _size(entry) for entry in named}
 
 
 def _size(entry: "os.DirEntry[str]") -> int | None:

@@ -60,7 +60,7 @@ class Quarantine:
             if is_name(name) and name not in names:
                 remove(self._directory / name)
             elif target_of_remains(name) is not None:
-                shutil.rmtree(self._directory / name)
+                shutil.rmtree(self._directory / name, ignore_errors=True)
 
     def _make_room(self) -> None:
         by_age = sorted(self.names(), key=lambda name: (self._note(name).lstat().st_mtime_ns, name))

@@ -85,6 +85,10 @@ def contents(corpus: Corpus) -> set[bytes]:
     return set(found.values())
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def landed(directory: Path, *some: bytes) -> list[Path]:
     directory.mkdir(exist_ok=True)
     paths = [directory / name_of(content) for content in some]
@@ -191,8 +195,10 @@ def test_what_is_no_regular_file_is_refused(corpus: Corpus, tmp_path: Path, monk
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
+        before = open_descriptors()
         odd = ["link", "dangling", "directory", "fifo", "socket", "vanished", "x" * 256, "file/below"]
         assert corpus.add([*(tmp_path / name for name in odd), Path("/dev/zero")], "x") == Added(refused=len(odd) + 1)
+        assert open_descriptors() == before
     assert corpus.units() == {}
 
 
@@ -219,6 +225,8 @@ def test_a_corpus_does_not_grow_past_its_limits(tmp_path: Path) -> None:
     assert corpus.add([b"12345", tmp_path / "large", b"1234", b"123"], "x") == Added(new=2, too_large=2)
     assert corpus.add([b"abcd", b"abc", b"x", b"123"], "x") == Added(new=1, over_cap=2, known=1)
     assert contents(corpus) == {b"1234", b"123", b"abc"}
+    other = Corpus.of(tmp_path, "a/other", Limits(bytes=5))
+    assert other.add([b"1234", b"123", b"1", b"2"], "x") == Added(new=2, over_cap=2)
     assert Corpus.of(tmp_path, FUZZER, Limits(bytes=11)).add([b"yy", b"y"], "x") == Added(new=1, over_cap=1)
 
 
@@ -264,6 +272,30 @@ def test_a_full_disk_is_a_fault_of_the_store(corpus: Corpus, monkeypatch: pytest
     assert "free some space" in caught.value.hint
     corpus.add([], "x")
     assert contents(corpus) == {b"old"}
+
+
+def test_a_single_unit_that_cannot_be_written_fails_the_call(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, content: bytes) -> None:
+        if content == b"2":
+            raise OSError(5, "Input/output error")
+        path.write_bytes(content)
+
+    monkeypatch.setattr("pipeline.corpus.intake.write_new", write)
+    with pytest.raises(StoreError, match="Input/output error"):
+        corpus.add([b"1", b"2", b"3"], "x")
+    assert corpus.units() == {}
+
+
+def test_units_are_on_the_disk_before_the_manifest_lists_them(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    corpus.add([], "x")
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(str(Path(f"/proc/self/fd/{number}").readlink())))
+    corpus.add([b"a", b"b"], "x")
+    paths = {str(corpus.path(name_of(content))) for content in (b"a", b"b")}
+    assert set(synced[:2]) == paths
+    assert synced[2] == str(corpus.directory / "units")
+    assert synced[3].endswith(".tmp/manifest.json")
+    assert synced[4] == str(corpus.directory)
 
 
 def test_what_a_guest_lacks_is_told_from_a_listing(corpus: Corpus) -> None:
@@ -507,10 +539,12 @@ def test_a_unit_whose_file_is_lost_is_dropped_with_a_warning(
 def test_leftovers_are_removed_and_what_a_person_has_put_there_is_not(corpus: Corpus) -> None:
     corpus.add([b"a"], "seed")
     (corpus.directory / "units/README").write_text("mine")
+    (corpus.directory / "units" / name_of(b"directory")).mkdir()
     corpus.path(name_of(b"left")).write_bytes(b"le")
     (corpus.directory / "quarantine" / name_of(b"left")).write_bytes(b"le")
     (corpus.directory / f"quarantine/.{name_of(b'left')}.json.abcdefgh.tmp").mkdir()
     corpus.add([], "x")
+    (corpus.directory / "units" / name_of(b"directory")).rmdir()
     assert files(corpus.directory / "units") == {name_of(b"a"): b"a", "README": b"mine"}
     assert files(corpus.directory / "quarantine") == {}
 
