@@ -97,6 +97,11 @@ class Store:
         return self.root / "instances"
 
     @property
+    def campaigns(self) -> Path:
+        """The directory with one directory for each campaign."""
+        return self.root / "campaigns"
+
+    @property
     def cache(self) -> Path:
         """The directory of what can be lost at any time."""
         return self.root / "cache"

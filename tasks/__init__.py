@@ -10,6 +10,7 @@ from tasks import defaults
 defaults.install()
 
 from tasks.boot import BootInstance, StopInstance  # noqa: E402  luigi must know its defaults before it sees the first task
+from tasks.campaign import FuzzCampaign, MergeCorpus, RunFuzzer  # noqa: E402
 from tasks.demo import (  # noqa: E402
     DemoCompiler,
     DemoDisk,
@@ -31,7 +32,10 @@ __all__ = [
     "DemoPackages",
     "DemoSystem",
     "ExtendedBlk",
+    "FuzzCampaign",
     "InitrdWithKey",
+    "MergeCorpus",
+    "RunFuzzer",
     "SSHKeyPair",
     "StopInstance",
 ]

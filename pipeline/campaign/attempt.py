@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -20,15 +20,20 @@ from pipeline.crashes.report import CrashReport
 from pipeline.crashes.vault import Crash, Vault
 from pipeline.deadline import Clock
 from pipeline.errors import CommandError, ConnectError, FuzzerError, FuzzerTimeout, StoreError, TopcoatError
-from pipeline.fuzzer.progress import Progress, ProgressScanner
-from pipeline.ledger import Crashed, Ended, Entry, Harvested, Result, Started, Subject
+from pipeline.fuzzer.progress import Final, Progress, ProgressScanner
+from pipeline.ledger import Crashed, Ended, Entry, Harvested, Point, Result, Started, Subject
 from pipeline.settings import Campaign
 from pipeline.text import one_line, printable
 
 log = logging.getLogger("topcoat")
 
-DEFAULTS = {"timeout": "25", "detect_leaks": "1"}
-"""libFuzzer's options where the campaign says nothing: a unit that takes 25 s is a finding, as in ClusterFuzz."""
+UNIT_TIMEOUT = 25
+"""Seconds that one unit may take where the campaign says nothing; as in ClusterFuzz."""
+
+MOST_MEMORY = 2048
+"""MiB that a fuzzer may take where the campaign says nothing, as for libFuzzer, unless that is most of the guest's."""
+
+_PART_OF_GUEST = 0.6
 
 GRACE = 60.0
 """Seconds that a fuzzer may take to end, above its time and the time of one unit: an emulated guest is slow."""
@@ -55,24 +60,34 @@ class Work:
         """Where units are from that it brings."""
         return f"{self.subject.fuzzer}#{self.slice}.{self.attempt}"
 
-    @property
-    def options(self) -> dict[str, str]:
-        """libFuzzer's options, but for the dictionary."""
-        options = DEFAULTS | dict(self.plan.options)
-        options |= {"seed": str(self.seed), "max_total_time": str(math.ceil(self.seconds)), "print_final_stats": "1"}
-        return options if self.runs is None else options | {"runs": str(self.runs)}
-
-    @property
-    def words(self) -> tuple[str, ...]:
+    def words(self, guest: Guest) -> tuple[str, ...]:
         """libFuzzer's arguments, but for what the fuzzer was built with."""
-        dictionary = () if self.plan.dictionary is None else (f"-dict={DICTIONARY}",)
-        return (*(f"-{name}={value}" for name, value in sorted(self.options.items())), *dictionary, CORPUS)
+        options = options_in(guest, self.plan) | {
+            "seed": str(self.seed),
+            "max_total_time": str(math.ceil(self.seconds)),
+            "print_final_stats": "1",
+        }
+        if self.runs is not None:
+            options["runs"] = str(self.runs)
+        if self.plan.dictionary is not None:
+            options["dict"] = DICTIONARY
+        return (*as_words(options), CORPUS)
 
     @property
     def limit(self) -> float:
         """Seconds after which it hangs."""
-        unit = dict(self.plan.options).get("timeout", DEFAULTS["timeout"])
-        return self.seconds + GRACE + (float(unit) if unit.isdigit() else 0.0)
+        return self.seconds + GRACE + float(dict(self.plan.options).get("timeout", UNIT_TIMEOUT))
+
+
+def options_in(guest: Guest, plan: FuzzerPlan) -> dict[str, str]:
+    """libFuzzer's options that hold for whatever the fuzzer does in this guest."""
+    memory = min(MOST_MEMORY, int(guest.memory * _PART_OF_GUEST))
+    return {"timeout": str(UNIT_TIMEOUT), "rss_limit_mb": str(memory)} | dict(plan.options)
+
+
+def as_words(options: Mapping[str, str]) -> list[str]:
+    """The arguments for these options."""
+    return [f"-{name}={value}" for name, value in sorted(options.items())]
 
 
 @dataclass(frozen=True)
@@ -132,9 +147,10 @@ class Attempt:
         Raises what was the host's fault, such as StoreError or SymbolizerFailed: it would not be better next time.
         """
         work, guest = self.work, self._guest
-        self._places.note(
-            Started(work.subject, work.slice, work.attempt, guest.instance, guest.boot_id, work.seed, work.words)
+        started = Started(
+            *(work.subject, work.slice, work.attempt, guest.instance, guest.boot_id, work.seed), work.words(guest)
         )
+        self._places.note(started)
         error = self._tried()
         crashes = self._take_crashes()
         ended = self._ended(*self._judge(error, crashes))
@@ -148,7 +164,7 @@ class Attempt:
         try:
             self._room = self._guest.room(self.work.subject.fuzzer)
             self._fill(self._room)
-            self._run(self._room, (*self.work.words, *self._built_with(self._room)))
+            self._run(self._room, (*self.work.words(self._guest), *self._built_with(self._room)))
         except TopcoatError as error:
             return error
         return self._harvest.failure if self._harvest else None
@@ -175,7 +191,7 @@ class Attempt:
         self._harvest = harvest
         harvester = harvest.start(self._checkpoint, self.halt)
         try:
-            self._began = self._clock()
+            self._began, self._progress = self._clock(), ProgressScanner(self._clock)
             if not self._halted.is_set():
                 room.site.run(words, self, self.work.limit, harvest.found)
         finally:
@@ -222,7 +238,7 @@ class Attempt:
                 attempt=work.attempt,
                 boot_id=self._guest.boot_id,
                 seed=work.seed,
-                options=work.words,
+                options=work.words(self._guest),
                 builds={"fuzzer": work.subject.build},
                 artifact=name,
                 input=content,
@@ -251,7 +267,8 @@ class Attempt:
         if self._halted.is_set():
             return "stopped", "it was asked to"
         if error is None:
-            return ("done", "") if self.latest.executions else ("failed", self._last_words())
+            ran = self.latest.executions or self._progress.done
+            return ("done", "") if ran else ("failed", self._last_words())
         return self._fault(error), one_line(str(error))
 
     def _fault(self, error: TopcoatError) -> Result:
@@ -271,7 +288,7 @@ class Attempt:
         return f"it ended without running anything: {one_line(printable(self._capture.last_line()))}"
 
     def _ended(self, result: Result, reason: str) -> Ended:
-        work, now, final = self.work, self.latest, self._progress.final
+        work, now, final = self.work, self.latest, self._progress.final or Final()
         return Ended(
             work.subject,
             work.slice,
@@ -285,11 +302,12 @@ class Attempt:
             len(self._places.corpus.units()),
             self._harvest.added if self._harvest else 0,
             max(now.rss, final.rss),
-            tuple(
-                (round(one.seconds, 3), one.executions, one.edges, one.features, one.units)
-                for one in self._progress.curve
-            ),
+            tuple(_point(one) for one in self._progress.curve),
         )
+
+
+def _point(one: Progress) -> Point:
+    return (round(one.seconds, 3), one.executions, one.edges, one.features, one.units)
 
 
 def _is_crash(name: str) -> bool:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.campaign.attempt import DEFAULTS, Attempt, Places, Work
+from pipeline.campaign.attempt import Attempt, Places, Work, as_words, options_in
 from pipeline.campaign.capture import Capture
 from pipeline.campaign.definition import Budget, FuzzerPlan
 from pipeline.campaign.guests import Guest
@@ -56,10 +56,14 @@ class _Run:
     clock: Clock
     entries: list[Entry] = field(default_factory=list)
 
+    @property
+    def plan(self) -> FuzzerPlan:
+        """One slice."""
+        return FuzzerPlan(self.name, Budget(seconds=self.seconds), self.seconds)
+
     def ended(self) -> Ended:
         """Run it once as a campaign does."""
-        plan = FuzzerPlan(self.name, Budget(seconds=self.seconds), self.seconds)
-        work = Work(Subject(self.name, "", ""), plan, 1, 1, self.seconds, None, _SEED)
+        work = Work(Subject(self.name, "", ""), self.plan, 1, 1, self.seconds, None, _SEED)
         places = Places(Corpus.of(self.directory, self.name), Vault(self.directory), self.entries.append)
         return Attempt(work, self.guest, places, self.chosen, self.clock).run()
 
@@ -112,8 +116,8 @@ def _report(output: bytes, name: str, when: str = "in its output") -> CrashRepor
 def _reproduced(run: _Run, stored: Path) -> bytes:
     site, said = run.guest.room(run.name).site, Capture(run.chosen.output_size)
     site.push({_INPUT: stored}, "data")
-    words = [*(f"-{name}={value}" for name, value in DEFAULTS.items()), "-runs=1", f"data/{_INPUT}"]
-    site.run(words, said, REPRODUCE_LIMIT, lambda _: None)
+    words = as_words(options_in(run.guest, run.plan))
+    site.run([*words, "-runs=1", f"data/{_INPUT}"], said, REPRODUCE_LIMIT, lambda _: None)
     return said.content()
 
 

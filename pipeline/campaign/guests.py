@@ -6,13 +6,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipeline.build import Build
 from pipeline.campaign.site import OverSsh, Site
 from pipeline.deadline import Deadline
 from pipeline.fuzzer import Fuzzer
 from pipeline.instance import Handle
 from pipeline.pool import Boot, Lease, Pool
-from pipeline.settings import Settings
+from pipeline.qemu.guests import QemuGuests
 from pipeline.ssh import Connector, Limits, Retries
 
 SERIAL_TAIL = 64 << 10
@@ -39,6 +38,8 @@ class Guest(Protocol):
 
     instance: str
     boot_id: str
+    memory: int
+    """MiB"""
 
     def room(self, fuzzer: str) -> Room:
         """The fuzzer's place in it, prepared if this is the first time in this boot. Raises what that raises."""
@@ -67,7 +68,8 @@ class Guests(Protocol):
 class PooledGuest:
     """A guest of the pool."""
 
-    def __init__(self, lease: Lease, rooms: dict[str, Room], make_site: Callable[[str], Site]) -> None:
+    def __init__(self, lease: Lease, memory: int, rooms: dict[str, Room], make_site: Callable[[str], Site]) -> None:
+        self.memory = memory
         self.instance = lease.instance.name
         self.boot_id = lease.handle.boot_id
         self._lease = lease
@@ -99,7 +101,9 @@ class PooledGuest:
 class PooledGuests:
     """Guests of the pool, reached over SSH; a connection lasts as long as its guest."""
 
-    def __init__(self, pool: Pool, settings: Settings, build: Build) -> None:
+    def __init__(self, pool: Pool, guests: QemuGuests) -> None:
+        settings, build = guests.settings, guests.build
+        self._memory = guests.memory >> 20
         self._pool, self._settings, self._build = pool, settings, build
         self._lock = threading.Lock()
         self._connectors: dict[str, tuple[str, Connector]] = {}
@@ -117,7 +121,7 @@ class PooledGuests:
             def make_site(fuzzer: str) -> Site:
                 return OverSsh(Fuzzer.of(self._build, fuzzer), connector, handle.process)
 
-            yield PooledGuest(lease, self._rooms[handle.boot_id], make_site)
+            yield PooledGuest(lease, self._memory, self._rooms[handle.boot_id], make_site)
 
     def _connector(self, name: str, handle: Handle) -> Connector:
         with self._lock:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from pipeline.campaign.attempt import DEFAULTS
+from pipeline.campaign.attempt import as_words, options_in
 from pipeline.campaign.capture import Capture
 from pipeline.campaign.definition import FuzzerPlan
 from pipeline.campaign.guests import Guest
@@ -34,7 +34,7 @@ def merge(
     try:
         room = guest.room(plan.name)
         room.known.clear()
-        kept, before, after = _merged(plan, room.site, corpus)
+        kept, before, after = _merged(as_words(options_in(guest, plan)), room.site, corpus)
         reason = "" if kept else "nothing came of it"
     except (FuzzerError, ConnectError, CommandError) as error:
         kept, before, after, reason = [], Coverage(0, 0), Coverage(0, 0), one_line(str(error))
@@ -42,14 +42,14 @@ def merge(
         given, kept, (), before=before, after=after, tolerance=chosen.tolerance, source=SOURCE
     )
     if kept and not accepted:
-        reason = f"it covers {after.features} features instead of {before.features}"
+        reason = f"{after.features} features instead of {before.features}; the log says more"
     return Merged(
         *(subject, len(given), len(corpus.units()), before.features, after.features, accepted, reason),
         seconds=round(clock() - began, 3),
     )
 
 
-def _merged(plan: FuzzerPlan, site: Site, corpus: Corpus) -> tuple[list[str], Coverage, Coverage]:
+def _merged(options: Sequence[str], site: Site, corpus: Corpus) -> tuple[list[str], Coverage, Coverage]:
     """The names of the units that remain, and what is covered by all of them and by those.
 
     The fuzzer's data in the guest are deleted before, so that it has nothing but the corpus, and afterwards too.
@@ -58,23 +58,23 @@ def _merged(plan: FuzzerPlan, site: Site, corpus: Corpus) -> tuple[list[str], Co
     try:
         site.push({path.name: path for path in corpus.lacking(())}, CORPUS)
         site.push({}, MERGED)
-        _run(plan, site, ["-merge=1", MERGED, CORPUS])
-        kept = [name for name in site.sizes(MERGED) if name in corpus.units()]
-        return kept, _coverage(plan, site, CORPUS), _coverage(plan, site, MERGED)
+        _run(site, [*options, "-merge=1", MERGED, CORPUS])
+        units = corpus.units()
+        kept = [name for name in site.sizes(MERGED) if name in units]
+        return kept, _coverage(options, site, CORPUS), _coverage(options, site, MERGED)
     finally:
         site.prepare()
 
 
-def _coverage(plan: FuzzerPlan, site: Site, directory: str) -> Coverage:
+def _coverage(options: Sequence[str], site: Site, directory: str) -> Coverage:
     """What the units in a directory cover: they are run once, and nothing else is."""
-    latest = _run(plan, site, ["-runs=0", directory]).progress
+    latest = _run(site, [*options, "-runs=0", directory]).progress
     return Coverage(latest.edges, latest.features) if latest else Coverage(0, 0)
 
 
-def _run(plan: FuzzerPlan, site: Site, words: Sequence[str]) -> ProgressScanner:
+def _run(site: Site, words: Sequence[str]) -> ProgressScanner:
     progress = ProgressScanner()
-    options = DEFAULTS | dict(plan.options)
-    site.run([*(f"-{name}={value}" for name, value in sorted(options.items())), *words], _Scan(progress), LIMIT, _none)
+    site.run(words, _Scan(progress), LIMIT, _none)
     return progress
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
 from pipeline import ledger
 from pipeline.campaign import allocation, budget, canary, merging
@@ -20,11 +19,11 @@ from pipeline.campaign.state import Standing, State
 from pipeline.campaign.status import CampaignState, FuzzerStatus, Live, Status, of_campaign, of_fuzzer
 from pipeline.campaign.subjects import Subjects
 from pipeline.corpus import Corpus, Limits
-from pipeline.crashes.vault import Vault
+from pipeline.crashes.vault import Group, Vault
 from pipeline.deadline import Clock
 from pipeline.errors import BootError, ConnectError, NotProved
 from pipeline.ledger import Benched, Booted, Closed, Ended, Entry, Ledger, Opened, Proved
-from pipeline.settings import Campaign
+from pipeline.settings import Campaign, Store
 from pipeline.worker import Worker
 
 log = logging.getLogger("topcoat")
@@ -54,21 +53,6 @@ HALT_LIMIT = 120.0
 _LOCK_LIMIT = 60.0  # a process that was interrupted may still be taking in what it has
 
 
-@dataclass(frozen=True)
-class Campaigns:
-    """Where campaigns and corpora are: below the root of a store."""
-
-    root: Path
-
-    def directory(self, name: str) -> Path:
-        """That of one campaign."""
-        return self.root / "campaigns" / name
-
-    def ledger(self, name: str) -> Path:
-        """Its ledger."""
-        return self.directory(name) / "ledger.jsonl"
-
-
 class Runner:
     """One process that works at a campaign. Its methods but `run` can be called from any thread."""
 
@@ -77,7 +61,7 @@ class Runner:
         definition: Definition,
         subjects: Subjects,
         guests: Guests,
-        store: Path,
+        store: Store,
         chosen: Campaign,
         workers: int,
         only: Only | None = None,
@@ -88,13 +72,13 @@ class Runner:
         self.state = State()
         self.active: dict[str, Attempt] = {}
         """What runs now, by fuzzer."""
-        self._subjects = subjects
+        self.subjects = subjects
         self._only = only
         self._plans = {plan.name: plan for plan in definition.fuzzers}
         self._guests, self._store, self._chosen = guests, store, chosen
         self._workers, self._clock = workers, clock
-        self._directory = Campaigns(store).directory(definition.name)
-        self._vault = Vault(self._directory)
+        self.directory = store.campaigns / definition.name
+        self._vault = Vault(self.directory)
         self._book: Ledger | None = None
         self._changed = threading.Condition(threading.RLock())
         self._busy: set[str] = set()
@@ -109,11 +93,11 @@ class Runner:
     def corpus(self, fuzzer: str) -> Corpus:
         """The corpus of a fuzzer, which all campaigns share."""
         limits = Limits(self._chosen.unit_size, self._chosen.corpus_size, self._chosen.corpus_units)
-        return Corpus.of(self._store, fuzzer, limits)
+        return Corpus.of(self._store.root, fuzzer, limits)
 
     def standing(self, fuzzer: str) -> Standing:
         """How a fuzzer stands, as it is built today."""
-        return self.state.standing(self._subjects.of[fuzzer])
+        return self.state.standing(self.subjects.of[fuzzer])
 
     def status(self) -> Status:
         """How all stand at this moment."""
@@ -123,6 +107,10 @@ class Runner:
             what: CampaignState = "done" if done else "stopped" if self._stopping else "running"
             return of_campaign(self.definition, self.state, fuzzers, self._proof(), self._workers, what)
 
+    def groups(self) -> list[Group]:
+        """All crashes so far, by their causes."""
+        return self._vault.groups()
+
     def _status(self, plan: FuzzerPlan) -> FuzzerStatus:
         standing, attempt = self.standing(plan.name), self.active.get(plan.name)
         live = Live(attempt.seconds, attempt.latest) if attempt and attempt.runs else None
@@ -130,7 +118,7 @@ class Runner:
         return of_fuzzer(plan, standing, budget.left(plan, standing), live, merging=merging)
 
     def _proof(self) -> tuple[bool | None, str]:
-        proved = self.state.proofs.get((socket.gethostname(), self._subjects.build))
+        proved = self.state.proofs.get((socket.gethostname(), self.subjects.build))
         return (proved.proved, proved.reason) if proved else (None, "")
 
     # The run
@@ -141,7 +129,7 @@ class Runner:
         If interrupted, takes in what runs and raises KeyboardInterrupt. Raises InstanceBusy if another process works
         at this campaign, StoreError, and BootError if no guest can be had: what was done until then is kept.
         """
-        path = Campaigns(self._store).ledger(self.definition.name)
+        path = self.directory / "ledger.jsonl"
         with ledger.opened(path, _LOCK_LIMIT) as self._book:
             self.state = State.of(ledger.read(path))
             self._open()
@@ -209,9 +197,9 @@ class Runner:
         began = self._clock()
         with self._guests.lease(LEASE_LIMIT) as guest:
             self._note_boots()
-            reason = canary.look(guest, self._directory / "canary", self._chosen, self._clock)
+            reason = canary.look(guest, self.directory / "canary", self._chosen, self._clock)
         seconds = round(self._clock() - began, 3)
-        self.note(Proved(socket.gethostname(), self._subjects.build, not reason, reason, seconds))
+        self.note(Proved(socket.gethostname(), self.subjects.build, not reason, reason, seconds))
         if not reason:
             log.info("the canary was found, reproduced and named in %.0f s", seconds)
             return
@@ -224,9 +212,12 @@ class Runner:
         log.warning("%s; whatever this campaign says is unproved", error.message)
 
     def _watch(self, workers: list[Worker], tick: Callable[["Runner"], None] | None, every: float) -> None:
-        while not all(worker.join(0) for worker in workers):
+        def ended() -> bool:
+            return all(worker.join(0) for worker in workers)
+
+        while not ended():
             with self._changed:
-                self._changed.wait(every)
+                self._changed.wait_for(ended, every)
             if tick:
                 tick(self)
 
@@ -348,7 +339,7 @@ class Runner:
 
     def _work_left(self, plan: FuzzerPlan, number: int) -> Work | None:
         """The next attempt at this slice; None, and the slice is closed, if nothing of it is left."""
-        subject, runs = self._subjects.of[plan.name], plan.budget.runs
+        subject, runs = self.subjects.of[plan.name], plan.budget.runs
         with self._changed:
             standing = self.standing(plan.name)
             attempts = standing.slices[number].attempts if number in standing.slices else 0
@@ -369,14 +360,14 @@ class Runner:
         return int.from_bytes(sha256(text.encode()).digest()[:4], "big") % 0x7FFFFFFF + 1
 
     def _bench(self, plan: FuzzerPlan) -> None:
-        subject, standing = self._subjects.of[plan.name], self.standing(plan.name)
+        subject, standing = self.subjects.of[plan.name], self.standing(plan.name)
         if standing.strikes >= self._chosen.strikes:
             self.note(Benched(subject, f"{standing.strikes} failures in a row, the last one: {standing.failure}"))
             log.warning("%s is benched: %s", plan.name, standing.benched)
 
     def _merge(self, plan: FuzzerPlan, guest: Guest) -> None:
         merged = merging.merge(
-            self._subjects.of[plan.name], plan, guest, self.corpus(plan.name), self._chosen, self._clock
+            self.subjects.of[plan.name], plan, guest, self.corpus(plan.name), self._chosen, self._clock
         )
         self.note(merged)
 

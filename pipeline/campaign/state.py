@@ -117,6 +117,8 @@ class State:
     """The last one for each host and build."""
     processes: int = 0
     """That have worked at it."""
+    merging: float = 0.0
+    """Seconds that all merges took."""
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> "State":
@@ -145,6 +147,7 @@ class State:
                 self.proofs[entry.host, entry.build] = entry
             case Started() | Harvested() | Ended() | Closed() | Crashed() | Merged() | Benched():
                 _add(self.standing(entry.subject), entry)
+                self.merging += entry.seconds if isinstance(entry, Merged) else 0.0
 
     def _opened(self) -> None:
         self.processes += 1

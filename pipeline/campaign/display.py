@@ -1,0 +1,105 @@
+"""What people see while a campaign runs: a table on a terminal, elsewhere a line a minute; and status.json."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pipeline.campaign.result import table
+from pipeline.campaign.status import Status
+from pipeline.deadline import Clock
+from pipeline.duration import readable_duration
+from pipeline.publish import publish_json
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+log = logging.getLogger("topcoat")
+
+FILE_EVERY = 5.0
+"""Seconds between two status.json."""
+
+LINE_EVERY = 60.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class Display(Protocol):
+    """Told each second, shows what is worth showing."""
+
+    def show(self, status: Status) -> None:
+        """How the campaign stands."""
+
+
+class Lines:
+    """A line a minute."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._next = clock() + LINE_EVERY
+
+    def show(self, status: Status) -> None:
+        """See Display."""
+        if self._clock() >= self._next:
+            self._next += LINE_EVERY
+            log.info("%s", headline(status))
+
+
+class Table:
+    """A table on the terminal that is drawn anew, and gone at the end."""
+
+    def __init__(self, live: "Live") -> None:
+        self._live = live
+
+    def show(self, status: Status) -> None:
+        """See Display."""
+        from rich.text import Text
+
+        # As much as fits: whoever wants all looks at status.json, or at topcoat campaign status
+        self._live.update(Text("\n".join([headline(status), *table(status)]), no_wrap=True, overflow="ellipsis"))
+
+
+def headline(status: Status) -> str:
+    """All in one line."""
+    running = sum(1 for one in status.fuzzers if one.state == "running")
+    rate = sum(one.rate for one in status.fuzzers if one.state == "running")
+    left = "" if status.left is None else f", {readable_duration(status.left)} left"
+    crashes = sum(one.crashes for one in status.fuzzers)
+    return (
+        f"{status.name}: {running} of {len(status.fuzzers)} fuzzers run, {rate:,.0f} executions/s, "
+        f"{readable_duration(status.seconds)} fuzzed{left}, {crashes} kinds of crashes"
+    )
+
+
+@contextmanager
+def shown() -> Iterator[Display]:
+    """The display that fits stderr, for the body."""
+    if not sys.stderr.isatty():
+        yield Lines()
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), refresh_per_second=2, transient=True) as live:
+        yield Table(live)
+
+
+class Reporter:
+    """Tells of a campaign wherever somebody may look: on the display, in status.json, and to `tell`."""
+
+    def __init__(
+        self, display: Display, file: Path, tell: Callable[[Status], None], clock: Clock = time.monotonic
+    ) -> None:
+        self._display, self._file, self._tell = display, file, tell
+        self._clock = clock
+        self._next = clock()
+
+    def report(self, status: Status) -> None:
+        """To be called often. Raises StoreError if the file cannot be written."""
+        self._display.show(status)
+        if self._clock() >= self._next or status.state != "running":
+            self._next = self._clock() + FILE_EVERY
+            publish_json(self._file, status.encode())
+            self._tell(status)

@@ -1,0 +1,111 @@
+"""What has come of a campaign: campaign.json, and the same for people.
+
+campaign.json, schema 1, is written anew whenever a process has ended its work at the campaign; docs/campaign.md tells
+what each name means.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.campaign.definition import Definition
+from pipeline.campaign.state import State
+from pipeline.campaign.status import FuzzerStatus, Status
+from pipeline.campaign.subjects import Subjects
+from pipeline.crashes.vault import Group
+from pipeline.duration import readable_duration
+
+SCHEMA = 1
+"""Tests hold a frozen sample."""
+
+_COLUMNS = ("fuzzer", "state", "time", "executions", "per s", "cov", "ft", "corpus", "crashes")
+_TEXTS = 2  # the first columns are no numbers
+
+
+def encode(
+    status: Status, definition: Definition, state: State, subjects: Subjects, groups: Sequence[Group]
+) -> dict[str, Any]:
+    """campaign.json."""
+    return {
+        "schema": SCHEMA,
+        "definition": definition.encode(),
+        "build": subjects.build,
+        "status": status.encode(),
+        "fuzzers": {name: _fuzzer(state, subjects, name) for name in sorted(subjects.of)},
+        "crashes": [asdict(group) | {"directory": f"crashes/{group.slug}"} for group in groups],
+        "boots": _boots(state),
+        "lost": lost(state),
+    }
+
+
+def _fuzzer(state: State, subjects: Subjects, name: str) -> dict[str, Any]:
+    subject = subjects.of[name]
+    standing = state.standing(subject)
+    return {
+        "build": subject.build,
+        "plan": subject.plan,
+        "results": dict(standing.results),
+        "crashes": dict(standing.crashes),
+        "curve": [list(point) for point in standing.curve],
+    }
+
+
+def _boots(state: State) -> dict[str, Any]:
+    good = [boot for boot in state.boots if not boot.failure]
+    return {
+        "booted": len(good),
+        "seconds": round(sum(boot.seconds for boot in good), 3),
+        "why": dict(Counter(boot.why for boot in good)),
+        "failed": dict(Counter(boot.failure for boot in state.boots if boot.failure)),
+    }
+
+
+def lost(state: State) -> dict[str, float]:
+    """Seconds in which guests did something else than fuzzing, by cause."""
+    seconds: dict[str, float] = defaultdict(float)
+    for boot in state.boots:
+        seconds[f"boot failed: {boot.failure}" if boot.failure else "boots"] += boot.seconds
+    seconds["canary"] = sum(proved.seconds for proved in state.proofs.values())
+    seconds["merges"] = state.merging
+    return {cause: round(value, 3) for cause, value in sorted(seconds.items()) if value}
+
+
+def table(status: Status) -> list[str]:
+    """Fuzzers, for people: one line each, below a head."""
+    rows = [_COLUMNS, *(_row(one) for one in status.fuzzers)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    return ["  ".join(_padded(row, widths)).rstrip() for row in rows]
+
+
+def _padded(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    for at, (text, width) in enumerate(zip(row, widths, strict=True)):
+        yield text.ljust(width) if at < _TEXTS else text.rjust(width)
+
+
+def _row(one: FuzzerStatus) -> tuple[str, ...]:
+    numbers = (one.executions, round(one.rate), one.edges, one.features, one.units, one.crashes)
+    return (one.fuzzer, one.state, readable_duration(one.seconds), *(f"{number:,}" for number in numbers))
+
+
+def summary(status: Status, state: State, groups: Sequence[Group], directory: str) -> Iterator[str]:
+    """All, for people."""
+    yield from table(status)
+    yield ""
+    for group in groups:
+        yield f"{group.count:>6} x {group.kind} in {', '.join(group.fuzzers)}: {directory}/crashes/{group.slug}"
+    if not groups:
+        yield "no crashes"
+    parts = [f"{cause} {readable_duration(seconds)}" for cause, seconds in lost(state).items()]
+    yield f"{status.boots} boots" + (f"; time besides fuzzing: {', '.join(parts)}" if parts else "")
+    yield proof(status)
+    yield from (f"benched: {one.fuzzer}: {one.benched}" for one in status.fuzzers if one.benched)
+
+
+def proof(status: Status) -> str:
+    """Whether the campaign proves anything."""
+    if status.proved:
+        return "proved: the canary was found, reproduced and named"
+    if status.unproved:
+        return f"UNPROVED: the canary was not found: {status.unproved}"
+    return "UNPROVED: no canary was looked for"

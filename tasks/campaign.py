@@ -1,0 +1,221 @@
+"""Batch fuzz campaigns: many fuzzers, a budget for each, and a ledger from which every rerun goes on."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import luigi
+
+from pipeline import settings
+from pipeline.errors import CampaignError
+from pipeline.freshness import Reason
+from tasks.base import Check, FreshTask, Tasks, digests
+from tasks.boot import BootInstance
+from tasks.build import BuildTask, current
+from tasks.parameters import Choice
+from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
+
+if TYPE_CHECKING:
+    from pipeline.campaign.definition import Definition
+    from pipeline.campaign.runner import Only, Runner
+    from pipeline.campaign.state import State
+    from pipeline.campaign.status import Status
+    from pipeline.campaign.subjects import Subjects
+
+log = logging.getLogger("topcoat")
+
+
+class CampaignTask(BuildTask, FreshTask):
+    """What all tasks of a campaign have in common: what is to be fuzzed, and how long."""
+
+    needs: ClassVar[tuple[str, ...]] = BootInstance.needs
+
+    name = luigi.Parameter(
+        default="", description="of the campaign; default: that in its file, or campaign"
+    )
+    file = luigi.Parameter(default="", description="a campaign file, see docs/campaign.md")
+    fuzzers = luigi.Parameter(default="*/*", significant=False, description="patterns of fuzzers, with commas between")
+    exclude = luigi.Parameter(default="", significant=False, description="patterns of those to leave out")
+    budget = luigi.Parameter(default="", significant=False, description="how long each fuzzer runs in all, such as 10m")
+    slice_length = luigi.Parameter(default="", significant=False, description="how long one slice is, such as 60s")
+    seed = luigi.IntParameter(default=1, significant=False, description="of the campaign; all seeds are made from it")
+    allocation = Choice(
+        choices=("gain", "even"), default="", significant=False, description="who gets the next slice: gain or even"
+    )
+
+    @property
+    def patterns(self) -> str:
+        """Of the fuzzers that take part, unless a file tells them."""
+        return str(self.fuzzers)
+
+    def prerequisites(self) -> Tasks:
+        return {"key": SSHKeyPair(), "initrd": InitrdWithKey(), "disk": ExtendedBlk()}
+
+    def definition(self) -> "Definition":
+        """What is to be done, for today's build. Raises SettingsError with all that is wrong."""
+        from pipeline.campaign import draft
+        from pipeline.fuzz_targets import FuzzTargets
+
+        chosen, build = current()
+        names = [target.full_name for target in FuzzTargets.of(build).all]
+        if self.file:
+            found = draft.read(Path(self.file), chosen.campaign).expand(names)
+            return replace(found, name=self.name or found.name)
+        return draft.from_parameters(
+            chosen.campaign,
+            self.name or "campaign",
+            self.patterns,
+            exclude=self.exclude,
+            budget=self.budget,
+            slice_=self.slice_length,
+            seed=self.seed,
+            allocation=self.allocation,
+        ).expand(names)
+
+    def subjects(self, definition: "Definition") -> "Subjects":
+        """What the fuzzers are today."""
+        from pipeline.campaign import subjects
+
+        chosen, build = current()
+        return subjects.find(definition, build, chosen.store.demo, digests().of)
+
+    def directory(self, definition: "Definition") -> Path:
+        """Of the campaign, in the store."""
+        return settings.load().store.campaigns / definition.name
+
+    def state(self, definition: "Definition") -> "State":
+        """How far it has come."""
+        from pipeline import ledger
+        from pipeline.campaign.state import State
+
+        return State.of(ledger.read(self.directory(definition) / "ledger.jsonl"))
+
+    def unready(self, check: Check) -> Reason | None:
+        """Why nothing can be said of the campaign itself yet: what it needs is missing or stale."""
+        if missing := self.missing():
+            return Reason(f"{next(iter(missing))} is missing")
+        return check.first_stale({**self.providers(), **self.prerequisites()})
+
+    def work(self, only: "Only | None" = None) -> "Runner":
+        """Work at the campaign, or at one piece of it, in guests of the pool. Raises TopcoatError."""
+        from pipeline.campaign import display
+        from pipeline.campaign.guests import PooledGuests
+        from pipeline.campaign.runner import Runner
+        from pipeline.pool import Pool
+        from pipeline.qemu.guests import QemuGuests
+
+        chosen, build = current()
+        definition = self.definition()
+        boot = BootInstance(name="pool")
+        guests = QemuGuests(chosen, build, "ssh", lambda: boot.key(digests()))
+        with Pool(chosen, guests) as pool:
+            pooled = PooledGuests(pool, guests)
+            workers = min(luigi.interface.core().workers, pool.size)
+            runner = Runner(definition, self.subjects(definition), pooled, chosen.store, chosen.campaign, workers, only)
+            try:
+                with display.shown() as shown:
+                    file = runner.directory / "status.json"
+                    reporter = display.Reporter(shown, file, self.tell)
+                    runner.run(lambda running: reporter.report(running.status()))
+            finally:
+                pooled.close()
+        return runner
+
+    def tell(self, status: "Status") -> None:
+        """Tell luigi, where it listens."""
+        from pipeline.campaign.display import headline
+
+        message, percentage = self.set_status_message, self.set_progress_percentage
+        if message and percentage:
+            budget = sum(one.budget.get("seconds", 0) for one in status.fuzzers)
+            message(headline(status))
+            percentage(min(100, round(100 * status.seconds / budget)) if budget else 0)
+
+
+class FuzzCampaign(CampaignTask):
+    """A campaign whose budgets are used. A rerun goes on; more budget prolongs it; a new fuzzer begins anew."""
+
+    def why(self, check: Check) -> Reason | None:
+        """What is left to do."""
+        from pipeline.campaign import budget
+
+        if reason := self.unready(check):
+            return reason
+        definition = self.definition()
+        subjects, state = self.subjects(definition), self.state(definition)
+        for plan in definition.fuzzers:
+            standing = state.standing(subjects.of[plan.name])
+            if standing.benched:
+                return Reason(f"{plan.name} is benched: {standing.benched}")
+            if left := budget.left(plan, standing):
+                unit = "s" if plan.budget.runs is None else "runs"
+                return Reason(f"{plan.name} has {left:.0f} {unit} left")
+        return None if (self.directory(definition) / "campaign.json").exists() else Reason("its result is missing")
+
+    def run(self) -> None:
+        self.report(self.work())
+
+    def report(self, runner: "Runner") -> None:
+        """Write the result and print it. Raises CampaignError if fuzzers were benched."""
+        from pipeline.campaign import result
+        from pipeline.publish import publish_json
+
+        status, groups = runner.status(), runner.groups()
+        whole = result.encode(status, runner.definition, runner.state, runner.subjects, groups)
+        publish_json(runner.directory / "campaign.json", whole)
+        print("\n".join(result.summary(status, runner.state, groups, str(runner.directory))), flush=True)
+        if benched := [one for one in status.fuzzers if one.benched]:
+            raise CampaignError(
+                f"{len(benched)} of {len(status.fuzzers)} fuzzers were benched, the first one: "
+                f"{benched[0].fuzzer}: {benched[0].benched}",
+                hint="mend them and run the campaign again: it goes on with what is left",
+            )
+
+
+class RunFuzzer(CampaignTask):
+    """One slice of one fuzzer, by itself: a lease, a bounded time, a seed that the campaign's ledger tells."""
+
+    fuzzer = luigi.Parameter(description="its full name, PACKAGE/NAME")
+    slice = luigi.IntParameter(default=1, description="the number of the slice, from 1 on")
+
+    def why(self, check: Check) -> Reason | None:
+        """That the slice is not over."""
+        if reason := self.unready(check):
+            return reason
+        definition = self.definition()
+        subject = self.subjects(definition).of[self.fuzzer]
+        one = self.state(definition).standing(subject).slices.get(self.slice)
+        return None if one and one.closed else Reason(f"slice {self.slice} of {self.fuzzer} is not over")
+
+    @property
+    def patterns(self) -> str:
+        return str(self.fuzzer)
+
+    def run(self) -> None:
+        from pipeline.campaign.runner import Only
+
+        self.work(Only(self.fuzzer, self.slice))
+
+
+class MergeCorpus(CampaignTask):
+    """The corpus of one fuzzer, merged: it covers as much with fewer units."""
+
+    fuzzer = luigi.Parameter(description="its full name, PACKAGE/NAME")
+
+    @property
+    def patterns(self) -> str:
+        return str(self.fuzzer)
+
+    def why(self, check: Check) -> Reason | None:
+        """That units have come since the last merge."""
+        if reason := self.unready(check):
+            return reason
+        definition = self.definition()
+        unmerged = self.state(definition).standing(self.subjects(definition).of[self.fuzzer]).unmerged
+        return Reason(f"{unmerged} units have come since the last merge") if unmerged else None
+
+    def run(self) -> None:
+        from pipeline.campaign.runner import Only
+
+        self.work(Only(self.fuzzer, None))
