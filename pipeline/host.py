@@ -1,6 +1,7 @@
-"""How well the host serves a process: whether it gets a CPU when it wants one, and room on the disk."""
+"""How well the host serves a process: whether it gets a CPU when it wants one, memory, and room on the disk."""
 
 import os
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,6 +44,26 @@ def free_bytes(path: Path) -> int:
     """What can still be written to the disk of `path`. Raises OSError."""
     facts = os.statvfs(path)
     return facts.f_bavail * facts.f_frsize
+
+
+def available_memory() -> int:
+    """Bytes that new processes can use before the host swaps, as the kernel estimates (MemAvailable, proc(5)).
+
+    More than there can be where the kernel does not tell.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return sys.maxsize
+
+
+def resident(process: Process) -> int:
+    """Bytes of memory that the process has by now; 0 if it has ended."""
+    with suppress(OSError, ValueError, IndexError):
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") if process.alive else 0
+    return 0
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.host import Starvation, free_bytes, is_frozen, stolen, waited_for_cpu
+from pipeline.host import Starvation, available_memory, free_bytes, is_frozen, resident, stolen, waited_for_cpu
 from pipeline.process import Process
 
 SPIN = "while True: pass"
@@ -54,3 +54,15 @@ def test_the_room_on_a_disk(tmp_path: Path) -> None:
     assert free_bytes(tmp_path) > 0
     with pytest.raises(FileNotFoundError):
         free_bytes(tmp_path / "missing")
+
+
+def test_the_memory_of_the_host_and_of_a_process() -> None:
+    code = "kept = b'x' * (50 << 20); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        assert child.stdout.readline() == b"\n"
+        process = Process.find(child.pid)
+        assert process
+        assert 50 << 20 < resident(process) < available_memory() < 1 << 50
+        child.kill()
+    assert resident(process) == 0

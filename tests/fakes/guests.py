@@ -1,0 +1,116 @@
+"""Guests for a pool: shells that look like a QEMU from outside, quick, and as faulty as they are told."""
+
+import fcntl
+import os
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from pipeline.errors import BootError
+from pipeline.freshness import Key
+from pipeline.instance import SSH, Handle, Instance
+from pipeline.launcher import KILL_LIMIT, Connector
+from pipeline.process import Process, owner_of_pidfile
+from pipeline.tie import Tie
+from tests.fakes.launcher import ShellConnector
+
+MEMORY = 256 << 20
+
+SHELL = 'echo $$ > "$2"; read forever'
+
+
+def fake_qemu(pidfile: Path) -> Process:
+    """A process with QEMU's argument that holds its pidfile as QEMU does, and is nobody's child."""
+    reader, writer = os.pipe()  # it holds both ends, so that it reads for ever
+    with os.fdopen(reader), os.fdopen(writer), pidfile.open("w") as stream:
+        fcntl.fcntl(stream, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        words = ["setsid", "--fork", "sh", "-c", SHELL, "qemu", "-pidfile", str(pidfile)]
+        subprocess.run(
+            words,
+            stdin=reader,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[writer, stream.fileno()],
+            check=True,
+        )
+    limit = time.monotonic() + 10
+    while not (process := owner_of_pidfile(pidfile)):
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+    return process
+
+
+@dataclass
+class FakeLauncher:
+    """One guest."""
+
+    instance: Instance
+    guests: "FakeGuests"
+
+    def prepare(self) -> None:
+        pass
+
+    def start(self) -> Connector:
+        self.guests.starts.append(self.instance.name)
+        if self.guests.failures:
+            raise self.guests.failures.pop(0)
+        self.guests.while_booting(self.instance)
+        self.instance.directory.mkdir(parents=True, exist_ok=True)
+        process = fake_qemu(self.instance.pidfile)
+        self.instance.publish_handle(self.guests.handle(self.instance, process))
+        self.guests.after_boot(process)
+        return ShellConnector(self.instance.directory)
+
+    def is_running(self) -> bool:
+        return self.instance.live_handle() is not None
+
+    def kill(self) -> None:
+        self.instance.stop(KILL_LIMIT)
+
+    def get_logs(self, into: BinaryIO) -> None:
+        into.write(b"")
+
+
+@dataclass
+class FakeGuests:
+    """What a boot is made of is `version`. `failures` are raised, one by each start."""
+
+    version: str = "1"
+    memory: int = MEMORY
+    failures: list[BootError] = field(default_factory=list)
+    starts: list[str] = field(default_factory=list)
+    ties: list[Tie] = field(default_factory=list)
+    while_booting: Callable[[Instance], object] = lambda _: None
+    after_boot: Callable[[Process], object] = lambda _: None
+
+    def launcher(self, instance: Instance, tie: Tie) -> FakeLauncher:
+        self.ties.append(tie)
+        return FakeLauncher(instance, self)
+
+    def fits(self, handle: Handle) -> str | None:
+        found = handle.made_of.task
+        return None if found == self.version else f"version {found} -> {self.version}"
+
+    def handle(self, instance: Instance, process: Process) -> Handle:
+        return Handle(
+            name=instance.name,
+            boot_id=uuid4().hex,
+            build="fake",
+            started="2026-11-23T17:53:35Z",
+            argv=("qemu",),
+            process=process,
+            sockets=str(instance.sockets),
+            ssh=SSH("127.0.0.1", 1, "user", "/key", None),
+            made_of=Key(self.version, 0, {}, {}, {}),
+        )
+
+
+def kill(process: Process) -> None:
+    process.send(signal.SIGKILL)
+    assert process.wait(10)
