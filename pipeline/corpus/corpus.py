@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.corpus.files import content_of, has_own_name, is_name, name_of, sizes_in, sync_directory
+from pipeline.corpus.files import content_of, has_own_name, is_name, name_of, sizes_in
 from pipeline.corpus.intake import Added, Intake, Limits
 from pipeline.corpus.manifest import Coverage, Manifest, Merge, Unit
 from pipeline.corpus.quarantine import Quarantine
 from pipeline.deadline import utc_now
 from pipeline.errors import StoreError, UsageError
 from pipeline.faults import host_faults
-from pipeline.publish import locked, publish_json, remove
+from pipeline.publish import locked, publish_json, remove, sync_one
 
 log = logging.getLogger("topcoat")
 
@@ -236,7 +236,7 @@ class Corpus:
         self._units.mkdir(exist_ok=True)
         quarantine.mkdir(exist_ok=True)
         for directory in (self.directory, *list(self.directory.parents)[:3]):
-            sync_directory(directory)
+            sync_one(directory)
 
     def _begin(self) -> Manifest:
         """There is no manifest: the corpus is new, or has lost it. It has one before it has its first unit."""

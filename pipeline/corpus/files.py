@@ -61,20 +61,11 @@ def _sha1() -> "hashlib._Hash":
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file that was not there; it is on the disk once `sync_directory` is done too. Raises OSError."""
+    """Write a file that was not there; it is on the disk once `sync_one` is done too. Raises OSError."""
     with open(os.open(path, _NEW, 0o644), "wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """fsync the directory: what was made in it or removed from it stays so. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sizes_in(directory: Path) -> dict[str, int | None]:

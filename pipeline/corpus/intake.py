@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.corpus.files import content_of, is_name, name_of, sync_directory, write_new
+from pipeline.corpus.files import content_of, is_name, name_of, write_new
 from pipeline.corpus.manifest import Unit
 from pipeline.deadline import utc_now
+from pipeline.publish import sync_one
 from pipeline.text import one_line
 
 Verdict = Literal["new", "known", "quarantined", "too_large", "over_cap", "torn", "refused"]
@@ -90,7 +91,7 @@ class Intake:
             for write in waiting:
                 write.result()
         if counts["new"]:
-            sync_directory(self._directory)
+            sync_one(self._directory)
         return Added(**counts)
 
     def _judge(self, item: Path | bytes) -> tuple[Verdict, str, bytes]:

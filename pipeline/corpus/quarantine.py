@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.files import is_name, sync_directory, write_new
+from pipeline.corpus.files import is_name, write_new
 from pipeline.deadline import utc_now
-from pipeline.publish import publish_json, remove, target_of_remains
+from pipeline.publish import publish_json, remove, sync_one, target_of_remains
 from pipeline.text import one_line
 
 SCHEMA = 1
@@ -49,7 +49,7 @@ class Quarantine:
         """Keep a unit that is not in it."""
         self._make_room()
         write_new(self._directory / name, content)
-        sync_directory(self._directory)
+        sync_one(self._directory)
         facts = {"bytes": len(content), "reason": one_line(reason), "source": source}
         publish_json(self._note(name), {"schema": SCHEMA, "at": utc_now(), **facts})
 
