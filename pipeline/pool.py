@@ -23,7 +23,7 @@ from pipeline.instance import Handle, Instance
 from pipeline.launcher import KILL_LIMIT, Launcher
 from pipeline.room import shortage
 from pipeline.settings import Settings
-from pipeline.slot import Slot, pool_directory
+from pipeline.slot import Slot, pool_directory, users_file
 from pipeline.text import one_line
 from pipeline.tie import GRACE, Tie
 from pipeline.worker import Worker
@@ -123,9 +123,8 @@ class Pool:
         self._ended: dict[Slot, str] = {}  # why, until the next boot
         self._boots: list[Boot] = []
         self._closed = threading.Event()
-        directory = pool_directory(store)
-        self._hint = f"see by whom: fuser -v '{directory}'/slot-*.lock; or have more of them: [pool] size"
-        self._tie = Tie(directory / "users.lock", grace)
+        self._hint = f"see by whom: fuser -v '{pool_directory(store)}'/slot-*.lock; or have more of them: [pool] size"
+        self._tie = Tie(users_file(store), grace)
         self._tied = ExitStack()
         self._tied.enter_context(self._tie.held())
 
@@ -223,6 +222,7 @@ class Pool:
             raise
         with self._changed:
             self._boot_ids[slot] = handle.boot_id
+            self._ended.pop(slot, None)
         return Lease(slot, handle, why is not None)
 
     def _why_new(self, slot: Slot, handle: Handle | None) -> str | None:
@@ -244,7 +244,7 @@ class Pool:
             self._end(slot, why)
         with self._room_for(slot):
             with self._changed:
-                why = self._ended.pop(slot, why)
+                why = self._ended.get(slot, why)
             log.info("%s: booting: %s", slot.instance.name, why)
             return self._boot(slot.instance, why, self._guests.launcher(slot.instance, self._tie))
 

@@ -12,6 +12,7 @@ and it is "leased" still, whoever had it has died, and what runs in that guest i
 
 import json
 import os
+import re
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,12 +29,18 @@ SCHEMA = 1
 
 State = Literal["leased", "idle"]
 
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 _LONGEST = 1 << 16  # bytes of a state that are read
 
 
 def pool_directory(store: Store) -> Path:
     """Where the pool's places are."""
     return store.root / "pool"
+
+
+def users_file(store: Store) -> Path:
+    """What the pool's guests are tied to (see pipeline/tie.py)."""
+    return pool_directory(store) / "users.lock"
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,12 @@ class Slot:
 
     store: Store
     number: int
+
+    @classmethod
+    def noted(cls, store: Store) -> list["Slot"]:
+        """All places whose guests' last use is noted, of whatever size the pool is now."""
+        numbers = [path.stem.removeprefix("slot-") for path in pool_directory(store).glob("slot-*.json")]
+        return [cls(store, number) for number in sorted(int(text) for text in numbers if _NUMBER.fullmatch(text))]
 
     @property
     def instance(self) -> Instance:

@@ -57,6 +57,15 @@ def test_only_one_has_it(slot: Slot) -> None:
         pass
 
 
+def test_all_whose_use_is_noted(slot: Slot) -> None:
+    assert Slot.noted(slot.store) == []
+    for number in (10, 3):
+        Slot(slot.store, number).note("idle", "x")
+    for name in ("slot-x.json", "slot-03.json", "slot-²7.json", "slot-.json"):
+        (slot.file.parent / name).touch()
+    assert Slot.noted(slot.store) == [slot, Slot(slot.store, 10)]
+
+
 def test_its_names(slot: Slot) -> None:
     root = slot.store.root
     assert slot.instance.name == "pool-3"

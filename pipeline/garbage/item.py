@@ -12,7 +12,8 @@ from pipeline.publish import locked
 
 Kind = Literal["process", "sockets", "disk", "logs", "remains", "lock directory"]
 """
-process         a QEMU that a killed boot has left behind, and the disk, sockets and small files of its instance
+process         a QEMU that a killed boot, or a killed user of the pool, has left behind, and the disk, sockets and
+                small files of its instance
 sockets         a directory of sockets on which nobody listens
 disk            what an instance that has ended needed while it ran: its overlay, handle, pidfile
 logs            the whole directory of an instance that has ended long ago

@@ -1,4 +1,8 @@
-"""QEMUs that nobody can find any more but by their command line: a boot was killed before it wrote the handle."""
+"""QEMUs that are of no use to anybody any more.
+
+Of a boot that was killed before it wrote the handle, nobody can find the QEMU but by its command line. Guests of the
+pool that were left by a killed process end by their keepers too, but those wait a while, and may be killed themselves.
+"""
 
 import itertools
 import os
@@ -11,10 +15,12 @@ from pathlib import Path
 from pipeline import lease
 from pipeline.errors import InstanceBusy, UsageError
 from pipeline.garbage.item import Item, Spared, alone, delete, used
-from pipeline.instance import Instance, check_name
+from pipeline.instance import Handle, Instance, check_name
 from pipeline.process import Process, has_moved, locked_by_someone
 from pipeline.publish import is_locked
 from pipeline.settings import Store
+from pipeline.slot import Slot, users_file
+from pipeline.tie import Tie
 
 _LIMIT = 3.0
 
@@ -49,12 +55,34 @@ def is_dead(instance: Instance, qemus: Sequence[Qemu]) -> bool:
 
 
 def items(store: Store, qemus: Sequence[Qemu]) -> Iterator[Item]:
-    """Those that a killed boot has left: there is no handle at all, and nobody works on the instance."""
+    """Those that a killed boot has left: there is no handle at all, and nobody works on the instance.
+
+    And the guests of the pool, if no process uses that.
+    """
     for instance, group in itertools.groupby(sorted(qemus, key=_order), lambda qemu: qemu.instance):
         if not is_locked(instance.directory) and not os.path.lexists(instance.handle_file):
             pids = ", ".join(str(qemu.process.pid) for qemu in group)
             why = f"the boot of {instance.name} was killed, and its QEMU runs on"
             yield Item("process", pids, used(*transient(instance)), why, partial(_end, store, instance))
+    if not Tie(users_file(store)).in_use():
+        yield from _of_pool(store)
+
+
+def _of_pool(store: Store) -> Iterator[Item]:
+    for slot in Slot.noted(store):
+        handle, use = slot.instance.live_handle(), slot.use()
+        if handle and use and handle.boot_id == use.boot_id:  # else somebody has booted it for himself
+            why = f"{handle.name} is of the pool, which no process uses"
+            freed = used(*transient(slot.instance))
+            yield Item("process", str(handle.process.pid), freed, why, partial(_end_of_pool, slot, handle))
+
+
+def _end_of_pool(slot: Slot, handle: Handle) -> None:
+    with alone(slot.path):
+        if Tie(users_file(slot.store)).in_use():
+            raise Spared("a process uses the pool by now")
+        slot.instance.stop(_LIMIT, handle)
+        slot.forget()
 
 
 def transient(instance: Instance) -> list[Path]:
