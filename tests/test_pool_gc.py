@@ -3,7 +3,7 @@
 from pipeline import gc
 from pipeline.settings import Store
 from pipeline.tie import Tie
-from tests.test_pool import World, killed_owner, use, world
+from tests.fakes.pools import World, killed_owner, use, world
 
 __all__ = ["world"]
 
