@@ -244,8 +244,9 @@ def test_a_slug_is_always_one_name(one: CrashReport, fuzzer: str) -> None:
 words = st.sampled_from(
     [
         b"ERROR: ", b"libFuzzer: ", b"AddressSanitizer: ", b"deadly signal", b"SEGV on unknown address ",
-        b": runtime error: ", b"shift", b"    #0 0x1 in ", b"f", b" a.c:1:2", b" (m+0x1)", b" <m>+0x1", b"READ of size 4",
-        b"SUMMARY: ", b"\n", b"\n", b"Test unit written to ", b"crash-1", b"\nBase64: ", b"YQ==", b"\xff", b"\x1b[", b"\0", b"\r",
+        b": runtime error: ", b"shift", b"    #0 0x1 in ", b"f", b" a.c:1:2", b" (m+0x1)", b" <m>+0x1",
+        b"READ of size 4", b"SUMMARY: ", b"\n", b"\n", b"Test unit written to ", b"crash-1",
+        b"\nBase64: ", b"YQ==", b"\xff", b"\x1b[", b"\0", b"\r",
     ]
 )  # fmt: skip
 

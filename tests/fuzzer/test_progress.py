@@ -180,8 +180,9 @@ words = st.sampled_from(
     [
         b"#", b"12", b"\t", b"NEW  ", b"pulse ", b": ", b" cov: 1", b" ft: 2", b" corp: 3/4Kb", b" lim: 5",
         b" exec/s: 6", b" rss: 7Mb", b"stat::", b"peak_rss_mb: 8", b"Done 1 runs in 2 second(s)", b"MERGE-OUTER: ",
-        b"attempt 9", b"1 new files with 2 new features added", b"ERROR: libFuzzer: ", b"ERROR: ", b"AddressSanitizer: ",
-        b"timeout", b"runtime error: ", b" on address 0x1", b"\n", b"\n", b"\r\n", b"\xff", b"1" * 20,
+        b"attempt 9", b"1 new files with 2 new features added", b"ERROR: libFuzzer: ", b"ERROR: ",
+        b"AddressSanitizer: ", b"timeout", b"runtime error: ", b" on address 0x1", b"\n", b"\n", b"\r\n",
+        b"\xff", b"1" * 20,
     ]
 )  # fmt: skip
 lines = st.sampled_from(
