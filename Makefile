@@ -1,6 +1,6 @@
 # make boot: a running guest, from nothing.   make test: the tests, real boots included.
 .DEFAULT_GOAL := help
-.PHONY: help setup qemu boot test check bench clean
+.PHONY: help setup qemu boot campaign test check bench clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,6 +10,7 @@ INSTALL_QEMU := apt-get install -y --no-install-recommends $(QEMU_PACKAGES)
 
 help:
 	@echo "make boot    set up, prepare, and boot a guest named i0"
+	@echo "make campaign  fuzz all of the demo guest's fuzzers, each for a minute, in two guests"
 	@echo "make test    set up and run all tests"
 	@echo "make check   ruff and mypy"
 	@echo "make bench   compare a boot with the bare QEMU command"
@@ -44,6 +45,11 @@ qemu:
 
 boot: setup qemu
 	@$(BIN)/luigi --module tasks BootInstance
+
+# Killed at any moment, the same command goes on
+campaign: setup qemu
+	@$(BIN)/luigi --module tasks FuzzCampaign --name demo --fuzzers 'example-fuzzers/*' --budget 60s \
+	  --slice-length 20s --workers 2
 
 test: setup qemu
 	@$(BIN)/python -m pytest -n auto

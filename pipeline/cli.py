@@ -143,6 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="for machines")
     check.set_defaults(run=campaigns.check)
 
+    status = about_campaigns.add_parser("status", help="how a campaign stands, also while another shell runs it")
+    status.add_argument("name", metavar="NAME", nargs="?", help="default: all")
+    status.add_argument("--json", action="store_true", help="for machines")
+    status.set_defaults(run=campaigns.status)
+
     argv = commands.add_parser("argv", help="print QEMU's command line; before a boot, the one that it would have")
     argv.add_argument("name")
     argv.add_argument("--json", action="store_true", help="as a list of words")

@@ -6,7 +6,7 @@ what each name means.
 
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from pipeline.campaign.definition import Definition, FuzzerPlan
@@ -85,6 +85,17 @@ class Status:
         total = sum(one.left for one in open_ones)
         longest = max((one.left for one in open_ones), default=0.0)
         return max(longest, total / max(1, self.workers))
+
+    @classmethod
+    def decode(cls, data: Any) -> "Status":
+        """What `encode` has written. Raises ValueError."""
+        try:
+            if data["schema"] != SCHEMA:
+                raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA}")
+            own = {field.name: data[field.name] for field in fields(cls)}
+            return cls(**own | {"fuzzers": tuple(FuzzerStatus(**one) for one in data["fuzzers"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a field is missing or wrong: {error}") from error
 
     def encode(self) -> dict[str, Any]:
         """For JSON."""

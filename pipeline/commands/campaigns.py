@@ -1,4 +1,4 @@
-"""`topcoat campaign`: what is to be run, before it runs."""
+"""`topcoat campaign`: what is to be run, before it runs; and how it stands while it does, and afterwards."""
 
 import argparse
 import json
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.duration import readable_duration
-from pipeline.errors import MissingResource, ResourceDamaged
+from pipeline.errors import MissingResource, ResourceDamaged, UsageError
+from pipeline.publish import is_locked
 from pipeline.settings import Settings
 from pipeline.text import one_line
 
@@ -21,6 +22,7 @@ SCHEMA = 1
 """Of `topcoat campaign check --json`. docs/campaign.md describes it."""
 
 _WRONG = 2
+_RUN = "luigi --module tasks FuzzCampaign --name"
 _COLUMNS = ("fuzzer", "budget", "slice", "slices", "options", "dictionary", "seeds")
 
 
@@ -113,3 +115,48 @@ def _counted(count: int, noun: str) -> str:
 
 def _time(seconds: int) -> str:
     return f"{seconds} s" if seconds < 60 else readable_duration(seconds)
+
+
+def status(chosen: Settings, options: argparse.Namespace) -> int:
+    """Tell how one campaign stands, or all."""
+    directories = _directories(chosen, options.name)
+    if options.json:
+        found = [json.loads((directory / "status.json").read_bytes()) for directory in directories]
+        print(json.dumps(found[0] if options.name else found, indent=2, sort_keys=True))
+        return 0
+    for number, directory in enumerate(directories):
+        print(*([""] if number else []), *_shown(directory), sep="\n")
+    if not directories:
+        print(f"no campaigns yet; run one: {_RUN} NAME", file=sys.stderr)
+    return 0
+
+
+def _directories(chosen: Settings, name: str | None) -> list[Path]:
+    root = chosen.store.campaigns
+    known = sorted(path.parent for path in root.glob("*/status.json"))
+    if name is None:
+        return known
+    if root / name not in known:
+        names = ", ".join(path.name for path in known)
+        raise UsageError(
+            f"there is no campaign named {one_line(name)} in {root}",
+            hint=f"there are: {names}" if names else f"run it: {_RUN} {one_line(name)}",
+        )
+    return [root / name]
+
+
+def _shown(directory: Path) -> list[str]:
+    from pipeline.campaign.display import headline
+    from pipeline.campaign.result import proof, table
+    from pipeline.campaign.status import Status
+
+    try:
+        found = Status.decode(json.loads((directory / "status.json").read_bytes()))
+    except ValueError as error:
+        return [f"{directory / 'status.json'} cannot be understood: {one_line(str(error))}"]
+    works = is_locked(directory / "ledger.jsonl")
+    if found.state == "running" and not works:
+        what = [f"no process works at it any more; it goes on by: {_RUN} {found.name}"]
+    else:
+        what = [] if works else [f"it is {found.state}: {directory}/campaign.json"]
+    return [headline(found), *table(found), proof(found), *what]

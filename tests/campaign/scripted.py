@@ -1,0 +1,234 @@
+"""Guests of a script, with a clock of their own: what a real guest cannot be made to do when it is wanted."""
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha1
+from pathlib import Path
+
+from pipeline.campaign.guests import Guest, Room
+from pipeline.campaign.site import CORPUS, MERGED
+from pipeline.errors import BootError, CommandError, FuzzerTimeout
+from pipeline.pool import Boot
+from pipeline.symbolize import Writer
+
+CRASH = b"""==1== ERROR: libFuzzer: deadly signal
+    #7 0x55726e88fa28 in %(function)s fuzzers/planted.c:10:17
+    #8 0x55726e88fa28 in LLVMFuzzerTestOneInput fuzzers/planted.c:14:5
+SUMMARY: libFuzzer: deadly signal
+artifact_prefix='tmp/'; Test unit written to tmp/crash-1
+"""
+
+
+def unit(text: str) -> tuple[str, bytes]:
+    """A unit as libFuzzer stores it: name and content."""
+    return sha1(text.encode(), usedforsecurity=False).hexdigest(), text.encode()
+
+
+class Clock:
+    """Seconds that pass when somebody says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        with self._lock:
+            self.now += seconds
+
+
+@dataclass
+class Behaviour:
+    """What a fuzzer does each time it runs: by default, uses its time and finds one unit."""
+
+    units: int = 1
+    """That it finds each time."""
+    rate: int = 1000
+    crash: str = ""
+    """The function in which it crashes, after `after` seconds."""
+    after: float = 1.0
+    fate: str = ""
+    """hangs, dies (the guest), fails, mute"""
+    said: bytes = b""
+    """What it prints before anything else."""
+
+
+@dataclass
+class World:
+    """All guests of a test."""
+
+    clock: Clock = field(default_factory=Clock)
+    behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    found: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """All units that any fuzzer ever wrote, by fuzzer."""
+    runs: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    merged_part: float = 0.5
+    """Of the units that a merge keeps."""
+    unbootable: int = 0
+    """Boots that will fail."""
+    on_run: Callable[[str], None] | None = None
+
+
+class ScriptedSite:
+    """See Site."""
+
+    def __init__(self, world: World, guest: "ScriptedGuest", fuzzer: str) -> None:
+        self.files: dict[str, dict[str, bytes]] = {}
+        self._world, self._guest, self._fuzzer = world, guest, fuzzer
+
+    def _answer(self) -> None:
+        if not self._guest.lives:
+            raise CommandError("the guest does not answer", hint="it is dead")
+
+    def prepare(self) -> None:
+        self._answer()
+        self.files.clear()
+
+    def stop(self) -> None:
+        self._answer()
+
+    def push(self, files: Mapping[str, Path], directory: str) -> None:
+        self._answer()
+        self.files.setdefault(directory, {}).update({name: path.read_bytes() for name, path in files.items()})
+
+    def sizes(self, directory: str) -> dict[str, int]:
+        self._answer()
+        return {name: len(content) for name, content in self.files.get(directory, {}).items()}
+
+    def fetch(self, directory: str, names: Collection[str], into: Path) -> None:
+        self._answer()
+        for name in names:
+            if (content := self.files.get(directory.rstrip("/") or ".", {}).get(name)) is not None:
+                (into / name).write_bytes(content)
+
+    def remove(self, directory: str, names: Collection[str]) -> None:
+        self._answer()
+        for name in names:
+            self.files.get(directory, {}).pop(name, None)
+
+    def alive(self) -> bool:
+        return self._guest.lives
+
+    def run(self, words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
+        self._answer()
+        world, behaviour = self._world, self._world.behaviours.get(self._fuzzer, Behaviour())
+        world.runs.append((self._fuzzer, tuple(words)))
+        if world.on_run:
+            world.on_run(self._fuzzer)
+        output.write(behaviour.said)
+        options = dict(word[1:].partition("=")[::2] for word in words if word.startswith("-"))
+        corpus = self.files.setdefault(CORPUS, {})
+        if "merge" in options:
+            kept = sorted(corpus.items())[: max(1, int(len(corpus) * self._world.merged_part))]
+            self.files.setdefault(MERGED, {}).update(dict(kept))
+        if "merge" in options or options.get("runs") == "0":
+            output.write(b"#2\tINITED cov: 5 ft: 9 corp: 1/1b exec/s: 0 rss: 31Mb\nDone 2 runs in 0 second(s)\n")
+            return
+        if "max_total_time" not in options:  # it is given one input
+            self._crash(behaviour, output)
+            return
+        self._fuzz(behaviour, float(options["max_total_time"]), options, output, found)
+
+    def _fuzz(
+        self,
+        behaviour: Behaviour,
+        seconds: float,
+        options: Mapping[str, str],
+        output: Writer,
+        found: Callable[[str], object],
+    ) -> None:
+        world, corpus = self._world, self.files[CORPUS]
+        output.write(b"#2\tINITED cov: 2 ft: 2 corp: 1/1b exec/s: 0 rss: 31Mb\n")
+        early = behaviour.crash or behaviour.fate
+        took = min(seconds, behaviour.after) if early else seconds
+        runs = int(took * behaviour.rate)
+        if "runs" in options:
+            runs = min(runs, int(options["runs"]))
+            took = runs / behaviour.rate
+        world.clock.pass_(took)
+        everything = world.found.setdefault(self._fuzzer, {})
+        for _ in range(behaviour.units):
+            name, content = unit(f"{self._fuzzer} {len(everything)}")
+            corpus[name] = everything[name] = content
+        size = len(corpus)
+        output.write(b"#%d\tNEW    cov: %d ft: %d corp: %d/9b exec/s: 9 rss: 40Mb\n" % (runs, size, 2 * size, size))
+        self._end(behaviour, output, found)
+        output.write(b"#%d\tDONE   cov: %d ft: %d corp: %d/9b exec/s: 9 rss: 40Mb\n" % (runs, size, 2 * size, size))
+        output.write(b"Done %d runs in %d second(s)\nstat::number_of_executed_units: %d\n" % (runs, took, runs))
+
+    def _end(self, behaviour: Behaviour, output: Writer, found: Callable[[str], object]) -> None:
+        if behaviour.crash:
+            self.files.setdefault("tmp", {})["crash-1"] = behaviour.crash.encode()
+            self._crash(behaviour, output)
+            found("tmp/crash-1")
+        if behaviour.fate == "dies":
+            self._guest.lives = False
+            self._answer()
+        if behaviour.fate == "hangs":
+            raise FuzzerTimeout("it did not end in time", hint="")
+        if behaviour.fate == "fails":
+            raise CommandError("unexpected return code: 66", hint="")
+
+    def _crash(self, behaviour: Behaviour, output: Writer) -> None:
+        if behaviour.crash:
+            output.write(CRASH % {b"function": behaviour.crash.encode()})
+
+
+class ScriptedGuest:
+    """See Guest."""
+
+    memory = 512
+
+    def __init__(self, world: World, instance: str, boot_id: str) -> None:
+        self.instance, self.boot_id = instance, boot_id
+        self.lives, self.spoilt = True, ""
+        self._world = world
+        self._rooms: dict[str, Room] = {}
+
+    def room(self, fuzzer: str) -> Room:
+        if fuzzer not in self._rooms:
+            site = ScriptedSite(self._world, self, fuzzer)
+            site.prepare()
+            self._rooms[fuzzer] = Room(site)
+        return self._rooms[fuzzer]
+
+    def serial(self) -> bytes:
+        return b"the serial log\n"
+
+    def spoil(self, reason: str) -> None:
+        self.spoilt = reason
+
+
+class ScriptedGuests:
+    """See Guests."""
+
+    def __init__(self, world: World) -> None:
+        self.boots: list[Boot] = []
+        self._world = world
+        self._idle: list[ScriptedGuest] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lease(self, limit: float) -> Iterator[Guest]:
+        with self._lock:
+            guest = self._idle.pop() if self._idle else self._boot()
+        yield guest
+        if not guest.spoilt:
+            with self._lock:
+                self._idle.append(guest)
+
+    def _boot(self) -> ScriptedGuest:
+        number = len(self.boots)
+        if self._world.unbootable:
+            self._world.unbootable -= 1
+            self.boots.append(Boot(f"pool-{number}", "there was none", 2.0, failure="panic"))
+            raise BootError("it panicked", hint="", stage="marker", cause="panic")
+        self.boots.append(Boot(f"pool-{number}", "there was none", 2.0, f"boot{number}"))
+        return ScriptedGuest(self._world, f"pool-{number}", f"boot{number}")
+
+    def close(self) -> None:
+        self._idle.clear()

@@ -1,0 +1,36 @@
+"""The beginning and the end of what a fuzzer says."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.campaign.capture import Capture
+
+
+@given(st.lists(st.binary(max_size=30)), st.integers(2, 40))
+def test_what_fits_is_kept_whole_and_of_the_rest_both_ends(pieces: list[bytes], limit: int) -> None:
+    capture, whole, half = Capture(limit), b"".join(pieces), limit // 2
+    for piece in pieces:
+        capture.write(piece)
+    assert capture.written == len(whole)
+    if len(whole) <= 2 * half:
+        assert capture.content() == whole
+    else:
+        gap = b"\n[%d bytes are left out here]\n" % (len(whole) - 2 * half)
+        assert capture.content() == whole[:half] + gap + whole[-half:]
+
+
+def test_ten_gigabytes_take_no_more_than_the_limit() -> None:
+    capture, piece = Capture(1 << 16), bytes(1 << 20)
+    for _ in range(10 << 10):
+        capture.write(piece)
+    assert capture.written == 10 << 30
+    assert len(capture.content()) < (1 << 16) + 100
+
+
+def test_the_last_line_that_says_something() -> None:
+    capture = Capture(100)
+    assert capture.last_line() == b""
+    capture.write(b"first\nsecond\n\n \n")
+    assert capture.last_line() == b"second"
+    capture.write(b"x" * 500 + b"\nlast")
+    assert capture.last_line() == b"last"
