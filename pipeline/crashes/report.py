@@ -35,6 +35,7 @@ _ERROR = re.compile(
     re.MULTILINE,
 )
 _UNDEFINED = re.compile(r"^.{1,400}?: runtime error: (?P<text>.{1,400})", re.MULTILINE)
+_WENT_ON = re.compile(r"^(?:#\d{1,18}\t[A-Za-z]|Done \d|Executed )", re.MULTILINE)
 _KIND = re.compile(r"[A-Za-z][A-Za-z_-]{0,40}(?: [a-z][a-z_-]{0,40}){0,4}")
 _KINDS = {
     "attempting double-free": "double-free",
@@ -105,13 +106,14 @@ class CrashReport:
 def parse(output: bytes) -> CrashReport | None:
     """What the output of one run says of a crash. None if it says nothing of one.
 
-    The first report counts, but one of UndefinedBehaviorSanitizer, after which a target goes on, only if there is no
-    other or the other is of its making. Of a long output the middle is not looked at.
+    The first report counts. One of UndefinedBehaviorSanitizer, after which a target may go on, does so only if it did
+    not, and no other report came of it. Of a long output the middle is not looked at.
     """
     text = printable(_ends(output))
     error = _ERROR.search(text)
     if error is None:
-        undefined = _UNDEFINED.search(text)
+        went_on = deque(_WENT_ON.finditer(text), 1)
+        undefined = _UNDEFINED.search(text, went_on[0].end() if went_on else 0)
         return undefined and _report(text, undefined, _undefined_kind(undefined), _frames(text, undefined))
     frames = _frames(text, error)
     if any(frame.function.startswith("__ubsan_") for frame in frames):

@@ -43,6 +43,7 @@ _IGNORED = re.compile(
     r"(?:_chk|_(?:avx|sse|evex|erms|unaligned|vec)\w*)?"
     r"|_?main|_start|start_thread|clone3?"
 )
+_IGNORED_FILE = re.compile(r"(?:/|^)(?:sanitizer_common|libc\+\+|libcxx|glibc-[^/]{1,40}|rustc)/")
 _LIBRARY = re.compile(
     r"(?:libc|libpthread|libc\+\+|libc\+\+abi|libstdc\+\+|libgcc_s|libm|ld-linux[\w-]*|ld-musl[\w-]*)\b[\w.+-]*\.so.*"
     r"|libc-[\d.]+\.so|ld\.so\.1|libclang_rt\..*|linux-(?:gate|vdso).*|\[vdso\]|vdso.*|<?unknown module>?"
@@ -124,7 +125,7 @@ def own(frames: Sequence[Frame], handled: bool = False) -> list[Frame]:
 
 def _is_own(frame: Frame) -> bool:
     if frame.function:
-        return not _IGNORED.fullmatch(name(frame))
+        return not (_IGNORED.fullmatch(name(frame)) or _IGNORED_FILE.search(frame.file))
     return bool(frame.place) and not _LIBRARY.match(frame.place)
 
 

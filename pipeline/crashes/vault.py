@@ -262,11 +262,12 @@ def _group_json(group: Group) -> dict[str, Any]:
 
 
 def _group_of(slug: str, content: Mapping[str, Any]) -> Group | None:
-    if not content:
+    try:
+        frames, fuzzers = tuple(content["frames"]), tuple(content["fuzzers"])
+        seen = content["first_seen"], content["last_seen"]
+        return Group(slug, content["kind"], frames, *seen, content["count"], fuzzers, content["last"])
+    except (KeyError, TypeError):
         return None
-    frames, fuzzers = tuple(content["frames"]), tuple(content["fuzzers"])
-    seen = content["first_seen"], content["last_seen"]
-    return Group(slug, content["kind"], frames, *seen, content["count"], fuzzers, content["last"])
 
 
 def _read(path: Path) -> dict[str, Any]:

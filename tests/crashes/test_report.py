@@ -143,6 +143,15 @@ def test_undefined_behaviour_after_which_the_target_goes_on_hides_no_crash() -> 
     assert key(parsed(signal.format("__ubsan_handle_shift_abort"))) == "deadly signal | g"
 
 
+@pytest.mark.parametrize(
+    "sign", ["#2\tINITED cov: 1 exec/s: 0 rss: 1Mb", "Done 1 runs in 0 second(s)", "Executed data/in/unit in 3 ms"]
+)
+def test_undefined_behaviour_after_which_the_target_went_on_is_no_crash(sign: str) -> None:
+    undefined = "a.c:1:2: runtime error: division by zero\n    #0 0x1 in f\n"
+    assert parse(f"{undefined}{sign}\n".encode()) is None
+    assert key(parsed(f"{undefined}{sign}\n{undefined.replace('division by zero', 'shift')}")) == "undefined-shift | f"
+
+
 def test_slow_units_are_no_artifacts() -> None:
     slow = "artifact_prefix='a/'; Test unit written to a/slow-unit-1\nBase64: c2xvdw==\n"
     crash = (

@@ -143,6 +143,14 @@ def test_frames_that_are_the_targets(function: str) -> None:
     assert own([Frame("abort"), Frame(function)]) == [Frame(function)]
 
 
+@pytest.mark.parametrize(
+    "file", ["../prebuilt/include/c++/v1/libcxx/include/vector", "/rustc/90c5/library/core/src/slice/index.rs"]
+)
+def test_sources_that_are_nobodys(file: str) -> None:
+    assert own([Frame("std::__2::vector<int>::at(unsigned long)", file, 3), Frame("mine")]) == [Frame("mine")]
+    assert own([Frame("f", "src/libcxx.cc", 3)])
+
+
 def test_what_calls_the_entry_is_cut() -> None:
     entry = Frame("LLVMFuzzerTestOneInput(unsigned char const*, unsigned long)")
     assert own([Frame("f"), entry, Frame("g"), Frame("h")]) == [Frame("f"), entry]

@@ -216,7 +216,9 @@ def test_text_of_the_guest_is_cleaned(vault: Vault) -> None:
     assert stored.directory.parent.parent == vault.root
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"schema": 2}', b"[" * 100_000, b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b'{"schema": 2}', b'{"schema": 1}', b"[" * 100_000, b"\xff"]
+)
 def test_a_damaged_file_is_counted_anew(vault: Vault, content: bytes) -> None:
     for number in range(3):
         vault.add(other(number))
