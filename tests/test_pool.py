@@ -105,27 +105,27 @@ class TestLease:
 
 
 class TestBound:
-    def test_twenty_threads_share_three_guests(self, world: World) -> None:
+    def test_twenty_threads_and_this_one_share_three_guests(self, world: World) -> None:
         pool, inside, most = world.pool(size=3), set[str](), 0
+        three = threading.Barrier(3)
 
         def work() -> None:
             nonlocal most
-            for _ in range(3):
+            for turn in range(3):
                 with pool.lease(soon()) as lease:
                     assert lease.instance.name not in inside
                     inside.add(lease.instance.name)
                     most = max(most, len(inside))
-                    time.sleep(0.005)
+                    if turn == 0:
+                        three.wait(30)
                     inside.remove(lease.instance.name)
 
         with threads(20, work) as raised:
-            pass
+            work()
         assert raised == []
         assert most == 3
         assert len(world.running()) == 3
-        assert [boot.instance for boot in sorted(pool.boots, key=lambda boot: boot.instance)] == [
-            *("pool-0", "pool-1", "pool-2")
-        ]
+        assert sorted(boot.instance for boot in pool.boots) == ["pool-0", "pool-1", "pool-2"]
 
     def test_four_processes_share_as_many_as_the_largest_pool_has(self, world: World, tmp_path: Path) -> None:
         context = multiprocessing.get_context("spawn")
