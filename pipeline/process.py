@@ -5,11 +5,12 @@ import os
 import select
 import signal
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux on 64-bit machines
 _THREADS, _START_TIME = 20, 22  # fields of /proc/PID/stat, counted from 1; see proc(5)
 
@@ -120,3 +121,21 @@ def _open_files(pid: int) -> Iterator[Path]:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):  # or has closed it
                 yield entry.readlink()
+
+
+def die_with_parent(parent: int | None = None, number: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
+    """What a child calls to get a signal when its parent has ended, however that ends: nobody else would wait for it.
+
+    `parent` is that process's pid, by default the one that makes this, before it forks.
+    """
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    expected = os.getpid() if parent is None else parent
+
+    def in_child() -> None:
+        prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != expected:
+            os._exit(1)
+
+    return in_child

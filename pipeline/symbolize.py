@@ -19,8 +19,8 @@ from pipeline.build import Build
 from pipeline.deadline import Deadline
 from pipeline.errors import FuzzerTimeout, OutputLost, SymbolizerFailed, TopcoatError
 from pipeline.lines import LineEnds, LogPrefixes, through
+from pipeline.process import die_with_parent
 from pipeline.text import one_line, tail
-from pipeline.tools import die_with_parent
 from pipeline.worker import Worker
 
 log = logging.getLogger("topcoat")

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ToolFailed, ToolLied, ToolMissing, ToolTimeout
 from pipeline.faults import hint_for
-from pipeline.process import Process
+from pipeline.process import Process, die_with_parent
 from pipeline.text import tail
 
 if TYPE_CHECKING:
     from sh import RunningCommand
 
 _FULL = os.strerror(errno.ENOSPC)
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _KEPT = 256
 """Chunks of 4096 bytes kept of each stream: a tool gone mad cannot fill the memory."""
 
@@ -155,21 +154,6 @@ def _start(tool: Tool, words: list[str], cwd: Path | None, said: _Said) -> "Runn
             hint=f"is the file there, and executable? [build] {tool.name} = PATH names another one",
             detail=tail(str(error), 1),
         ) from error
-
-
-def die_with_parent() -> Callable[[], None]:
-    """What a child calls to be killed when its parent is, however that ends: nobody else would wait for it."""
-    import ctypes
-
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def in_child() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return in_child
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Batch fuzz campaigns: many fuzzers, a budget for each, and a ledger from which every rerun goes on."""
 
 import logging
+import multiprocessing
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -10,7 +12,8 @@ import luigi
 from pipeline import settings
 from pipeline.errors import CampaignError
 from pipeline.freshness import Reason
-from tasks.base import Check, FreshTask, Tasks, digests
+from pipeline.process import die_with_parent
+from tasks.base import Check, FreshTask, Tasks, digests, say_once
 from tasks.boot import BootInstance
 from tasks.build import BuildTask, current
 from tasks.parameters import Choice
@@ -31,9 +34,7 @@ class CampaignTask(BuildTask, FreshTask):
 
     needs: ClassVar[tuple[str, ...]] = BootInstance.needs
 
-    name = luigi.Parameter(
-        default="", description="of the campaign; default: that in its file, or campaign"
-    )
+    name = luigi.Parameter(default="", description="of the campaign; default: that in its file, or campaign")
     file = luigi.Parameter(default="", description="a campaign file, see docs/campaign.md")
     fuzzers = luigi.Parameter(default="*/*", significant=False, description="patterns of fuzzers, with commas between")
     exclude = luigi.Parameter(default="", significant=False, description="patterns of those to leave out")
@@ -99,6 +100,8 @@ class CampaignTask(BuildTask, FreshTask):
 
     def work(self, only: "Only | None" = None) -> "Runner":
         """Work at the campaign, or at one piece of it, in guests of the pool. Raises TopcoatError."""
+        if (parent := multiprocessing.parent_process()) and parent.pid:  # luigi's worker, which somebody may kill
+            die_with_parent(parent.pid, signal.SIGTERM)()
         from pipeline.campaign import display
         from pipeline.campaign.guests import PooledGuests
         from pipeline.campaign.runner import Runner
@@ -151,7 +154,10 @@ class FuzzCampaign(CampaignTask):
             if left := budget.left(plan, standing):
                 unit = "s" if plan.budget.runs is None else "runs"
                 return Reason(f"{plan.name} has {left:.0f} {unit} left")
-        return None if (self.directory(definition) / "campaign.json").exists() else Reason("its result is missing")
+        if not (self.directory(definition) / "campaign.json").exists():
+            return Reason("its result is missing")
+        say_once(logging.INFO, f"{definition.name} is done: topcoat campaign status {definition.name}")
+        return None
 
     def run(self) -> None:
         self.report(self.work())

@@ -50,7 +50,8 @@ DEFAULTS = {
     },
 }
 USAGE = 2
-INTERRUPTED = 30
+INTERRUPTED = 130
+"""The exit code after SIGINT or SIGTERM, whatever was being done."""
 _MISTAKES = (ParameterException, TaskClassException)
 
 

@@ -256,11 +256,13 @@ class Runner:
 
     def _choice(self) -> str | None:
         idle = [plan for plan in self.definition.fuzzers if plan.name not in self._busy]
+        if merged := next((plan.name for plan in idle if self._merges(plan)), None):
+            return merged
         candidates = [self._candidate(plan) for plan in idle if self._runs(plan)]
-        if candidates:
-            self._turn += 1
-            return allocation.choose(candidates, self._turn, self.definition.allocation).name
-        return next((plan.name for plan in idle if self._merges(plan)), None)
+        if not candidates:
+            return None
+        self._turn += 1
+        return allocation.choose(candidates, self._turn, self.definition.allocation).name
 
     def _candidate(self, plan: FuzzerPlan) -> Candidate:
         standing = self.standing(plan.name)
@@ -280,7 +282,7 @@ class Runner:
         return budget.left(plan, standing) > 0
 
     def _merges(self, plan: FuzzerPlan) -> bool:
-        """Whether its corpus is to be merged: it has grown, and nothing else is left to do."""
+        """Whether its corpus is to be merged: it has grown, and its budget is used."""
         standing = self.standing(plan.name)
         if self._only:
             return self._only == Only(plan.name, None) and standing.unmerged > 0
