@@ -32,6 +32,7 @@ log = logging.getLogger("topcoat")
 
 _NONE = "there was none"
 _POLL = 0.1  # neither a flock of another process nor memory can be waited for
+_MOMENT = 0.5  # who has a place for less, such as a child before its exec(2), has no lease
 _CLOSE_LIMIT = 30.0  # ending takes KILL_LIMIT at most; on a disk that stalls, longer
 
 
@@ -354,7 +355,7 @@ class Pool:
     def _end_idle(self, slot: Slot, boot_id: str) -> None:
         with ExitStack() as held:
             try:
-                held.enter_context(slot.taken())
+                held.enter_context(slot.taken(_MOMENT))
             except InstanceBusy:
                 return  # another process has it
             use = slot.use()

@@ -98,9 +98,12 @@ class Slot:
         """Where its last use is noted."""
         return Path(f"{self.path}.json")
 
-    def taken(self) -> AbstractContextManager[None]:
-        """Have the place during the body. Raises InstanceBusy at once if somebody has it, StoreError."""
-        return locked(self.path, 0)
+    def taken(self, limit: float = 0.0) -> AbstractContextManager[None]:
+        """Have the place during the body. Raises InstanceBusy if somebody has it for `limit` seconds, StoreError.
+
+        A process that has it and starts another one shares it with that for a moment, until exec(2).
+        """
+        return locked(self.path, limit)
 
     def use(self) -> Use | None:
         """The last use; None if there is none, or it cannot be understood."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -274,6 +275,18 @@ class TestClose:
             assert lease.handle.process.alive
         assert use(other).handle == lease.handle
         other.close()
+        assert world.running() == []
+
+    def test_who_has_the_place_for_a_moment_has_no_lease(self, world: World) -> None:
+        """As a child process that was started while the guest was lent, before its exec(2)."""
+        pool = world.pool()
+        use(pool)
+        held = ExitStack()
+        held.enter_context(world.slot().taken())
+        with threads(1, pool.close) as raised:
+            time.sleep(0.1)
+            held.close()
+        assert raised == []
         assert world.running() == []
 
     def test_it_leaves_the_idle_guests_of_others(self, world: World) -> None:
