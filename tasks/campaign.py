@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, ClassVar
 import luigi
 
 from pipeline import settings
-from pipeline.errors import CampaignError
+from pipeline.errors import CampaignError, UsageError
 from pipeline.freshness import Reason
 from pipeline.process import die_with_parent
 from tasks.base import Check, FreshTask, Tasks, digests, say_once
 from tasks.boot import BootInstance
 from tasks.build import BuildTask, current
+from tasks.defaults import refuse
 from tasks.parameters import Choice
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
 
@@ -91,6 +92,13 @@ class CampaignTask(BuildTask, FreshTask):
         from pipeline.campaign.state import State
 
         return State.of(ledger.read(self.directory(definition) / "ledger.jsonl"))
+
+    def complete(self) -> bool:
+        """Whether nothing must be done. A mistake in the definition ends luigi: whatever it is, it says what to do."""
+        try:
+            return super().complete()
+        except UsageError as error:
+            refuse(error)
 
     def unready(self, check: Check) -> Reason | None:
         """Why nothing can be said of the campaign itself yet: what it needs is missing or stale."""

@@ -127,14 +127,15 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     """
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, _MISTAKES) or (isinstance(error, TopcoatError) and error.exit_code == USAGE):
-        _refuse(error)
+        refuse(error)
     if isinstance(error, TopcoatError):
         log.error("%s", error.explain())
         return False
     return not record.msg.startswith("Data for %s does not exist")
 
 
-def _refuse(error: BaseException) -> NoReturn:
+def refuse(error: BaseException) -> NoReturn:
+    """End the process over a mistake of its user's: explained, with exit code 2."""
     print(f"error: {_explained(error)}", file=sys.stderr)
     raise SystemExit(USAGE)
 
@@ -161,5 +162,5 @@ def _explain_and_exit(kind: type[BaseException], error: BaseException, traceback
         print(text, file=sys.stderr)
         raise SystemExit(INTERRUPTED)
     if isinstance(error, (TopcoatError, *_MISTAKES)):
-        _refuse(error)
+        refuse(error)
     sys.__excepthook__(kind, error, traceback)
