@@ -29,7 +29,7 @@ def digest(path: Path) -> str:
     end = 0
     with path.open("rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
-        hasher = blake3(max_threads=blake3.AUTO if size >= _LARGE else 1)
+        hasher = blake3(max_threads=threads() if size >= _LARGE else 1)
         for start, content in _contents(stream.fileno(), size):
             if start != end:
                 runs += [end, start]
@@ -42,6 +42,15 @@ def digest(path: Path) -> str:
     # Read from its end, the stream can be taken apart in one way only
     hasher.update(struct.pack(f"<{len(runs) + 2}Q", *runs, len(runs), size))
     return f"b3s:{hasher.hexdigest()}"
+
+
+def threads() -> int:
+    """How many threads hash a large file: a number, for blake3.AUTO means threads that all hashers share.
+
+    A process that forks after it has used those, as luigi does for its workers, leaves its child to wait for them for
+    ever.
+    """
+    return len(os.sched_getaffinity(0))
 
 
 def combined(digests: Sequence[str]) -> str:

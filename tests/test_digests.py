@@ -1,5 +1,6 @@
 """Digests of files."""
 
+import multiprocessing
 import os
 import threading
 import time
@@ -102,3 +103,17 @@ def test_reading_ahead_leaves_no_thread(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(KeyboardInterrupt):
         digest(tmp_path / "file")
     assert threading.active_count() == before
+
+
+def test_a_process_that_was_forked_after_a_large_file_was_hashed_can_hash_one_too(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(1 << 20) * 8)
+    expected = digest(large)
+    worker = multiprocessing.get_context("fork").Process(target=digest, args=(large,))
+    worker.start()
+    worker.join(60)
+    hangs = worker.is_alive()
+    worker.kill()
+    assert not hangs
+    assert worker.exitcode == 0
+    assert digest(large) == expected

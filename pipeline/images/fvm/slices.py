@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from pipeline.digests import threads
 from pipeline.errors import ImageDamaged
 
 CHUNK = 256 << 10
@@ -112,7 +113,7 @@ def digest(descriptor: int, ranges: Iterable[tuple[int, int]]) -> str:
     """
     from blake3 import blake3
 
-    hasher = blake3(max_threads=blake3.AUTO)
+    hasher = blake3(max_threads=threads())
     buffer, zeros = memoryview(bytearray(_HASHED)), memoryview(bytes(_HASHED))
     extents = Extents(descriptor)
     for start, size in ranges:
