@@ -22,6 +22,7 @@ def commands() -> list[str]:
     return [line for line in lines if line]
 
 
+@pytest.mark.timeout(400)
 def test_every_command_runs(workspace: Workspace, demo_parts: Path) -> None:
     copy = workspace.directory
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "luigi.cfg"):
@@ -35,7 +36,7 @@ def test_every_command_runs(workspace: Workspace, demo_parts: Path) -> None:
     try:
         for command in commands():
             done = subprocess.run(
-                command, shell=True, cwd=copy, env=workspace.environment, capture_output=True, timeout=100, check=False
+                command, shell=True, cwd=copy, env=workspace.environment, capture_output=True, timeout=200, check=False
             )
             said[command] = (done.stdout + done.stderr).decode()
             assert done.returncode == 0, f"{command}\n{said[command]}"

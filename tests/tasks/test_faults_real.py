@@ -1,7 +1,6 @@
 """The real QEMU, the real demo guest, and all that is done to them: nothing is left, and the next boot works."""
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -14,6 +13,7 @@ import pytest
 from pipeline.garbage.run_locks import lock_directory
 from pipeline.process import Process
 from tests.conftest import Workspace, processes_with, qemus_of
+from tests.tasks.runs import in_a_namespace
 
 KILL = """
 import os, signal, tasks
@@ -170,21 +170,6 @@ def test_qemu_killed_while_it_boots(demo: Workspace) -> None:
     assert boot.returncode == 30
     assert "i0: QEMU died while the guest booted (waiting for the marker)" in said.decode()
     assert_nothing_is_left(demo)
-
-
-def in_a_namespace(workspace: Workspace, mount: str, *script: str) -> tuple[int, str]:
-    """Run the lines of a shell script after a mount that nobody else sees. Returns its exit code and output."""
-    unshare = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
-    path = f"{workspace.command('topcoat')[0].rpartition('/')[0]}:{workspace.environment['PATH']}"
-    done = subprocess.run(
-        [*unshare, "sh", "-c", "\n".join([f"{mount} || exit 99", *script])],
-        cwd=workspace.directory,
-        env={**workspace.environment, "PATH": path, "ROOT": str(workspace.store.root)},
-        capture_output=True,
-        timeout=100,
-        check=False,
-    )
-    return done.returncode, (done.stdout + done.stderr).decode()
 
 
 def test_a_guest_that_fills_the_disk(demo: Workspace) -> None:

@@ -1,0 +1,223 @@
+"""Campaigns with the real QEMU, the real demo guest and its planted bugs."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline import ledger
+from pipeline.campaign.state import State
+from pipeline.corpus import Corpus
+from pipeline.ledger import Ended, Entry, Harvested, Merged, Proved, Started
+from pipeline.publish import is_locked
+from tests.conftest import Outcome, Workspace, qemus_of
+from tests.tasks.runs import in_a_namespace
+
+MAZE, CRASH, NOOP = "example-fuzzers/maze_fuzzer", "example-fuzzers/crash_fuzzer", "example-fuzzers/noop_fuzzer"
+LIMIT = 400
+
+pytestmark = pytest.mark.timeout(LIMIT)
+
+
+def words(*fuzzers: str, budget: int, length: int, workers: int = 2) -> list[str]:
+    chosen = ["--fuzzers", ",".join(fuzzers), "--budget", f"{budget}s", "--slice-length", f"{length}s"]
+    return ["FuzzCampaign", "--name", "nightly", *chosen, "--workers", str(workers)]
+
+
+class Nightly:
+    """A campaign in a workspace."""
+
+    def __init__(self, workspace: Workspace, settings: str = "") -> None:
+        self.workspace = workspace
+        workspace.configure(f"[campaign]\nharvest = 2s\n{settings}")
+        self.directory = workspace.store.campaigns / "nightly"
+        self.ledger = self.directory / "ledger.jsonl"
+
+    def run(self, *arguments: str) -> Outcome:
+        with self.running(*arguments) as process:
+            stdout, stderr = process.communicate(timeout=LIMIT)
+        return Outcome(process.returncode, stdout, stderr)
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """In a process group of its own."""
+        with subprocess.Popen(
+            self.workspace.command("luigi", "--module", "tasks", *arguments),
+            cwd=self.workspace.directory,
+            env=self.workspace.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    @property
+    def entries(self) -> list[Entry]:
+        return list(ledger.read(self.ledger))
+
+    def units(self, fuzzer: str) -> set[str]:
+        return set(Corpus.of(self.workspace.store.root, fuzzer).units())
+
+    def wait(self, process: "subprocess.Popen[bytes]", reached: Callable[[list[Entry]], bool]) -> None:
+        """Wait until the ledger is as wanted."""
+        end = time.monotonic() + 120
+        while not reached(self.entries):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def check_budgets(self, budget: int, length: int) -> None:
+        """Every budget was used, within a slice, and no attempt was counted twice."""
+        standings = State.of(self.entries).standings
+        assert standings
+        for standing in standings.values():
+            assert budget - 1 < standing.seconds <= budget + length
+        attempts = [(one.subject, one.slice, one.attempt) for one in self.entries if isinstance(one, Ended)]
+        assert len(attempts) == len(set(attempts))
+
+
+def harvested(entries: list[Entry]) -> bool:
+    return any(isinstance(one, Harvested) and one.seconds > 2 for one in entries)
+
+
+def merged(entries: list[Entry]) -> bool:
+    return any(isinstance(one, Merged) and one.accepted for one in entries)
+
+
+@pytest.fixture
+def nightly(demo: Workspace) -> Iterator[Nightly]:
+    yield Nightly(demo)
+    assert qemus_of(demo.directory) == []
+
+
+def test_three_fuzzers_by_two_workers_find_what_was_planted(nightly: Nightly) -> None:
+    done = nightly.run(*words(MAZE, CRASH, NOOP, budget=80, length=20))
+    assert done.status == 0, done.text
+    nightly.check_budgets(80, 20)
+    result = json.loads((nightly.directory / "campaign.json").read_bytes())
+    assert result["status"]["proved"] is True
+    found = {frame for group in result["crashes"] for frame in group["frames"]}
+    assert {"greet", "trap_door"} <= found
+    assert len(found & {"trap_door", "ghost_room", "narrow_stairs", "sealed_gate"}) >= 2
+    for group in result["crashes"]:
+        kept = nightly.directory / group["directory"] / "1"
+        assert (kept / "input").read_bytes()
+        assert b"planted" not in (kept / "output.txt").read_bytes()
+        assert group["frames"][0] in (kept / "output.txt").read_text()
+        assert "{{{reset}}}" in (kept / "serial.txt").read_text()
+    assert nightly.units(MAZE)
+    assert all(len(fuzzer["curve"]) > 1 for name, fuzzer in result["fuzzers"].items() if name != NOOP)
+    said = done.stdout.decode()
+    assert "proved: the canary was found" in said
+    assert "deadly signal in example-fuzzers/crash_fuzzer" in said
+    shown = nightly.workspace.topcoat("campaign", "status", "nightly")
+    assert (shown.status, "it is done" in shown.text) == (0, True)
+    again = nightly.run(*words(MAZE, CRASH, NOOP, budget=80, length=20))
+    assert (again.status, again.stdout, "nightly is done" in again.text) == (0, b"", True)
+    assert again.text.count("booting") == 0
+
+
+@pytest.mark.parametrize("whom", ["luigi", "all"])
+def test_killed_in_the_middle_of_a_slice_it_goes_on(nightly: Nightly, whom: str) -> None:
+    arguments = words(MAZE, NOOP, budget=14, length=14)
+    with nightly.running(*arguments) as process:
+        nightly.wait(process, harvested)
+        before = nightly.units(MAZE)
+        kill = os.kill if whom == "luigi" else os.killpg
+        kill(process.pid, signal.SIGKILL)
+        assert process.wait(10) == -signal.SIGKILL
+    assert before, "it had harvested"
+    done = nightly.run(*arguments)
+    assert done.status == 0, done.text
+    nightly.check_budgets(14, 14)
+    results = [one.result for one in nightly.entries if isinstance(one, Ended)]
+    assert results.count("interrupted" if whom == "all" else "stopped") >= 1
+    assert not before - nightly.units(MAZE) or merged(nightly.entries), "only a merge may leave units out"
+    assert sum(isinstance(one, Proved) for one in nightly.entries) == 1, "the canary is not looked for again"
+
+
+def test_interrupted_it_takes_in_what_runs(nightly: Nightly) -> None:
+    arguments = words(MAZE, NOOP, budget=14, length=14)
+    with nightly.running(*arguments) as process:
+        nightly.wait(process, harvested)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said.decode()
+    assert "error: interrupted by SIGINT" in said.decode()
+    assert "Traceback" not in said.decode()
+    assert not is_locked(nightly.ledger)
+    assert State.of(nightly.entries).interrupted() == []
+    assert qemus_of(nightly.workspace.directory) == []
+    assert {one.result for one in nightly.entries if isinstance(one, Ended)} & {"stopped"}
+    done = nightly.run(*arguments)
+    assert done.status == 0, done.text
+    nightly.check_budgets(14, 14)
+
+
+def test_a_qemu_that_is_killed_costs_one_attempt(nightly: Nightly) -> None:
+    arguments = words(NOOP, budget=12, length=12, workers=1)
+    with nightly.running(*arguments) as process:
+        nightly.wait(process, lambda entries: any(isinstance(one, Started) for one in entries))
+        nightly.wait(process, harvested)
+        (qemu,) = qemus_of(nightly.workspace.directory)
+        qemu.send(signal.SIGKILL)
+        _, said = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, said.decode()
+    results = [one.result for one in nightly.entries if isinstance(one, Ended)]
+    assert results[0] == "guest died"
+    assert set(results[1:]) == {"done"}
+    boots = {one.boot_id for one in nightly.entries if isinstance(one, Started)}
+    assert len(boots) == 2
+    nightly.check_budgets(12, 12)
+
+
+def test_a_disk_that_is_full_ends_it_with_a_reason_and_it_goes_on_later(nightly: Nightly) -> None:
+    arguments = words(MAZE, budget=10, length=10, workers=1)
+    corpora = nightly.workspace.store.root / "corpora"
+    corpora.mkdir()
+    status, said = in_a_namespace(
+        nightly.workspace,
+        'mount -t tmpfs -o size=32k none "$ROOT/corpora"',
+        f"luigi --module tasks {' '.join(arguments)}",
+    )
+    assert status == 30, said
+    assert "No space left on device" in said
+    assert "hint: free some space on that disk" in said
+    assert "Traceback" not in said
+    assert [one.result for one in nightly.entries if isinstance(one, Ended)][-1] == "host"
+    done = nightly.run(*arguments)
+    assert done.status == 0, done.text
+    nightly.check_budgets(10, 10)
+
+
+def test_one_slice_and_one_merge_by_themselves(nightly: Nightly) -> None:
+    slice_ = ["RunFuzzer", "--name", "nightly", "--fuzzer", MAZE, "--budget", "9s", "--slice-length", "3s"]
+    done = nightly.run(*slice_, "--slice", "2")
+    assert done.status == 0, done.text
+    assert {one.slice for one in nightly.entries if isinstance(one, Started)} == {2}
+    units = nightly.units(MAZE)
+    assert units
+    by_hand = nightly.run("MergeCorpus", "--name", "nightly", "--fuzzer", MAZE, "--budget", "9s")
+    assert by_hand.status == 0, by_hand.text
+    assert merged(nightly.entries)
+    assert nightly.units(MAZE) <= units
+    assert nightly.run(*slice_, "--slice", "2").text.count("booting") == 0
+
+
+def test_a_mistake_is_explained(nightly: Nightly) -> None:
+    wrong = nightly.run("FuzzCampaign", "--name", "nightly", "--fuzzers", "example-fuzzers/maze_fuzer")
+    assert wrong.status == 2, wrong.text
+    assert "no fuzzer of the build is named example-fuzzers/maze_fuzer" in wrong.text
+    assert "Traceback" not in wrong.text
+    wrong = nightly.run("FuzzCampaign", "--name", "nightly", "--file", str(Path("nowhere.toml")))
+    assert (wrong.status, "nowhere.toml" in wrong.text, "Traceback" in wrong.text) == (2, True, False)
