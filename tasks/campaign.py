@@ -16,7 +16,7 @@ from pipeline.process import die_with_parent
 from tasks.base import Check, FreshTask, Tasks, digests, say_once
 from tasks.boot import BootInstance
 from tasks.build import BuildTask, current
-from tasks.defaults import refuse
+from tasks.defaults import ending_quietly, refuse
 from tasks.parameters import Choice
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
 
@@ -120,7 +120,7 @@ class CampaignTask(BuildTask, FreshTask):
         definition = self.definition()
         boot = BootInstance(name="pool")
         guests = QemuGuests(chosen, build, "ssh", lambda: boot.key(digests()))
-        with Pool(chosen, guests) as pool:
+        with ending_quietly(), Pool(chosen, guests) as pool:
             pooled = PooledGuests(pool, guests)
             workers = min(luigi.interface.core().workers, pool.size)
             runner = Runner(definition, self.subjects(definition), pooled, chosen.store, chosen.campaign, workers, only)

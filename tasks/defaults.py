@@ -7,8 +7,12 @@ imports this before luigi reads its settings, so the defaults set here hold ever
 import atexit
 import functools
 import logging
+import multiprocessing
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -154,6 +158,22 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)  # cleaning up has limits of its own; a second Ctrl-C must not cut it short
     raise Interrupted(signal.Signals(number).name)
+
+
+@contextmanager
+def ending_quietly() -> Iterator[None]:
+    """In a worker of luigi's, end the process over an interruption of the body, once that has cleaned up.
+
+    Else multiprocessing prints a traceback; luigi itself, which is interrupted too, says what is to be said.
+    """
+    try:
+        yield
+    except Interrupted:
+        if multiprocessing.parent_process() is None:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
 
 
 def _explain_and_exit(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
