@@ -69,7 +69,7 @@ def headline(status: Status) -> str:
     crashes = sum(one.crashes for one in status.fuzzers)
     return (
         f"{status.name}: {running} of {len(status.fuzzers)} fuzzers run, {rate:,.0f} executions/s, "
-        f"{readable_duration(status.seconds)} fuzzed{left}, {crashes} kinds of crashes"
+        f"{readable_duration(status.seconds)} fuzzed{left}, {crashes} crash group{'' if crashes == 1 else 's'}"
     )
 
 
