@@ -167,7 +167,7 @@ def test_one_file_of_the_build_can_be_replaced_by_a_setting(bundle: Workspace) -
 def test_an_interrupted_boot_leaves_no_qemu(bundle: Workspace, number: signal.Signals, part: str) -> None:
     bundle.configure("[boot]\nready = marker\ntimeout = 60\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
     status, text = interrupted(bundle, number, {"FAKE_QEMU": part}, lambda: bool(qemus_of(bundle.directory)))
-    assert_clean_failure(Outcome(status, b"", text), bundle)
+    assert_clean_failure(Outcome(status, b"", text), bundle, 130)
     assert f"error: interrupted by {number.name}" in text.decode()
     assert_next_run_works(bundle)
 
@@ -178,7 +178,7 @@ def test_an_interrupted_tool_is_killed_and_nothing_else_is_begun(bundle: Workspa
     images = bundle.store.images("clusterfuzz")
     parts = {"FAKE_FVM": "hang", "FAKE_ZBI": "hang"}
     status, text = interrupted(bundle, number, parts, lambda: any(images.glob(".*.tmp")))
-    assert_clean_failure(Outcome(status, b"", text), bundle)
+    assert_clean_failure(Outcome(status, b"", text), bundle, 130)
     assert processes_with(bytes(images)) == []
     assert_next_run_works(bundle)
 

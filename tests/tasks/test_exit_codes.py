@@ -61,7 +61,7 @@ def test_already_running(anywhere: Workspace) -> None:
         second = anywhere.luigi("InitrdWithKey")
         first.terminate()
         first.communicate(timeout=20)
-    assert (first.returncode, second.status) == (30, 10)
+    assert (first.returncode, second.status) == (130, 10)
 
 
 @pytest.mark.parametrize(
