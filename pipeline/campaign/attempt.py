@@ -114,7 +114,7 @@ class Attempt:
         self._room: Room | None = None
         self._harvest: Harvest | None = None
         self._began: float | None = None
-        self._took = 0.0
+        self._took = self._halted_after = 0.0
         self._halted = threading.Event()
 
     @property
@@ -134,6 +134,8 @@ class Attempt:
 
     def halt(self) -> None:
         """End the fuzzer. `run` returns soon, and what was found until then is taken."""
+        if not self._halted.is_set():
+            self._halted_after = self.seconds
         self._halted.set()
         if self._room is not None:
             try:
@@ -195,7 +197,8 @@ class Attempt:
             if not self._halted.is_set():
                 room.site.run(words, self, self.work.limit, harvest.found)
         finally:
-            self._took = self.seconds
+            # On a busy host a fuzzer that was killed may take long to be gone
+            self._took = self._halted_after if self._halted.is_set() else self.seconds
             harvest.end(harvester)
             if harvest.failure is None:
                 harvest.take()
