@@ -106,7 +106,7 @@ def campaign(number: int, seconds: int, slice_: int) -> dict[str, int]:
 
 def watch(process: "subprocess.Popen[bytes]", ledger: Path) -> tuple[float, float]:
     """When the first attempt started, and the last one ended."""
-    began = last = 0.0
+    began, last, known = 0.0, 0.0, 0
     while process.poll() is None:
         try:
             text = ledger.read_bytes()
@@ -114,9 +114,8 @@ def watch(process: "subprocess.Popen[bytes]", ledger: Path) -> tuple[float, floa
             text = b""
         started, ended = text.count(b'"kind": "started"'), text.count(b'"kind": "ended"')
         began = began or (time.monotonic() if started else 0.0)
-        if ended != getattr(watch, "ended", 0):
-            last = time.monotonic()
-            watch.ended = ended  # type: ignore[attr-defined]
+        if ended != known:
+            last, known = time.monotonic(), ended
         time.sleep(0.05)
     return began, last
 

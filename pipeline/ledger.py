@@ -8,6 +8,7 @@ Each is on the disk before the next thing is done. A process that is killed leav
 which counts as not written and is removed when the ledger is opened again.
 """
 
+import errno
 import json
 import os
 import threading
@@ -235,11 +236,20 @@ class Ledger:
         self.path = path
         self._descriptor = descriptor
         self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """End it: a thread that comes too late must not write to whatever has the descriptor's number then."""
+        with self._lock:
+            self._closed = True
+            os.close(self._descriptor)
 
     def append(self, entry: Entry) -> None:
         """Add an entry; on return it is on the disk. Raises StoreError, and nothing of the entry stays then."""
         line = encode(entry, utc_now())
         with self._lock, host_faults("writing the ledger"):
+            if self._closed:
+                raise OSError(errno.EBADF, "it is closed", str(self.path))
             length = os.fstat(self._descriptor).st_size
             try:
                 _write(self._descriptor, line)
@@ -262,11 +272,11 @@ def opened(path: Path, limit: float = 1.0) -> Iterator[Ledger]:
     Another one gets InstanceBusy after `limit` seconds. Raises StoreError if it cannot be written.
     """
     with locked(path, limit):
-        descriptor = _open(path)
+        book = Ledger(path, _open(path))
         try:
-            yield Ledger(path, descriptor)
+            yield book
         finally:
-            os.close(descriptor)
+            book.close()
 
 
 def _open(path: Path) -> int:

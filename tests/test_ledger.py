@@ -147,6 +147,14 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(read(path)) == [STARTED, STARTED]
 
 
+def test_whoever_comes_too_late_writes_nowhere(tmp_path: Path) -> None:
+    with opened(tmp_path / "ledger.jsonl") as book:
+        book.append(STARTED)
+    with (tmp_path / "another").open("wb"), pytest.raises(StoreError, match="it is closed"):
+        book.append(STARTED)
+    assert (tmp_path / "another").read_bytes() == b""
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Taking what a fuzzer has found from its guest, while it runs and when it has ended."""
 
 import logging
+import os
 import posixpath
 import tempfile
 import threading
@@ -23,6 +24,9 @@ MOST_FILES = 20_000
 MOST_ARTIFACTS = 16
 """Artifacts of one run that are fetched."""
 
+LONGEST_NAME = 255
+"""Bytes. Whoever asks for a longer one gets nothing at all."""
+
 LARGEST_ARTIFACT = 64 << 20
 """Bytes of an artifact. A fuzzer makes none as large, but a guest can claim so."""
 
@@ -31,7 +35,7 @@ JOIN_LIMIT = 300.0
 
 
 class Harvest:
-    """What one run of a fuzzer brings. As a context manager: harvests in a thread until the end of the body.
+    """What one run of a fuzzer brings: fetched in a thread from `start` to `end`, and by `take`.
 
     A guest that does not answer is no error here: what has come is kept, and the run will tell. A store that takes no
     more is: `failed` is called then, and `failure` has the reason.
@@ -103,7 +107,7 @@ class Harvest:
         names = [
             name
             for name, size in self._site.sizes(CORPUS).items()
-            if name not in self._known and size <= self._unit_size
+            if name not in self._known and size <= self._unit_size and len(os.fsencode(name)) <= LONGEST_NAME
         ][:MOST_FILES]
         if not names:
             return 0
@@ -119,14 +123,19 @@ class Harvest:
 
     def _take_artifacts(self) -> None:
         while self._reported:
-            path = self._reported[0]
-            directory, name = posixpath.split(path)
+            self._take_artifact(*posixpath.split(self._reported[0]))
+            self._reported.popleft()
+
+    def _take_artifact(self, directory: str, name: str) -> None:
+        """Fetch it. What the guest does not give is left out: it must not keep the units from being fetched."""
+        try:
             with tempfile.TemporaryDirectory(prefix="topcoat-artifact-") as landing:
                 self._site.fetch(directory, [name], Path(landing))
                 came = Path(landing, name)
                 if came.is_file() and came.stat().st_size <= LARGEST_ARTIFACT:
                     self.artifacts[name] = came.read_bytes()
-            self._reported.popleft()
+        except CommandError as error:
+            log.warning("an artifact of %s is left out: %s", self._source, one_line(str(error)))
 
 
 def _is_torn(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """Merging the corpus of a fuzzer: fewer units that cover as much, by libFuzzer's own merge in a guest."""
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from pipeline.fuzzer.progress import ProgressScanner
 from pipeline.ledger import Merged, Subject
 from pipeline.settings import Campaign
 from pipeline.text import one_line
+
+log = logging.getLogger("topcoat")
 
 LIMIT = 1800.0
 """Seconds that a merge may take, and each of the two measurements of coverage."""
@@ -47,6 +50,14 @@ def merge(
         *(subject, len(given), len(corpus.units()), before.features, after.features, accepted, reason),
         seconds=round(clock() - began, 3),
     )
+
+
+def halt(plan: FuzzerPlan, guest: Guest) -> None:
+    """End a merge that another thread makes in this guest."""
+    try:
+        guest.room(plan.name).site.stop()
+    except (ConnectError, CommandError) as error:  # the merge's own end tells more
+        log.debug("%s: %s", guest.instance, one_line(str(error)))
 
 
 def _merged(options: Sequence[str], site: Site, corpus: Corpus) -> tuple[list[str], Coverage, Coverage]:

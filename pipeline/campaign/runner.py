@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 from pipeline import ledger
@@ -82,6 +83,8 @@ class Runner:
         self._book: Ledger | None = None
         self._changed = threading.Condition(threading.RLock())
         self._busy: set[str] = set()
+        self._merging: dict[str, Callable[[], None]] = {}
+        """What ends the merge of a fuzzer's corpus early."""
         self._turn = 0
         self._boots = 0
         self._boot_failures = 0
@@ -158,20 +161,15 @@ class Runner:
         """Have everything end soon: what runs is halted and taken in."""
         with self._changed:
             self._stopping = True
-            active = list(self.active.values())
+            halts = [*(attempt.halt for attempt in self.active.values()), *self._merging.values()]
             self._changed.notify_all()
-        for attempt in active:
-            attempt.halt()
+        for halt in halts:
+            halt()
 
     def _open(self) -> None:
         """Close what a process that is gone has left open, with the time that is known for certain."""
-        abandoned = [
-            (standing.slices[started.slice], started)
-            for standing in self.state.standings.values()
-            for started in (one.open for one in standing.slices.values())
-            if started
-        ]
-        for one, started in abandoned:
+        for started in self.state.interrupted():
+            one = self.state.standing(started.subject).slices[started.slice]
             last = one.checkpoint
             self.note(
                 Ended(
@@ -292,6 +290,7 @@ class Runner:
         with self._changed:
             self._busy.discard(name)
             self.active.pop(name, None)
+            self._merging.pop(name, None)
             self._changed.notify_all()
 
     def _serve(self, plan: FuzzerPlan) -> None:
@@ -368,12 +367,12 @@ class Runner:
             log.warning("%s is benched: %s", plan.name, standing.benched)
 
     def _merge(self, plan: FuzzerPlan, guest: Guest) -> None:
+        with self._changed:
+            if self._stopping:
+                return
+            self._merging[plan.name] = partial(merging.halt, plan, guest)
         merged = merging.merge(
             self.subjects.of[plan.name], plan, guest, self.corpus(plan.name), self._chosen, self._clock
         )
-        self.note(merged)
-
-
-def benched(state: State) -> list[str]:
-    """The fuzzers that were benched, with the reason."""
-    return sorted(f"{subject.fuzzer}: {one.benched}" for subject, one in state.standings.items() if one.benched)
+        if merged.accepted or not self._stopping:  # one that was ended early is made another time
+            self.note(merged)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.campaign.guests import Guest, Room
 from pipeline.campaign.site import CORPUS, MERGED
-from pipeline.errors import BootError, CommandError, FuzzerTimeout
+from pipeline.errors import BootError, CommandError, FuzzerError, FuzzerTimeout, TransferRefused
 from pipeline.pool import Boot
 from pipeline.symbolize import Writer
 
@@ -53,6 +53,8 @@ class Behaviour:
     after: float = 1.0
     fate: str = ""
     """hangs, dies (the guest), fails, mute"""
+    reports: str = ""
+    """An artifact that it tells of while it runs."""
     said: bytes = b""
     """What it prints before anything else."""
 
@@ -70,6 +72,7 @@ class World:
     """Of the units that a merge keeps."""
     unbootable: int = 0
     """Boots that will fail."""
+    refuses_merge: bool = False
     on_run: Callable[[str], None] | None = None
 
 
@@ -101,6 +104,8 @@ class ScriptedSite:
 
     def fetch(self, directory: str, names: Collection[str], into: Path) -> None:
         self._answer()
+        if directory == "forbidden":
+            raise TransferRefused("the guest sends a name that is none", hint="")
         for name in names:
             if (content := self.files.get(directory.rstrip("/") or ".", {}).get(name)) is not None:
                 (into / name).write_bytes(content)
@@ -122,6 +127,8 @@ class ScriptedSite:
         output.write(behaviour.said)
         options = dict(word[1:].partition("=")[::2] for word in words if word.startswith("-"))
         corpus = self.files.setdefault(CORPUS, {})
+        if "merge" in options and world.refuses_merge:
+            raise FuzzerError("it was killed", hint="")
         if "merge" in options:
             kept = sorted(corpus.items())[: max(1, int(len(corpus) * self._world.merged_part))]
             self.files.setdefault(MERGED, {}).update(dict(kept))
@@ -150,6 +157,8 @@ class ScriptedSite:
             runs = min(runs, int(options["runs"]))
             took = runs / behaviour.rate
         world.clock.pass_(took)
+        if behaviour.reports:
+            found(behaviour.reports)
         everything = world.found.setdefault(self._fuzzer, {})
         for _ in range(behaviour.units):
             name, content = unit(f"{self._fuzzer} {len(everything)}")

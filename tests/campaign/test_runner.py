@@ -197,6 +197,12 @@ class TestFaults:
         bench.run(bench.definition(plan()))
         assert bench.units(A) <= set(bench.world.found[A])
 
+    def test_an_artifact_that_is_refused_does_not_keep_the_units_away(self, bench: Bench) -> None:
+        bench.world.merged_part = 1.0
+        bench.world.behaviours[A] = Behaviour(reports="forbidden/x")
+        bench.run(bench.definition(plan()))
+        assert bench.units(A) == set(bench.world.found[A])
+
     def test_no_guest_can_be_booted(self, bench: Bench) -> None:
         bench.world.unbootable = 99
         with pytest.raises(BootError, match="it panicked"):
@@ -239,6 +245,17 @@ class TestMerge:
         (merged,) = bench.of(Merged)
         assert (merged.before, merged.after, merged.accepted) == (12, 6, True)
         assert len(bench.units(A)) == 6
+
+    def test_one_that_is_ended_early_is_made_another_time(self, bench: Bench) -> None:
+        runner = bench.runner(bench.definition(plan(seconds=20)))
+        bench.world.on_run = lambda _: runner.stop() if len(bench.world.runs) == 2 else None
+        bench.world.behaviours[A] = Behaviour(units=4)
+        bench.world.refuses_merge = True
+        runner.run()
+        assert bench.of(Merged) == []
+        bench.world.on_run, bench.world.refuses_merge = None, False
+        bench.run(bench.definition(plan(seconds=20)))
+        assert len(bench.of(Merged)) == 1
 
     def test_it_is_not_merged_again(self, bench: Bench) -> None:
         bench.run(bench.definition(plan()))
