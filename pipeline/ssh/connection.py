@@ -22,13 +22,13 @@ from pipeline.launcher import Result
 from pipeline.settings import Timeouts
 from pipeline.ssh import facilities
 from pipeline.ssh.facilities import Facilities
-from pipeline.ssh.session import CHUNK, CONSOLE, Session
+from pipeline.ssh.session import CHUNK, CONSOLE, Session, Vanished
 from pipeline.text import printable
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it logs tracebacks of what it also raises
 
 _OPENING = 30.0  # for the server to take a session and a command
-_OPENINGS = 3  # see Session.vanished
+_OPENINGS = 3  # see Vanished
 _LEAVING = 2.0  # for paramiko's thread, which sees at once that its socket is closed
 _SILENCE = 60_000  # milliseconds after which a peer that takes nothing of what we send counts as gone
 
@@ -65,17 +65,22 @@ class Connection:
 
         `prepare` is told of it before. Raises CommandError; CommandTimeout at the deadline.
         """
-        for attempt in range(1, _OPENINGS + 1):
-            session = Session(self._transport, what, deadline)
-            try:
-                prepare(session)
-                session.request(kind, argument.encode("utf-8", "surrogateescape"), deadline)
-                return session
-            except BaseException:
-                session.close()
-                if attempt == _OPENINGS or not session.vanished or not self.alive:
-                    raise
-        raise AssertionError
+        for _ in range(_OPENINGS - 1):
+            with suppress(Vanished):
+                return self._opened(what, kind, argument, deadline, prepare)
+        return self._opened(what, kind, argument, deadline, prepare)
+
+    def _opened(
+        self, what: str, kind: str, argument: str, deadline: Deadline, prepare: Callable[[Session], object]
+    ) -> Session:
+        session = Session(self._transport, what, deadline)
+        try:
+            prepare(session)
+            session.request(kind, argument.encode("utf-8", "surrogateescape"), deadline)
+        except BaseException:
+            session.close()
+            raise
+        return session
 
     def facilities(self, deadline: Deadline) -> Facilities:
         """What the guest has to offer; found out once. Raises CommandError; CommandTimeout at the deadline."""

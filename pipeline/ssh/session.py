@@ -51,8 +51,15 @@ class _Bell(threading.Event):
             self._changed.wait_for(lambda: self.rung != rung, seconds)
 
 
+class Vanished(CommandError):
+    """The server has ended a session before it could begin, so that nothing has been run: ask for another one.
+
+    dropbear does so (seen in 2022.83) if another session's command ends in that moment.
+    """
+
+
 class Session:
-    """An open channel. `what` names it in errors.
+    """An open channel. `what` names it in errors. It raises Vanished, as `request` does.
 
     All its methods raise CommandTimeout when the deadline passes that they are given, CommandError where the
     connection breaks. A stream may be read by one thread while another one reads the other, or writes.
@@ -69,7 +76,9 @@ class Session:
         except (paramiko.SSHException, EOFError, OSError) as error:
             if deadline.expired:
                 raise self.late(deadline) from error
-            raise self.broken(str(error) or "the connection is closed") from error
+            # A refusal is a ChannelException; this one was opened, and closed again before paramiko could return it
+            vanished = type(error) is paramiko.SSHException and transport.is_active()
+            raise self.broken(str(error) or "the connection is closed", vanished=vanished) from error
         self._channel.in_buffer.set_event(self._bell)
         self._channel.in_stderr_buffer.set_event(self._bell)
 
@@ -78,20 +87,13 @@ class Session:
         self._channel.event.clear()
         self._channel.event_ready = False
         if self._channel.closed:
-            raise self.broken("the connection is closed")
+            raise self.broken("the connection is closed", vanished=bool(self._channel.eof_received))
         self._send_request(kind, argument, answered=True)
         if not self._channel.event.wait(deadline.remaining):  # paramiko's own way waits for ever
             raise self.late(deadline)
         if not self._channel.event_ready:
-            raise self.broken("the guest's SSH server refuses it, or the connection broke")
-
-    @property
-    def vanished(self) -> bool:
-        """Whether the server has ended it before it could begin, so that nothing has been run.
-
-        dropbear does so (seen in 2022.83) if another session's command ends in that moment.
-        """
-        return bool(self._channel.eof_received) and not self._channel.event_ready
+            why = "the guest's SSH server refuses it, or the connection broke"
+            raise self.broken(why, vanished=bool(self._channel.eof_received))
 
     def signal(self, name: str) -> None:
         """Ask the server to send a signal to the command. Many servers do nothing of the kind."""
@@ -229,9 +231,10 @@ class Session:
         """The error for what did not come in time."""
         return CommandTimeout(f"{self._named} did not end within {deadline.seconds:g} s", hint=CONSOLE)
 
-    def broken(self, why: str) -> CommandError:
+    def broken(self, why: str, *, vanished: bool = False) -> CommandError:
         """The error for what was broken off."""
-        return CommandError(f"{self._named} did not run to its end: {why}", hint=CONSOLE)
+        kind = Vanished if vanished else CommandError
+        return kind(f"{self._named} did not run to its end: {why}", hint=CONSOLE)
 
     @property
     def _named(self) -> str:

@@ -46,6 +46,8 @@ class Server:
     """From now on nobody listens on the port."""
     refusals: int = 0
     """So many of the next connections are closed at once."""
+    vanishing: int = 0
+    """So many of the next sessions end before they can begin."""
     root: Path = Path("/")
     programs: Path | None = None
     """A directory that is searched for programs before all others."""
@@ -73,8 +75,9 @@ class Server:
 
 
 class _Session(paramiko.ServerInterface):
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, transport: paramiko.Transport) -> None:
         self.server = server
+        self.transport = transport
 
     def get_allowed_auths(self, username: str) -> str:
         return "publickey"
@@ -86,7 +89,16 @@ class _Session(paramiko.ServerInterface):
         return AUTH_SUCCESSFUL if accepted else AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
+        if self.server.vanishing:
+            self.server.vanishing -= 1
+            threading.Thread(target=self._end, args=(chanid,), daemon=True).start()
         return OPEN_SUCCEEDED
+
+    def _end(self, chanid: int) -> None:
+        while channel := self.transport.accept(5):
+            if channel.chanid == chanid:
+                channel.close()
+                return
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         if self.server.fault == "no exec":
@@ -226,7 +238,7 @@ def _serve(listener: socket.socket, server: Server) -> None:
                 server.transports.append(transport)
                 transport.add_server_key(server.host_key)
                 with suppress(paramiko.SSHException, EOFError, OSError):  # the client went away
-                    transport.start_server(server=_Session(server))
+                    transport.start_server(server=_Session(server, transport))
 
 
 def _close(listener: socket.socket) -> None:

@@ -5,16 +5,19 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import paramiko
 import pytest
 
 from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, CommandExited, CommandTimeout
 from pipeline.ssh import Connector
 from pipeline.ssh.facilities import Facilities
-from pipeline.ssh.session import Session
 from tests.conftest import processes_with
 from tests.fakes import sshd
+
+OPENED = paramiko.Transport._parse_channel_open_success  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def test_c4_words_arrive_as_they_are(connector: Connector) -> None:
@@ -260,24 +263,36 @@ def test_a_server_that_refuses_commands(server: sshd.Server, connector: Connecto
         connector.command("true").run(5)
 
 
+@pytest.mark.parametrize("late", [False, True])
 def test_a_session_that_ends_before_it_begins_is_asked_for_again(
-    connector: Connector, monkeypatch: pytest.MonkeyPatch
+    server: sshd.Server, connector: Connector, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    """As dropbear does while another command ends."""
+    """As dropbear does while another command ends. If the opener is late, it has ended before it is seen to be open."""
+    if late:
+        monkeypatch.setattr(paramiko.Transport, "_parse_channel_open_success", opened_late)
     connector.command("true").run(5)
-    real, asked = Session.request, []
-
-    def request(session: Session, kind: str, argument: bytes, deadline: Deadline) -> None:
-        asked.append(kind)
-        if len(asked) < 3:
-            monkeypatch.setattr(Session, "vanished", True)
-            raise session.broken("it vanished")
-        monkeypatch.setattr(Session, "vanished", False)
-        real(session, kind, argument, deadline)
-
-    monkeypatch.setattr(Session, "request", request)
+    server.vanishing = 2
     assert connector.command("echo", "x").output(5) == b"x\n"
-    assert len(asked) == 3
+    assert server.vanishing == 0
+    assert server.accepted == 1
+
+
+def opened_late(transport: Any, message: paramiko.Message) -> None:
+    """Let the opener of a channel know a while after the message, and maybe later ones, came."""
+    channel = message.get_int()
+    message.rewind()
+    told = transport.channel_events[channel]
+    transport.channel_events[channel] = threading.Event()
+    OPENED(transport, message)
+    threading.Timer(0.2, told.set).start()
+
+
+def test_sessions_that_never_begin_are_asked_for_a_few_times(server: sshd.Server, connector: Connector) -> None:
+    connector.command("true").run(5)
+    server.vanishing = 100
+    with pytest.raises(CommandError, match="did not run to its end"):
+        connector.command("true").run(5)
+    assert 90 < server.vanishing <= 97  # whatever may run all the same is to be killed too
 
 
 def test_a_server_that_does_not_mind_the_window_is_cut_off(server: sshd.Server, connector: Connector) -> None:
