@@ -352,7 +352,7 @@ class StopError(TopcoatError):
 
 
 class CampaignError(TopcoatError):
-    """A campaign has ended, and not all of it was done: fuzzers were benched."""
+    """A campaign has ended, and not all of it was done: fuzzers were benched, or there is no budget left for it."""
 
     phase = "campaign"
     fault = "user"

@@ -146,6 +146,8 @@ class Ended(Entry):
     peak_rss: int
     """MiB"""
     curve: tuple[Point, ...] = ()
+    besides: float = 0.0
+    """Seconds that the attempt took besides, to fill the guest and to take in what was found."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ LOCK_LIMIT = 3600.0
 """Seconds to wait for another process that makes the same artifact: the largest image on the slowest disk."""
 
 _WORK = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
+_PATIENCE = 1.0  # seconds of waiting that are not worth a word
 _LOCK_POLL = 0.05  # flock(2) knows no time limit, so the wait for it is the one place that polls
 
 
@@ -82,6 +83,7 @@ def _is_current(descriptor: int, path: Path) -> bool:
 
 
 def _acquire(descriptor: int, path: Path, deadline: Deadline) -> None:
+    untold = Deadline(_PATIENCE)
     told = False
     while True:
         try:
@@ -93,7 +95,7 @@ def _acquire(descriptor: int, path: Path, deadline: Deadline) -> None:
                     f"another process has been working on {path.name} for more than {deadline.seconds:.0f} s",
                     hint=f"see who holds it: fuser -v '{path}.lock'",
                 ) from None
-        if not told:
+        if untold.expired and not told:
             log.info("waiting for another process that works on %s", path.name)
             told = True
         time.sleep(_LOCK_POLL)

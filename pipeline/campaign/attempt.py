@@ -113,6 +113,7 @@ class Attempt:
         self._capture = Capture(chosen.output_size)
         self._room: Room | None = None
         self._harvest: Harvest | None = None
+        self._entered = clock()
         self._began: float | None = None
         self._took = self._halted_after = 0.0
         self._halted = threading.Event()
@@ -149,6 +150,7 @@ class Attempt:
         Raises what was the host's fault, such as StoreError or SymbolizerFailed: it would not be better next time.
         """
         work, guest = self.work, self._guest
+        self._entered = self._clock()
         started = Started(
             *(work.subject, work.slice, work.attempt, guest.instance, guest.boot_id, work.seed), work.words(guest)
         )
@@ -306,6 +308,7 @@ class Attempt:
             self._harvest.added if self._harvest else 0,
             max(now.rss, final.rss),
             tuple(_point(one) for one in self._progress.curve),
+            round(max(0.0, self._clock() - self._entered - self._took), 3),
         )
 
 

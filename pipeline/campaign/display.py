@@ -68,7 +68,7 @@ def headline(status: Status) -> str:
     left = "" if status.left is None else f", {readable_duration(status.left)} left"
     crashes = sum(one.crashes for one in status.fuzzers)
     return (
-        f"{status.name}: {running} of {len(status.fuzzers)} fuzzers run, {rate:,.0f} executions/s, "
+        f"{status.name}: {running} of {len(status.fuzzers)} fuzzers running, {rate:,.0f} executions/s, "
         f"{readable_duration(status.seconds)} fuzzed{left}, {crashes} crash group{'' if crashes == 1 else 's'}"
     )
 

@@ -20,7 +20,6 @@ SCHEMA = 1
 """Tests hold a frozen sample."""
 
 _COLUMNS = ("fuzzer", "state", "time", "executions", "per s", "cov", "ft", "corpus", "crashes")
-_TEXTS = 2  # the first columns are no numbers
 
 
 def encode(
@@ -68,19 +67,25 @@ def lost(state: State) -> dict[str, float]:
         seconds[f"boot failed: {boot.failure}" if boot.failure else "boots"] += boot.seconds
     seconds["canary"] = sum(proved.seconds for proved in state.proofs.values())
     seconds["merges"] = state.merging
+    seconds["before and after runs"] = state.besides
     return {cause: round(value, 3) for cause, value in sorted(seconds.items()) if value}
 
 
 def table(status: Status) -> list[str]:
     """Fuzzers, for people: one line each, below a head."""
-    rows = [_COLUMNS, *(_row(one) for one in status.fuzzers)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    return ["  ".join(_padded(row, widths)).rstrip() for row in rows]
+    return _lines([_COLUMNS, *(_row(one) for one in status.fuzzers)], texts=2)
 
 
-def _padded(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    for at, (text, width) in enumerate(zip(row, widths, strict=True)):
-        yield text.ljust(width) if at < _TEXTS else text.rjust(width)
+def _lines(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+    """Rows in columns: so many of texts, then of numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if at < texts else text.rjust(width)
+            for at, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _row(one: FuzzerStatus) -> tuple[str, ...]:
@@ -92,14 +97,27 @@ def summary(status: Status, state: State, groups: Sequence[Group], directory: st
     """All, for people."""
     yield from table(status)
     yield ""
-    for group in groups:
-        yield f"{group.count:>6} x {group.kind} in {', '.join(group.fuzzers)}: {directory}/crashes/{group.slug}"
-    if not groups:
-        yield "no crashes"
+    yield from crashes(groups, directory)
+    yield ""
     parts = [f"{cause} {readable_duration(seconds)}" for cause, seconds in lost(state).items()]
     yield f"{status.boots} boots" + (f"; time besides fuzzing: {', '.join(parts)}" if parts else "")
     yield proof(status)
     yield from (f"benched: {one.fuzzer}: {one.benched}" for one in status.fuzzers if one.benched)
+
+
+def crashes(groups: Sequence[Group], directory: str) -> list[str]:
+    """Groups of crashes, for people: one line each, below a head that tells where their files are."""
+    if not groups:
+        return ["no crashes"]
+    ordered = sorted(groups, key=lambda group: (group.fuzzers, group.slug))
+    rows = [("crash", "fuzzer", "directory", "times"), *(_crash_row(group) for group in ordered)]
+    return [f"crashes, with their files in {directory}/crashes:", *_lines(rows, texts=3)]
+
+
+def _crash_row(group: Group) -> tuple[str, ...]:
+    more = f" and {len(group.fuzzers) - 1} more" if len(group.fuzzers) > 1 else ""
+    what = f"{group.kind} in {group.frames[0]}" if group.frames else group.kind
+    return (what, f"{group.fuzzers[0]}{more}" if group.fuzzers else "", group.slug, f"{group.count:,}")
 
 
 def proof(status: Status) -> str:

@@ -5,7 +5,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -22,7 +23,7 @@ from pipeline.campaign.subjects import Subjects
 from pipeline.corpus import Corpus, Limits
 from pipeline.crashes.vault import Group, Vault
 from pipeline.deadline import Clock
-from pipeline.errors import BootError, ConnectError, NotProved
+from pipeline.errors import BootError, CampaignError, ConnectError, NotProved
 from pipeline.ledger import Benched, Booted, Closed, Ended, Entry, Ledger, Opened, Proved
 from pipeline.settings import Campaign, Store
 from pipeline.worker import Worker
@@ -193,8 +194,7 @@ class Runner:
         if self._only or self._chosen.canary == "off" or self._proof()[0]:
             return
         began = self._clock()
-        with self._guests.lease(LEASE_LIMIT) as guest:
-            self._note_boots()
+        with self._lease() as guest:
             reason = canary.look(guest, self.directory / "canary", self._chosen, self._clock)
         seconds = round(self._clock() - began, 3)
         self.note(Proved(socket.gethostname(), self.subjects.build, not reason, reason, seconds))
@@ -295,8 +295,7 @@ class Runner:
 
     def _serve(self, plan: FuzzerPlan) -> None:
         try:
-            with self._guests.lease(LEASE_LIMIT) as guest:
-                self._note_boots()
+            with self._lease() as guest:
                 self._boot_failures = 0
                 if self._runs(plan):
                     self._slice(plan, guest)
@@ -306,8 +305,18 @@ class Runner:
             log.warning("%s: %s", plan.name, error)
             self._count_boot_failure(error)
         except BootError as error:
-            self._note_boots()
             self._count_boot_failure(error)
+
+    @contextmanager
+    def _lease(self) -> Iterator[Guest]:
+        """A guest, whose boot is noted; also one that fails."""
+        try:
+            with self._guests.lease(LEASE_LIMIT) as guest:
+                self._note_boots()
+                yield guest
+        except BootError:
+            self._note_boots()
+            raise
 
     def _note_boots(self) -> None:
         with self._changed:
@@ -351,6 +360,11 @@ class Runner:
                 limit = None if runs is None else int(budget.left(plan, standing))
                 seed = self._seed(plan.name, number, attempts + 1)
                 return Work(subject, plan, number, attempts + 1, seconds, limit, seed)
+        if not attempts:  # what was asked for by its number
+            raise CampaignError(
+                f"nothing of the budget of {plan.name} is left for slice {number}",
+                hint="see what was done: topcoat campaign status; for more, raise --budget",
+            )
         reason = "attempts" if attempts >= MOST_ATTEMPTS else "time" if runs is None else "runs"
         self.note(Closed(subject, number, reason))
         return None

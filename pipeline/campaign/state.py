@@ -119,6 +119,8 @@ class State:
     """That have worked at it."""
     merging: float = 0.0
     """Seconds that all merges took."""
+    besides: float = 0.0
+    """Seconds that attempts took besides running their fuzzers."""
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> "State":
@@ -148,6 +150,7 @@ class State:
             case Started() | Harvested() | Ended() | Closed() | Crashed() | Merged() | Benched():
                 _add(self.standing(entry.subject), entry)
                 self.merging += entry.seconds if isinstance(entry, Merged) else 0.0
+                self.besides += entry.besides if isinstance(entry, Ended) else 0.0
 
     def _opened(self) -> None:
         self.processes += 1

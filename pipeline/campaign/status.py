@@ -17,6 +17,9 @@ from pipeline.fuzzer.progress import Progress
 SCHEMA = 1
 """Tests hold a frozen sample."""
 
+STEADY = 5.0
+"""Seconds from which on what an attempt did tells how fast it is: libFuzzer tells less and less often."""
+
 FuzzerState = Literal["waiting", "running", "merging", "done", "benched"]
 CampaignState = Literal["running", "stopped", "done"]
 
@@ -37,7 +40,7 @@ class FuzzerStatus:
     attempts: int
     executions: int
     rate: float
-    """Executions a second: at this moment if it runs, else over all."""
+    """Executions a second: at this moment if it has been running for a while, else over all."""
     edges: int
     features: int
     units: int
@@ -153,7 +156,7 @@ def _state(standing: Standing, left: float, live: Live | None, *, merging: bool)
 
 
 def _rate(seconds: float, executions: int, live: Live | None) -> float:
-    if live and live.seconds:
+    if live and live.seconds >= STEADY:
         return live.progress.executions / live.seconds
     return executions / seconds if seconds else 0.0
 

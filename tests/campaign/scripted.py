@@ -73,6 +73,8 @@ class World:
     unbootable: int = 0
     """Boots that will fail."""
     refuses_merge: bool = False
+    slow: float = 0.0
+    """Seconds that each copy into a guest takes."""
     on_run: Callable[[str], None] | None = None
 
 
@@ -96,6 +98,7 @@ class ScriptedSite:
 
     def push(self, files: Mapping[str, Path], directory: str) -> None:
         self._answer()
+        self._world.clock.pass_(self._world.slow)
         self.files.setdefault(directory, {}).update({name: path.read_bytes() for name, path in files.items()})
 
     def sizes(self, directory: str) -> dict[str, int]:

@@ -16,7 +16,7 @@ from pipeline.campaign.runner import Only, Runner
 from pipeline.campaign.state import State
 from pipeline.campaign.subjects import Subjects
 from pipeline.corpus import Corpus
-from pipeline.errors import BootError, InstanceBusy, NotProved
+from pipeline.errors import BootError, CampaignError, InstanceBusy, NotProved
 from pipeline.ledger import Closed, Ended, Entry, Merged, Proved, Started, Subject
 from pipeline.settings import Campaign, Store
 from tests.campaign.scripted import Behaviour, ScriptedGuests, World
@@ -162,6 +162,18 @@ class TestBudget:
         bench.run(definition)
         assert bench.standing(A, plan()).seconds == 60
 
+    def test_a_piece_for_which_no_budget_is_left_is_refused(self, bench: Bench) -> None:
+        definition = bench.definition(plan())
+        bench.run(definition)
+        with pytest.raises(CampaignError, match=f"nothing of the budget of {A} is left for slice 99"):
+            bench.runner(definition, only=Only(A, 99)).run()
+        assert [entry.slice for entry in bench.of(Closed)] == [1, 2, 3]
+
+    def test_what_it_takes_besides_is_no_time_of_the_budget(self, bench: Bench) -> None:
+        bench.world.slow = 1.5
+        state = bench.run(bench.definition(plan()))
+        assert (bench.standing(A, plan()).seconds, state.besides) == (60, 4.5)
+
 
 class TestFaults:
     def test_a_fuzzer_that_crashes_goes_on_and_its_crash_is_kept(self, bench: Bench) -> None:
@@ -208,6 +220,13 @@ class TestFaults:
         with pytest.raises(BootError, match="it panicked"):
             bench.run(bench.definition(plan()))
         assert [boot.failure for boot in State.of(bench.entries).boots] == ["panic"] * 3
+
+    def test_no_guest_can_be_booted_for_the_canary(self, bench: Bench) -> None:
+        bench.chosen = Campaign(canary_crash=B, canary_clean=C)
+        bench.world.unbootable = 99
+        with pytest.raises(BootError, match="it panicked"):
+            bench.run(bench.definition(plan()))
+        assert [boot.failure for boot in State.of(bench.entries).boots] == ["panic"]
 
     def test_a_boot_that_fails_once_is_no_matter(self, bench: Bench) -> None:
         bench.world.unbootable = 2

@@ -1,6 +1,7 @@
 """How a campaign stands, for machines and for people."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,16 @@ def test_for_people() -> None:
         "fuzzer  state     time  executions   per s  cov  ft  corpus  crashes",
         "p/a     running  1m16s   1,234,567  16,352   25  28      15        1",
     ]
-    said = "\n".join(summary(STATUS, State(), [GROUP], "out/campaigns/nightly"))
-    assert "11 x SEGV in p/a: out/campaigns/nightly/crashes/segv-trap_door-cc9d" in said
-    assert said.endswith("proved: the canary was found, reproduced and named")
-    assert (
-        headline(STATUS) == "nightly: 1 of 1 fuzzers run, 16,352 executions/s, 1m16s fuzzed, 8m44s left, 1 crash group"
+    lines = list(summary(STATUS, State(), [GROUP, replace(GROUP, frames=(), fuzzers=("p/b", "p/c"))], "out/nightly"))
+    assert lines[3:7] == [
+        "crashes, with their files in out/nightly/crashes:",
+        "crash              fuzzer          directory            times",
+        "SEGV in trap_door  p/a             segv-trap_door-cc9d     11",
+        "SEGV               p/b and 1 more  segv-trap_door-cc9d     11",
+    ]
+    assert lines[-1].endswith("proved: the canary was found, reproduced and named")
+    assert headline(STATUS) == (
+        "nightly: 1 of 1 fuzzers running, 16,352 executions/s, 1m16s fuzzed, 8m44s left, 1 crash group"
     )
 
 
