@@ -10,7 +10,7 @@ INSTALL_QEMU := apt-get install -y --no-install-recommends $(QEMU_PACKAGES)
 
 help:
 	@echo "make boot    set up, prepare, and boot a guest named i0"
-	@echo "make campaign  fuzz all of the demo guest's fuzzers, each for a minute, in two guests"
+	@echo "make campaign  fuzz all of the demo guest's fuzzers, each for a minute or two, in two guests"
 	@echo "make test    set up and run all tests"
 	@echo "make check   ruff and mypy"
 	@echo "make bench   compare a boot with the bare QEMU command"
@@ -48,8 +48,7 @@ boot: setup qemu
 
 # Killed at any moment, the same command goes on
 campaign: setup qemu
-	@$(BIN)/luigi --module tasks FuzzCampaign --name demo --fuzzers 'example-fuzzers/*' --budget 60s \
-	  --slice-length 20s --workers 2
+	@$(BIN)/luigi --module tasks FuzzCampaign --file docs/demo-campaign.toml --workers 2
 
 test: setup qemu
 	@$(BIN)/python -m pytest -n auto

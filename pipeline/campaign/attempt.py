@@ -183,12 +183,17 @@ class Attempt:
         room.site.push({path.name: path for path in lacking}, CORPUS)
         room.known.update(path.name for path in lacking)
 
-    def _built_with(self, room: Room) -> list[str]:
+    def _built_with(self, room: Room) -> tuple[str, ...]:
         """Arguments for the dictionary of the fuzzer's package, unless there is another one, and for its seeds."""
-        site, name = room.site, f"{self.work.subject.fuzzer.rpartition('/')[2]}.dict"
-        dictionary = self.work.plan.dictionary is None and name in site.sizes(PACKAGE)
-        seeds = f"{PACKAGE}/corpus"
-        return [*([f"-dict={PACKAGE}/{name}"] if dictionary else []), *([seeds] if site.sizes(seeds) else [])]
+        if room.built_with is None:
+            site, name = room.site, f"{self.work.subject.fuzzer.rpartition('/')[2]}.dict"
+            dictionary = self.work.plan.dictionary is None and name in site.sizes(PACKAGE)
+            seeds = f"{PACKAGE}/corpus"
+            room.built_with = (
+                *([f"-dict={PACKAGE}/{name}"] if dictionary else []),
+                *([seeds] if site.sizes(seeds) else []),
+            )
+        return room.built_with
 
     def _run(self, room: Room, words: Sequence[str]) -> None:
         harvest = Harvest(room, self._places.corpus, self.work.source, self._chosen.harvest, self._chosen.unit_size)

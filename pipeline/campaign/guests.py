@@ -31,6 +31,8 @@ class Room:
     site: Site
     known: set[str] = field(default_factory=set)
     """Names in its corpus there that are on the host too, or need not be."""
+    built_with: tuple[str, ...] | None = None
+    """Arguments for what the fuzzer was built with, once they were looked up: they do not change in a boot."""
 
 
 class Guest(Protocol):

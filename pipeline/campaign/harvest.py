@@ -52,6 +52,8 @@ class Harvest:
         self._corpus, self._source = corpus, source
         self._every, self._unit_size = every, unit_size
         self._reported: deque[str] = deque()
+        self._refused: set[str] = set()
+        """What the guest did not give when it was asked for the first time."""
         self._seen = 0
         self._wake = threading.Event()
         self._ended = False
@@ -123,11 +125,12 @@ class Harvest:
 
     def _take_artifacts(self) -> None:
         while self._reported:
-            self._take_artifact(*posixpath.split(self._reported[0]))
+            self._take_artifact(self._reported[0])
             self._reported.popleft()
 
-    def _take_artifact(self, directory: str, name: str) -> None:
-        """Fetch it. What the guest does not give is left out: it must not keep the units from being fetched."""
+    def _take_artifact(self, path: str) -> None:
+        """Fetch it. What the guest does not give must not keep the units from being fetched: it is asked once more."""
+        directory, name = posixpath.split(path)
         try:
             with tempfile.TemporaryDirectory(prefix="topcoat-artifact-") as landing:
                 self._site.fetch(directory, [name], Path(landing))
@@ -135,7 +138,11 @@ class Harvest:
                 if came.is_file() and came.stat().st_size <= LARGEST_ARTIFACT:
                     self.artifacts[name] = came.read_bytes()
         except CommandError as error:
-            log.warning("an artifact of %s is left out: %s", self._source, one_line(str(error)))
+            if path in self._refused:
+                log.warning("an artifact of %s is left out: %s", self._source, one_line(str(error)))
+                return
+            self._refused.add(path)
+            self._reported.append(path)
 
 
 def _is_torn(path: Path) -> bool:

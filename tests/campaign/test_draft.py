@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.campaign import draft, options
 from pipeline.campaign.definition import Budget, Definition, FuzzerPlan
+from pipeline.demo.fuzzers import PACKAGE
+from pipeline.demo.fuzzers.planted import PLANTED
 from pipeline.errors import SettingsError
 from pipeline.settings import Campaign
 
@@ -21,7 +23,9 @@ NAMES = (
     "example-fuzzers/noisy_fuzzer",
     "net/dns_fuzzer",
 )
-MANUAL = (Path(__file__).parents[2] / "docs/campaign.md").read_text()
+ROOT = Path(__file__).parents[2]
+MANUAL = (ROOT / "docs/campaign.md").read_text()
+SOURCES = ROOT / "pipeline/demo/fuzzers"
 SHORT = ("0", "0.5", "'0.9s'", "1.5", "nan", "inf", "[]", "-1", "2147483648", "'90.5'")
 LEAST = 'name = "n"\nfuzzers = ["*/maze_fuzzer"]\n'
 
@@ -46,6 +50,16 @@ def problems(directory: Path, text: str, names: tuple[str, ...] = NAMES) -> list
     """Each as it is printed, without the directory."""
     found = draft.look(written(directory, text), DEFAULTS).problems_with(names)
     return [str(problem).replace(f"{directory}/", "") for problem in found]
+
+
+class TestDemo:
+    """The one of the demo."""
+
+    def test_it_is_right_and_runs_every_fuzzer_that_has_a_planted_bug(self) -> None:
+        names = [f"{PACKAGE}/{path.stem}" for path in SOURCES.glob("*_*.c")]
+        made = draft.read(ROOT / "docs/demo-campaign.toml", DEFAULTS).expand(names)
+        assert {plan.name for plan in made.fuzzers} >= {f"{PACKAGE}/{bug.fuzzer}" for bug in PLANTED}
+        assert "docs/demo-campaign.toml" in (ROOT / "Makefile").read_text()
 
 
 class TestExample:
