@@ -56,6 +56,7 @@ DEFAULTS = {
 USAGE = 2
 INTERRUPTED = 130
 """The exit code after SIGINT or SIGTERM, whatever was being done."""
+_CLEANUP_LIMIT = 300.0  # seconds for an interrupted worker: it fetches what a campaign has found, and stops guests
 _MISTAKES = (ParameterException, TaskClassException)
 
 
@@ -178,6 +179,8 @@ def ending_quietly() -> Iterator[None]:
 
 def _explain_and_exit(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     if isinstance(error, Interrupted):
+        for worker in multiprocessing.active_children():  # luigi's: interrupted too, they have to clean up
+            worker.join(_CLEANUP_LIMIT)
         text = f"error: interrupted by {error}; what was begun is cleaned up\n  hint: the same command again goes on"
         print(text, file=sys.stderr)
         raise SystemExit(INTERRUPTED)

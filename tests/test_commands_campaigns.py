@@ -82,7 +82,7 @@ def test_every_problem_has_a_line_of_its_own(nightly: Workspace) -> None:
         "nightly.toml:4: warning: libFuzzer has no option mx_len (did you mean max_len?)",
         f"maze.dict:2: an entry of a dictionary is a text in double quotes ({hint})",
         "nightly.toml:7: there is no key bugdet here (did you mean budget?)",
-        f"nightly.toml:12: no fuzzer of the build is named */crahs_fuzzer (the build has {known})",
+        f"nightly.toml:12: no fuzzer of the build is named */crahs_fuzzer (did you mean {known}?)",
         "nightly.toml:13: there is no key bugdet here (did you mean budget?)",
     ]
 

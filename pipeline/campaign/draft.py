@@ -45,8 +45,12 @@ class Pattern:
         package, _, last = self.text.rpartition("/")
         by_last = {name.rpartition("/")[2]: name for name in names}
         near = [by_last[each] for each in nearest(last, by_last, 3)] if goglob.has_magic(package) else []
-        shown = near or nearest(self.text, names, 3) or sorted(names)[:3]
-        return f"the build has {', '.join(shown)}" if shown else "the build has no fuzzers at all"
+        meant = sorted(name for name in names if last and last in name)[:3] or near or nearest(self.text, names, 3)
+        if meant:
+            return f"did you mean {', '.join(meant)}?"
+        shown = ", ".join(sorted(names)[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"the build has {shown}{more}" if shown else "the build has no fuzzers at all"
 
 
 @dataclass(frozen=True)

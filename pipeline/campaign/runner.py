@@ -142,6 +142,9 @@ class Runner:
             workers = [Worker(f"campaign {number}", self._work) for number in range(self._workers)]
             try:
                 self._watch(workers, tick, every)
+            except KeyboardInterrupt:
+                log.info("interrupted: what runs is ended and taken in")
+                raise
             finally:
                 self._halt(workers)
             if tick:

@@ -1,6 +1,7 @@
 """The guests of a pool, booted one by one."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from pipeline import freshness
@@ -9,6 +10,7 @@ from pipeline.faults import host_faults
 from pipeline.freshness import Key
 from pipeline.instance import Handle, Instance
 from pipeline.launcher import Launcher
+from pipeline.progress import Plain
 from pipeline.qemu.guest import guest_of
 from pipeline.qemu.launcher import QemuLauncher
 from pipeline.settings import Ready, Settings
@@ -32,7 +34,7 @@ class QemuGuests:
 
     def launcher(self, instance: Instance, tie: Tie) -> Launcher:
         """See Guests."""
-        return QemuLauncher(self.settings, self.build, instance, self.ready, self._key(), tie)
+        return QemuLauncher(self.settings, self.build, instance, self.ready, self._key(), tie, _plainly)
 
     def fits(self, handle: Handle) -> str | None:
         """See Guests."""
@@ -41,3 +43,8 @@ class QemuGuests:
     def _key(self) -> Key:
         with host_faults("looking at what a guest is made of"):
             return self.made_of()
+
+
+def _plainly() -> AbstractContextManager[Plain]:
+    """Several boot at the same time, and their user may draw a table: there is no place for a live line of each."""
+    return nullcontext(Plain())

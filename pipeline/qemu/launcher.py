@@ -2,8 +2,9 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -16,6 +17,7 @@ from pipeline.host import free_bytes
 from pipeline.instance import Handle, Instance
 from pipeline.launcher import KILL_LIMIT
 from pipeline.process import owner_of_pidfile
+from pipeline.progress import Progress
 from pipeline.publish import locked, remove
 from pipeline.qemu import disk, machine
 from pipeline.qemu.boot import boot
@@ -35,10 +37,17 @@ ROOM = 16 << 20
 """Bytes that must be free on the instance's disk for a boot to be worth trying: its overlay and its first logs."""
 
 
+@cache
+def _tell_slow(why: str) -> None:
+    """Once in a process: a campaign boots many guests."""
+    log.warning("no KVM: %s; guests are emulated, several times slower", why)
+
+
 class QemuLauncher:
     """One instance of a build. See pipeline.launcher.Launcher for what each operation promises.
 
     The images must have been made. `made_of` is kept in the handle. With `tie`, the guest ends when nobody uses that.
+    `shown` tells how a boot goes.
     """
 
     def __init__(
@@ -49,9 +58,11 @@ class QemuLauncher:
         ready: Ready,
         made_of: Key = UNKNOWN,
         tie: Tie | None = None,
+        shown: Callable[[], AbstractContextManager[Progress]] = progress.shown,
     ) -> None:
         self._settings, self._build, self._instance = settings, build, instance
         self._ready, self._made_of, self._tie = ready, made_of, tie
+        self._shown = shown
         self._plan: Plan | None = None
         self._timeline: Timeline | None = None
 
@@ -76,8 +87,8 @@ class QemuLauncher:
         with locked(instance.directory):
             _require_stopped(instance)
             plan, self._plan = self.plan, None
-            if plan.slow and self._timeline is None:
-                log.warning("%s: no KVM: %s; the guest is emulated, several times slower", instance.name, plan.slow)
+            if plan.slow:
+                _tell_slow(plan.slow)
             with _naming(instance), _abandoning(instance), host_faults("booting"):
                 handle = self._boot(plan)
         from pipeline.ssh import Connector
@@ -93,7 +104,7 @@ class QemuLauncher:
             self._timeline.attempt(plan.boot_id)
             descriptor = held.enter_context(lease.held(plan.files.sockets, instance.directory, plan.boot_id))
             disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay)
-            handle = boot(plan, descriptor, self._timeline, held.enter_context(progress.shown()))
+            handle = boot(plan, descriptor, self._timeline, held.enter_context(self._shown()))
             self._timeline.reached("ready")
         self._timeline = None
         if (seconds := ready_seconds(instance.timeline)) is not None:

@@ -193,7 +193,7 @@ class TestProblems:
             ("exclude = [1]", "3: exclude is a list of texts (put each of them in quotes)"),
             ('exclude = [""]', "3: exclude is empty"),
             ('exclude = ["["]', "3: "),
-            ('exclude = ["*/nosy_fuzzer"]', "3: no fuzzer of the build is named */nosy_fuzzer (the build has ex"),
+            ('exclude = ["*/nosy_fuzzer"]', "3: no fuzzer of the build is named */nosy_fuzzer (did you mean ex"),
             ('exclude = ["*/*"]', "3: no fuzzer is left (exclude fewer of them)"),
             ("options = 5", "3: options = 5 cannot be used (options is a table)"),
             ('[options]\ntimeout = "5"', "4: the option timeout takes a whole number (write it without"),
@@ -232,7 +232,7 @@ class TestProblems:
             ('fuzzers = ["*/*"]', ":1: name is missing (write name ="),
             ('name = "n"', ":1: fuzzers is missing (write fuzzers ="),
             ('name = "n"\nfuzzers = []', ":2: fuzzers is empty (write"),
-            ('name = "n"\nfuzzers = ["net/dns"]', ":2: no fuzzer of the build is named net/dns (the build has net/d"),
+            ('name = "n"\nfuzzers = ["net/dns"]', ":2: no fuzzer of the build is named net/dns (did you mean net/d"),
             ('name = "n"\nfuzzers = ["§"]', ":2: no fuzzer of the build is named § (the build has exam"),
             *((f'fuzzers = ["*/*"]\nname = "{name}"', f":2: name = '{name}' cannot be used (use letters") for name in [
                 *("a/b", ".", "..", ".a", "a" * 65, "ä", "a b"),
@@ -371,5 +371,5 @@ class TestParameters:
         with pytest.raises(SettingsError, match="n has a problem") as caught:
             draft.from_parameters(DEFAULTS, "n", "net/* net/dns").expand(NAMES)
         assert caught.value.detail.startswith(
-            "--fuzzers: no fuzzer of the build is named net/dns (the build has net/dns_"
+            "--fuzzers: no fuzzer of the build is named net/dns (did you mean net/dns_"
         )
