@@ -157,8 +157,12 @@ def _explained(error: BaseException) -> str:
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     for other in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(other, signal.SIG_IGN)  # cleaning up has limits of its own; a second Ctrl-C must not cut it short
+        signal.signal(other, _pass)  # cleaning up has limits of its own; a second Ctrl-C must not cut it short
     raise Interrupted(signal.Signals(number).name)
+
+
+def _pass(number: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN: Python prints a traceback for a signal that had come, unseen yet, when that was set."""
 
 
 @contextmanager
