@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 BOTH = """
 import os, signal, tasks
@@ -17,9 +18,9 @@ finally:
 """
 
 
-def test_both_at_once_end_it_cleanly_and_once() -> None:
+def test_both_at_once_end_it_cleanly_and_once(tmp_path: Path) -> None:
     """As when Ctrl-C reaches a worker together with the word of luigi's own process that it is to end."""
-    done = subprocess.run([sys.executable, "-c", BOTH], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", BOTH], cwd=tmp_path, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (130, b"cleaned up\n")
     first, *rest = done.stderr.decode().splitlines()
     assert first == "error: interrupted by SIGINT; what was begun is cleaned up"
