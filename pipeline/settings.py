@@ -48,7 +48,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "pool": ("size", "fresh"),
     "campaign": (
         *("budget", "slice", "allocation", "strikes", "harvest", "unit_size", "corpus_size", "corpus_units"),
-        *("tolerance", "output_size", "canary", "canary_crash", "canary_clean"),
+        *("tolerance", "output_size", "crash_size", "canary", "canary_crash", "canary_clean"),
     ),
 }
 
@@ -245,6 +245,8 @@ class Campaign:
     """The part of the features that a merged corpus may lack: some edges come and go."""
     output_size: int = 16 << 20
     """Bytes of one fuzzer run's output that are kept: half from its beginning, half from its end."""
+    crash_size: int = 1 << 30
+    """Bytes of all files of a campaign's crashes."""
     canary: Canary = "on"
     """on: a campaign whose canary is not found stops. warn: it goes on, unproven. off: there is no canary."""
     canary_crash: str = "example-fuzzers/crash_fuzzer"
@@ -321,6 +323,7 @@ def _campaign(reader: Configuration) -> Campaign:
         corpus_units=reader.whole(section, "corpus_units") or default.corpus_units,
         tolerance=default.tolerance if tolerance is None else tolerance,
         output_size=reader.size(section, "output_size") or default.output_size,
+        crash_size=reader.size(section, "crash_size") or default.crash_size,
         canary=cast(Canary, reader.choice(section, "canary", ("on", "warn", "off"))),
         canary_crash=reader.text(section, "canary_crash") or default.canary_crash,
         canary_clean=reader.text(section, "canary_clean") or default.canary_clean,

@@ -80,7 +80,7 @@ class Runner:
         self._guests, self._store, self._chosen = guests, store, chosen
         self._workers, self._clock = workers, clock
         self.directory = store.campaigns / definition.name
-        self._vault = Vault(self.directory)
+        self._vault = Vault(self.directory, size=chosen.crash_size)
         self._book: Ledger | None = None
         self._changed = threading.Condition(threading.RLock())
         self._busy: set[str] = set()

@@ -27,6 +27,7 @@ from pipeline.crashes.report import CrashReport
 from pipeline.deadline import utc_now
 from pipeline.faults import host_faults
 from pipeline.publish import locked, publish, publish_json, sync_one, target_of_remains
+from pipeline.size import readable
 from pipeline.text import one_line, printable
 
 log = logging.getLogger("topcoat")
@@ -39,6 +40,9 @@ KEPT = 10
 
 MOST_GROUPS = 1000
 """Crashes that would make more groups are only counted, in the group OTHERS."""
+
+MOST_BYTES = 1 << 30
+"""Of all files of all crashes. What would come to more is only counted."""
 
 OTHERS = "others"
 
@@ -118,12 +122,23 @@ class Vault:
     """
 
     def __init__(
-        self, directory: Path, *, kept: int = KEPT, groups: int = MOST_GROUPS, now: Callable[[], str] = utc_now
+        self,
+        directory: Path,
+        *,
+        kept: int = KEPT,
+        groups: int = MOST_GROUPS,
+        size: int = MOST_BYTES,
+        now: Callable[[], str] = utc_now,
     ) -> None:
-        """Of a group `kept` crashes are kept, of at most so many `groups`. Nothing is made or removed yet."""
+        """Of a group `kept` crashes are kept, of at most so many `groups`, with `size` bytes in all.
+
+        Nothing is made or removed yet.
+        """
         self.directory = directory
-        self._kept, self._most_groups, self._now = kept, groups, now
-        self._swept = False
+        self._kept, self._most_groups, self._size, self._now = kept, groups, size, now
+        self._swept = self._told = False
+        self._used = 0
+        """Bytes of all that is kept, once it was swept."""
 
     @property
     def root(self) -> Path:
@@ -141,10 +156,11 @@ class Vault:
             slug = self._slug(crash)
             group, facts = self._group(slug), _facts(crash, self._now())
             there = self._with_input(slug, facts["sha256"])
-            number = None if there else self._free_number(slug, group)
+            number = self._free_number(slug, group) if there is None and self._fits(crash) else None
             directory = there if number is None else self.root / slug / str(number)
             if number is not None:
                 _keep(self.root / slug / str(number), crash, facts)
+                self._used += _size_of(self.root / slug / str(number))
             publish_json(self._file(slug), _group_json(_counted(slug, group, facts, number)))
             return Stored(slug, group is None, directory, there is not None)
 
@@ -162,7 +178,7 @@ class Vault:
             for slug in self._slugs():
                 for name in filter(target_of_remains, os.listdir(self.root / slug)):  # noqa: PTH208  names are wanted
                     shutil.rmtree(self.root / slug / name)
-            self._swept = True
+            self._used, self._swept = _size_of(self.root), True
 
     def _slugs(self) -> list[str]:
         try:
@@ -195,6 +211,19 @@ class Vault:
             return None
         return max([*numbers, group.last if group else 0]) + 1
 
+    def _fits(self, crash: Crash) -> bool:
+        """Whether there is room for it. If not, that is told once."""
+        most = len(crash.input) + OUTPUT_LIMIT + SERIAL_LIMIT
+        if self._used + most <= self._size:
+            return True
+        if not self._told:
+            self._told = True
+            log.warning(
+                "%s has %s, and no room for more crashes ([campaign] crash_size): further ones are only counted",
+                *(self.root, readable(self._used)),
+            )
+        return False
+
     def _group(self, slug: str) -> Group | None:
         """The group as it is, with those that nobody has counted yet. None if there are no crashes."""
         group = _group_of(slug, _read(self._file(slug)))
@@ -219,6 +248,11 @@ def _keep(directory: Path, crash: Crash, facts: Mapping[str, Any]) -> None:
         (made / "output.txt").write_bytes(printable(_ends(crash.output)).encode())
         (made / "serial.txt").write_bytes(printable(crash.serial[-SERIAL_LIMIT:]).encode())
         publish_json(made / "crash.json", facts)
+
+
+def _size_of(directory: Path) -> int:
+    """Bytes of all files below it."""
+    return sum((Path(place) / name).lstat().st_size for place, _, names in os.walk(directory) for name in names)
 
 
 def _ends(output: bytes) -> bytes:

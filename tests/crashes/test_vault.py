@@ -21,7 +21,7 @@ from pipeline.crashes import report as reports
 from pipeline.crashes import vault as vaults
 from pipeline.crashes.report import CrashReport, parse
 from pipeline.crashes.stack import Frame
-from pipeline.crashes.vault import OTHERS, Crash, Group, Vault
+from pipeline.crashes.vault import OTHERS, OUTPUT_LIMIT, SERIAL_LIMIT, Crash, Group, Vault
 from pipeline.errors import StoreError
 
 REPORT = CrashReport(
@@ -165,6 +165,20 @@ def test_of_many_groups_the_further_ones_are_counted_together(tmp_path: Path) ->
     assert {group.slug: group.count for group in vault.groups()} == {stored[1].group: 1, SLUG: 2, OTHERS: 2}
     assert last in vault.groups()
     assert names(vault.root / OTHERS) == ["group.json"]
+
+
+def test_what_would_come_to_too_many_bytes_is_only_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    least = OUTPUT_LIMIT + SERIAL_LIMIT + len(CRASH.input)
+    vault = Vault(tmp_path, size=least + 1000)
+    assert vault.add(CRASH).directory is not None
+    large = replace(elsewhere("g"), input=bytes(1000))
+    assert [vault.add(large).directory, vault.add(large).directory] == [None, None]
+    assert [group.count for group in vault.groups()] == [1, 2]
+    (told,) = caplog.messages
+    assert "and no room for more crashes ([campaign] crash_size): further ones are only counted" in told
+    again = Vault(tmp_path, size=least + 1000)  # what is there counts
+    assert again.add(replace(elsewhere("h"), input=bytes(500))).directory is None
+    assert again.add(CRASH).same
 
 
 def test_groups_come_in_the_order_in_which_they_were_seen_first(tmp_path: Path) -> None:
