@@ -2,9 +2,10 @@
 
 import logging
 import math
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -37,6 +38,12 @@ _PART_OF_GUEST = 0.6
 
 GRACE = 60.0
 """Seconds that a fuzzer may take to end, above its time and the time of one unit: an emulated guest is slow."""
+
+REPORT_LIMIT = 5.0
+"""Seconds in which the report of an artifact that was fetched must have come through the symbolizer."""
+
+_REPORT_END = 64 << 10
+"""Bytes at the end of the output in which a report that has just been written has its summary and its artifact."""
 
 _NOTHING = Progress(seconds=0.0, event="", executions=0)
 
@@ -117,6 +124,11 @@ class Attempt:
         self._began: float | None = None
         self._took = self._halted_after = 0.0
         self._halted = threading.Event()
+        self._said = threading.Condition()
+        self._storing = threading.Lock()
+        self._crashes: list[Crashed] = []
+        self._stored: set[str] = set()
+        """Artifacts."""
 
     @property
     def seconds(self) -> float:
@@ -156,8 +168,8 @@ class Attempt:
         )
         self._places.note(started)
         error = self._tried()
-        crashes = self._take_crashes()
-        ended = self._ended(*self._judge(error, crashes))
+        self._take_crashes()
+        ended = self._ended(*self._judge(error))
         self._places.note(ended)
         if error and ended.result == "host":
             raise error
@@ -196,7 +208,8 @@ class Attempt:
         return room.built_with
 
     def _run(self, room: Room, words: Sequence[str]) -> None:
-        harvest = Harvest(room, self._places.corpus, self.work.source, self._chosen.harvest, self._chosen.unit_size)
+        chosen, corpus = self._chosen, self._places.corpus
+        harvest = Harvest(room, corpus, self.work.source, chosen.harvest, chosen.unit_size, self._take_reported)
         self._harvest = harvest
         harvester = harvest.start(self._checkpoint, self.halt)
         try:
@@ -206,14 +219,18 @@ class Attempt:
         finally:
             # On a busy host a fuzzer that was killed may take long to be gone
             self._took = self._halted_after if self._halted.is_set() else self.seconds
+            with self._said:
+                self._said.notify_all()
             harvest.end(harvester)
             if harvest.failure is None:
                 harvest.take()
 
     def write(self, data: bytes, /) -> int:
         """Take the fuzzer's output."""
-        for piece in self._progress.feed(data):
-            self._capture.write(piece)
+        with self._said:
+            for piece in self._progress.feed(data):
+                self._capture.write(piece)
+            self._said.notify_all()
         return len(data)
 
     def flush(self) -> None:
@@ -228,18 +245,41 @@ class Attempt:
             )
         )
 
-    def _take_crashes(self) -> list[Crashed]:
-        """Store what was reported, and keep its input out of the corpus."""
-        report = reports.parse(self._capture.content())
-        inputs = list(self._harvest.artifacts.items()) if self._harvest else []
-        if report is not None and not inputs:
-            inputs = [("", report.base64 or b"")]  # the guest has died with it
-        taken = [self._take_crash(name, content, report) for name, content in inputs if _is_crash(name)]
-        for crashed in taken:
-            self._places.note(crashed)
-        return taken
+    def _take_reported(self) -> None:
+        """Store what was reported while the fuzzer runs: until it ends, and all its units are here, can be long."""
+        if self._inputs() and self._has_report(self._inputs()):
+            self._take_crashes()
 
-    def _take_crash(self, name: str, content: bytes, report: CrashReport | None) -> Crashed:
+    def _has_report(self, names: Iterable[str]) -> bool:
+        """Wait until the output tells of these artifacts, and what happened; or until all of it has come."""
+
+        def told() -> bool:
+            end = self._capture.end(_REPORT_END)
+            return self._took > 0 or (b"SUMMARY: " in end and all(os.fsencode(name) in end for name in names))
+
+        with self._said:
+            return self._said.wait_for(told, REPORT_LIMIT)
+
+    def _output(self) -> bytes:
+        with self._said:
+            return self._capture.content()
+
+    def _inputs(self) -> dict[str, bytes]:
+        """The artifacts of crashes that have not been stored yet."""
+        fetched = dict(self._harvest.artifacts) if self._harvest else {}
+        return {name: fetched[name] for name in fetched if _is_crash(name) and name not in self._stored}
+
+    def _take_crashes(self) -> None:
+        """Store what was reported, and keep its input out of the corpus."""
+        with self._storing:
+            report = reports.parse(self._output())
+            inputs = self._inputs()
+            if report is not None and not inputs and not self._stored:
+                inputs = {"": report.base64 or b""}  # the guest has died with it
+            for name, content in inputs.items():
+                self._take_crash(name, content, report)
+
+    def _take_crash(self, name: str, content: bytes, report: CrashReport | None) -> None:
         work, corpus = self.work, self._places.corpus
         stored = self._places.vault.add(
             Crash(
@@ -252,14 +292,18 @@ class Attempt:
                 builds={"fuzzer": work.subject.build},
                 artifact=name,
                 input=content,
-                output=self._capture.content(),
+                output=self._output(),
                 serial=self._guest.serial(),
                 report=report,
             )
         )
+        self._stored.add(name)
+        digest = sha256(content).hexdigest()
+        crashed = Crashed(work.subject, work.slice, work.attempt, stored.group, stored.new, digest)
+        self._crashes.append(crashed)
+        self._places.note(crashed)
         if content and corpus.quarantine(content, stored.group):
             self._remove(name_of(content))
-        return Crashed(work.subject, work.slice, work.attempt, stored.group, stored.new, sha256(content).hexdigest())
 
     def _remove(self, unit: str) -> None:
         """Delete a unit in the guest, where it would end the next attempt."""
@@ -269,11 +313,11 @@ class Attempt:
             except (ConnectError, CommandError) as error:
                 log.warning("%s: %s", self._guest.instance, one_line(str(error)))
 
-    def _judge(self, error: TopcoatError | None, crashes: list[Crashed]) -> tuple[Result, str]:
+    def _judge(self, error: TopcoatError | None) -> tuple[Result, str]:
         if isinstance(error, StoreError):
             return "host", one_line(str(error))
-        if crashes:
-            return "crash", crashes[0].group
+        if self._crashes:
+            return "crash", self._crashes[0].group
         if self._halted.is_set():
             return "stopped", "it was asked to"
         if error is None:

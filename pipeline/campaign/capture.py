@@ -38,6 +38,16 @@ class Capture:
         missing = self.written - len(self._head) - len(tail)
         return bytes(self._head) + (_GAP % missing if missing else b"") + tail
 
+    def end(self, size: int) -> bytes:
+        """The last bytes, at most so many of those that are kept at the end."""
+        pieces, held = [bytes(self._head[-size:])], 0
+        for piece in reversed(self._tail):
+            if held >= size:
+                break
+            pieces.insert(1, piece)
+            held += len(piece)
+        return b"".join(pieces)[-size:]
+
     def last_line(self) -> bytes:
         """The last line that is not empty; none if there is none."""
         text = (b"".join(self._tail) or bytes(self._head)).rstrip()

@@ -41,8 +41,19 @@ class Harvest:
     more is: `failed` is called then, and `failure` has the reason.
     """
 
-    def __init__(self, room: Room, corpus: Corpus, source: str, every: float, unit_size: int) -> None:
-        """What the room is known to hold is not fetched; it grows."""
+    def __init__(
+        self,
+        room: Room,
+        corpus: Corpus,
+        source: str,
+        every: float,
+        unit_size: int,
+        came: Callable[[], object] = lambda: None,
+    ) -> None:
+        """What the room is known to hold is not fetched; it grows. `came` is called once artifacts have been fetched.
+
+        Of both, by any thread, the artifacts are first: there may be many units.
+        """
         self.added = 0
         """Units that the corpus did not have."""
         self.artifacts: dict[str, bytes] = {}
@@ -50,7 +61,7 @@ class Harvest:
         self.failure: StoreError | None = None
         self._site, self._known = room.site, room.known
         self._corpus, self._source = corpus, source
-        self._every, self._unit_size = every, unit_size
+        self._every, self._unit_size, self._came = every, unit_size, came
         self._reported: deque[str] = deque()
         self._refused: set[str] = set()
         """What the guest did not give when it was asked for the first time."""
@@ -124,9 +135,12 @@ class Harvest:
         return result.new
 
     def _take_artifacts(self) -> None:
+        if not self._reported:
+            return
         while self._reported:
             self._take_artifact(self._reported[0])
             self._reported.popleft()
+        self._came()
 
     def _take_artifact(self, path: str) -> None:
         """Fetch it. What the guest does not give must not keep the units from being fetched: it is asked once more."""

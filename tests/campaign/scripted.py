@@ -76,6 +76,8 @@ class World:
     slow: float = 0.0
     """Seconds that each copy into a guest takes."""
     on_run: Callable[[str], None] | None = None
+    on_crash: Callable[[], object] | None = None
+    """Called when a crash was reported, and the fuzzer has not ended."""
 
 
 class ScriptedSite:
@@ -177,6 +179,8 @@ class ScriptedSite:
             self.files.setdefault("tmp", {})["crash-1"] = behaviour.crash.encode()
             self._crash(behaviour, output)
             found("tmp/crash-1")
+            if self._world.on_crash:
+                self._world.on_crash()
         if behaviour.fate == "dies":
             self._guest.lives = False
             self._answer()

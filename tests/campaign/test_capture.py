@@ -34,3 +34,14 @@ def test_the_last_line_that_says_something() -> None:
     assert capture.last_line() == b"second"
     capture.write(b"x" * 500 + b"\nlast")
     assert capture.last_line() == b"last"
+
+
+@given(st.lists(st.binary(max_size=30)), st.integers(2, 40), st.integers(1, 50))
+def test_the_end_of_what_is_kept(pieces: list[bytes], limit: int, size: int) -> None:
+    capture, whole = Capture(limit), b"".join(pieces)
+    for piece in pieces:
+        capture.write(piece)
+    end = capture.end(size)
+    assert len(end) <= size
+    if size <= limit // 2 or len(whole) <= 2 * (limit // 2):
+        assert end == whole[-size:]

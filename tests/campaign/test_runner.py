@@ -1,5 +1,6 @@
 """A campaign with guests of a script: budgets, faults, and kills at any moment."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.campaign.state import State
 from pipeline.campaign.subjects import Subjects
 from pipeline.corpus import Corpus
 from pipeline.errors import BootError, CampaignError, InstanceBusy, NotProved
-from pipeline.ledger import Closed, Ended, Entry, Merged, Proved, Started, Subject
+from pipeline.ledger import Closed, Crashed, Ended, Entry, Merged, Proved, Started, Subject
 from pipeline.settings import Campaign, Store
 from tests.campaign.scripted import Behaviour, ScriptedGuests, World
 
@@ -186,6 +187,23 @@ class TestFaults:
         assert (group.count, list(group.fuzzers)) == (12, [A])
         (kept,) = (runner.directory / "crashes").glob("*/*/input")
         assert kept.read_bytes() == b"boom"
+
+    def test_a_crash_is_stored_when_it_is_reported_before_the_fuzzer_ends(self, bench: Bench) -> None:
+        bench.world.behaviours[A] = Behaviour(crash="boom", after=20)
+        runner, stored = bench.runner(bench.definition(plan(seconds=20))), threading.Event()
+        real: Callable[[Entry], None] = runner.note
+
+        def note(entry: Entry) -> None:
+            real(entry)
+            if isinstance(entry, Crashed):
+                stored.set()
+
+        runner.note = note  # type: ignore[method-assign]
+        seen: list[int] = []
+        bench.world.on_crash = lambda: seen.append(len(runner.groups()) if stored.wait(10) else 0)
+        runner.run()
+        assert seen == [1]
+        assert len(bench.of(Crashed)) == 1
 
     def test_a_guest_that_dies_is_replaced_and_the_fuzzer_benched_in_the_end(self, bench: Bench) -> None:
         bench.world.behaviours[A] = Behaviour(fate="dies", after=2)
