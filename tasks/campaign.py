@@ -178,18 +178,13 @@ class FuzzCampaign(CampaignTask):
         status, groups = runner.status(), runner.groups()
         whole = result.encode(status, runner.definition, runner.state, runner.subjects, groups)
         publish_json(runner.directory / "campaign.json", whole)
-        print("\n".join(result.summary(status, runner.state, groups, _from_here(runner.directory))), flush=True)
+        print("\n".join(result.summary(status, runner.state, groups, result.from_here(runner.directory))), flush=True)
         if benched := [one for one in status.fuzzers if one.benched]:
             raise CampaignError(
                 f"{len(benched)} of {len(status.fuzzers)} fuzzers were benched, the first one: "
                 f"{benched[0].fuzzer}: {benched[0].benched}",
                 hint="mend them and run the campaign again: it goes on with what is left",
             )
-
-
-def _from_here(directory: Path) -> str:
-    here = Path.cwd()
-    return str(directory.relative_to(here) if directory.is_relative_to(here) else directory)
 
 
 class RunFuzzer(CampaignTask):

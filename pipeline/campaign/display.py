@@ -63,14 +63,17 @@ class Table:
 
 def headline(status: Status) -> str:
     """All in one line."""
-    running = sum(1 for one in status.fuzzers if one.state == "running")
-    rate = sum(one.rate for one in status.fuzzers if one.state == "running")
-    left = "" if status.left is None else f", {readable_duration(status.left)} left"
+    left = f", {readable_duration(status.left)} left" if status.left else ""
     crashes = sum(one.crashes for one in status.fuzzers)
-    return (
-        f"{status.name}: {running} of {len(status.fuzzers)} fuzzers running, {rate:,.0f} executions/s, "
-        f"{readable_duration(status.seconds)} fuzzed{left}, {crashes} crash group{'' if crashes == 1 else 's'}"
-    )
+    groups = f"{crashes} crash group{'' if crashes == 1 else 's'}"
+    return f"{status.name}: {_doing(status)}, {readable_duration(status.seconds)} fuzzed{left}, {groups}"
+
+
+def _doing(status: Status) -> str:
+    if status.state != "running":
+        return f"{status.state}, {len(status.fuzzers)} fuzzer{'' if len(status.fuzzers) == 1 else 's'}"
+    rates = [one.rate for one in status.fuzzers if one.state == "running"]
+    return f"{len(rates)} of {len(status.fuzzers)} fuzzers running, {sum(rates):,.0f} executions/s"
 
 
 @contextmanager

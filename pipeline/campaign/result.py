@@ -7,6 +7,7 @@ what each name means.
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from pipeline.campaign.definition import Definition
@@ -103,6 +104,12 @@ def summary(status: Status, state: State, groups: Sequence[Group], directory: st
     yield f"{status.boots} boots" + (f"; time besides fuzzing: {', '.join(parts)}" if parts else "")
     yield proof(status)
     yield from (f"benched: {one.fuzzer}: {one.benched}" for one in status.fuzzers if one.benched)
+
+
+def from_here(path: Path) -> str:
+    """The path as it can be used in the current directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def crashes(groups: Sequence[Group], directory: str) -> list[str]:

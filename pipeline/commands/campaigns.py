@@ -147,16 +147,16 @@ def _directories(chosen: Settings, name: str | None) -> list[Path]:
 
 def _shown(directory: Path) -> list[str]:
     from pipeline.campaign.display import headline
-    from pipeline.campaign.result import proof, table
+    from pipeline.campaign.result import crashes, from_here, proof, table
     from pipeline.campaign.status import Status
+    from pipeline.crashes.vault import Vault
 
     try:
         found = Status.decode(json.loads((directory / "status.json").read_bytes()))
     except ValueError as error:
         return [f"{directory / 'status.json'} cannot be understood: {one_line(str(error))}"]
+    lines = [headline(found), *table(found), "", *crashes(Vault(directory).groups(), from_here(directory)), ""]
+    if found.state == "done":
+        return [*lines, proof(found), f"it is done: {from_here(directory)}/campaign.json"]
     works = is_locked(directory / "ledger.jsonl")
-    if found.state == "running" and not works:
-        what = [f"no process works at it any more; it goes on by: {_RUN} {found.name}"]
-    else:
-        what = [] if works else [f"it is {found.state}: {directory}/campaign.json"]
-    return [headline(found), *table(found), proof(found), *what]
+    return [*lines, proof(found), *([] if works else ["no process works at it; the command that began it goes on"])]

@@ -144,6 +144,14 @@ def test_for_people() -> None:
     )
 
 
+def test_what_does_not_run_is_told_shortly() -> None:
+    done = replace(STATUS, state="done", fuzzers=(replace(FUZZER, state="done", left=0.0),))
+    assert headline(done) == "nightly: done, 1 fuzzer, 1m16s fuzzed, 1 crash group"
+    assert headline(replace(STATUS, state="stopped")) == (
+        "nightly: stopped, 1 fuzzer, 1m16s fuzzed, 8m44s left, 1 crash group"
+    )
+
+
 def test_what_runs_at_this_moment_is_added() -> None:
     plan = FuzzerPlan("p/a", Budget(60), 20)
     live = Live(5.0, Progress(seconds=5.0, event="NEW", executions=1000, edges=7, features=9, units=3, rss=50))
