@@ -1,0 +1,299 @@
+"""Merging a corpus, with a fuzzer of a script that says what libFuzzer says."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline.campaign import merging
+from pipeline.campaign.definition import Budget, FuzzerPlan
+from pipeline.campaign.guests import Room
+from pipeline.campaign.merging import halt, merge
+from pipeline.campaign.site import CORPUS, MERGED
+from pipeline.corpus import Corpus
+from pipeline.errors import CommandError, ConnectError, FuzzerError, FuzzerTimeout, TopcoatError
+from pipeline.ledger import Merged, Subject
+from pipeline.settings import Campaign
+from pipeline.symbolize import Writer
+from pipeline.worker import Worker
+from tests.campaign.scripted import Behaviour, ScriptedGuest, ScriptedSite, World, unit
+from tests.campaign.test_runner import Bench as Campaigns
+
+A = "fuzzers/a"
+SOON = 20.0
+SUBJECT = Subject(A, "build", "plan")
+PLAN = FuzzerPlan(A, Budget(60), 20, options=(("max_len", "9"), ("timeout", "3")))
+MEASURED = b"#%d\tINITED cov: %d ft: %d corp: %d/9b exec/s: 0 rss: 31Mb\nDone 2 runs in 0 second(s)\n"
+
+
+class Fuzzer(ScriptedSite):
+    """A fuzzer with a merge: it keeps what it is told to keep, and its units cover what they are told to."""
+
+    def __init__(self, world: World, guest: ScriptedGuest) -> None:
+        super().__init__(world, guest, A)
+        self.keeps: Sequence[str] = ()
+        """The names that are in the result."""
+        self.features = {CORPUS: 100, MERGED: 100}
+        """What is covered, by directory; nothing is said of 0."""
+        self.calls: list[str] = []
+        """prepare, stop, and the words of each run."""
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Called in the middle of a merge."""
+        self.faults: dict[str, TopcoatError] = {}
+        """What a run raises, by its last word."""
+
+    def prepare(self) -> None:
+        self.calls.append("prepare")
+        super().prepare()
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+        super().stop()
+
+    def run(self, words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
+        self.calls.append(" ".join(words))
+        self._answer()
+        if "-merge=1" in words:
+            corpus = self.files[CORPUS]
+            self.meanwhile()
+            self._raise("-merge=1")
+            self.files[MERGED] = {name: corpus.get(name, b"") for name in self.keeps}
+            output.write(b"MERGE-OUTER: 3 files, 0 in the initial corpus, 0 processed earlier\n")
+            return
+        self._raise(words[-1])
+        if features := self.features[words[-1]]:
+            units = len(self.files[words[-1]])
+            output.write(MEASURED % (units, features // 2, features, units))
+
+    def _raise(self, name: str) -> None:
+        if error := self.faults.get(name):
+            raise error
+
+
+class Guest(ScriptedGuest):
+    """A guest in which that fuzzer is."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world, "pool-0", "boot")
+        self.site = Fuzzer(world, self)
+        self.place = Room(self.site)
+
+    def room(self, fuzzer: str) -> Room:
+        assert fuzzer == A
+        return self.place
+
+
+class Bench:
+    """A corpus of four units, and a guest."""
+
+    def __init__(self, root: Path) -> None:
+        self.world = World()
+        self.guest = Guest(self.world)
+        self.site = self.guest.site
+        self.corpus = Corpus.of(root, A)
+        self.names = [unit(text)[0] for text in "abcd"]
+        self.corpus.add([unit(text)[1] for text in "abcd"], "seed")
+        self.site.keeps = self.names[:2]
+
+    def merge(self, tolerance: float = 0.0) -> Merged:
+        return merge(SUBJECT, PLAN, self.guest, self.corpus, Campaign(tolerance=tolerance), self.world.clock)
+
+    @property
+    def units(self) -> set[str]:
+        return set(self.corpus.units())
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+class TestResult:
+    def test_one_that_covers_as_much_takes_the_place(self, bench: Bench) -> None:
+        bench.site.meanwhile = lambda: bench.world.clock.pass_(7.0)
+        assert bench.merge() == Merged(SUBJECT, 4, 2, 100, 100, True, "", seconds=7.0)
+        assert bench.units == set(bench.names[:2])
+
+    def test_the_fuzzer_has_the_whole_corpus_and_the_options_of_the_plan(self, bench: Bench) -> None:
+        seen: list[dict[str, bytes]] = []
+        bench.site.meanwhile = lambda: seen.append(dict(bench.site.files[CORPUS]))
+        bench.guest.place.known.update(bench.names)
+        bench.merge()
+        assert seen == [dict(map(unit, "abcd"))]
+        options = "-max_len=9 -rss_limit_mb=307 -timeout=3"
+        assert bench.site.calls == [
+            "prepare",
+            f"{options} -merge=1 {MERGED} {CORPUS}",
+            f"{options} -runs=0 {CORPUS}",
+            f"{options} -runs=0 {MERGED}",
+            "prepare",
+        ]
+
+    def test_afterwards_the_guest_has_nothing_and_is_known_to(self, bench: Bench) -> None:
+        bench.guest.place.known.update(["old", *bench.names])
+        bench.merge()
+        assert (bench.site.files, bench.guest.place.known) == ({}, set())
+
+    def test_one_that_covers_less_is_refused(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+        bench.site.features[MERGED] = 97
+        merged = bench.merge(tolerance=0.02)
+        assert (merged.before, merged.after, merged.accepted) == (4, 4, False)
+        assert merged.reason == "97 features instead of 100; the log says more"
+        assert "a merge of the corpus of fuzzers/a is not taken: it covers less" in caplog.text
+        assert bench.units == set(bench.names)
+
+    def test_one_that_covers_less_within_the_tolerance_is_taken(self, bench: Bench) -> None:
+        bench.site.features[MERGED] = 98
+        merged = bench.merge(tolerance=0.02)
+        assert (merged.features_before, merged.features_after, merged.accepted) == (100, 98, True)
+        assert bench.units == set(bench.names[:2])
+
+    def test_nothing_came_of_it(self, bench: Bench) -> None:
+        bench.site.keeps = ()
+        merged = bench.merge()
+        assert (merged.accepted, merged.reason) == (False, "nothing came of it")
+        assert bench.units == set(bench.names)
+
+    @pytest.mark.parametrize("silent", [CORPUS, MERGED])
+    def test_of_what_was_not_measured_nothing_is_taken(self, bench: Bench, silent: str) -> None:
+        bench.site.features[silent] = 0
+        merged = bench.merge()
+        assert not merged.accepted
+        assert merged.reason
+        assert bench.units == set(bench.names)
+
+    def test_an_empty_corpus_has_no_result(self, bench: Bench, tmp_path: Path) -> None:
+        bench.corpus = Corpus.of(tmp_path / "other", A)
+        bench.site.keeps = ()
+        assert (bench.merge().accepted, bench.units) == (False, set())
+
+
+class TestMeanwhile:
+    def test_what_somebody_else_has_added_stays(self, bench: Bench) -> None:
+        bench.site.meanwhile = lambda: bench.corpus.add([b"new"], "somebody else")
+        merged = bench.merge()
+        assert (merged.before, merged.after, merged.accepted) == (4, 3, True)
+        assert bench.units == {*bench.names[:2], unit("new")[0]}
+
+    def test_what_somebody_else_has_added_is_no_result_of_the_merge(self, bench: Bench) -> None:
+        bench.site.meanwhile = lambda: bench.corpus.add([b"new"], "somebody else")
+        bench.site.keeps = [unit("new")[0]]
+        bench.merge()
+        assert unit("new")[0] in bench.units
+
+    def test_what_somebody_else_has_quarantined_does_not_come_back(self, bench: Bench) -> None:
+        bench.site.meanwhile = lambda: bench.corpus.quarantine(bench.names[0], "it crashes")
+        assert bench.merge().accepted
+        assert bench.units == {bench.names[1]}
+
+    def test_names_that_are_not_in_the_corpus_are_ignored(self, bench: Bench) -> None:
+        bench.site.keeps = [unit("forged")[0], "../../x", "-rf", "\033[31m", "latin\udcff", "", bench.names[3]]
+        assert bench.merge().accepted
+        assert bench.units == {bench.names[3]}
+
+    def test_if_there_are_no_others_nothing_came_of_it(self, bench: Bench) -> None:
+        bench.site.keeps = [unit("forged")[0], "../../x"]
+        assert bench.merge().reason == "nothing came of it"
+        assert bench.units == set(bench.names)
+
+
+class TestFaults:
+    @pytest.mark.parametrize("when", ["-merge=1", CORPUS, MERGED])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            FuzzerTimeout("it did not end in time", hint=""),
+            FuzzerError("failed during wait: \033[31mred\n", hint=""),
+            CommandError("unexpected return code: 66", hint=""),
+            ConnectError("it does not answer", stage="connect", hint=""),
+        ],
+    )
+    def test_one_that_fails_says_why_and_changes_nothing(self, bench: Bench, error: TopcoatError, when: str) -> None:
+        bench.site.faults[when] = error
+        merged = bench.merge()
+        assert (merged.before, merged.after, merged.accepted) == (4, 4, False)
+        assert merged.reason == str(error).replace("\033[31m", "").replace("\n", "\\n")
+        assert bench.units == set(bench.names)
+        assert bench.site.calls[-1] == "prepare", "nothing of it is left in the guest"
+        assert bench.site.files == {}
+
+    def test_a_guest_that_dies_in_the_middle_is_told(self, bench: Bench) -> None:
+        def die() -> None:
+            bench.guest.lives = False
+            raise CommandError("the connection broke", hint="")
+
+        bench.site.meanwhile = die
+        merged = bench.merge()
+        assert (merged.accepted, merged.reason) == (False, "the guest does not answer")
+        assert bench.units == set(bench.names)
+
+    def test_one_that_is_dead_already_is_told(self, bench: Bench) -> None:
+        bench.guest.lives = False
+        assert bench.merge().reason == "the guest does not answer"
+        assert bench.units == set(bench.names)
+
+    def test_a_mistake_of_ours_is_raised_and_leaves_nothing_in_the_guest(self, bench: Bench) -> None:
+        bench.site.meanwhile = lambda: {}["bug"]
+        with pytest.raises(KeyError):
+            bench.merge()
+        assert bench.site.calls[-1] == "prepare"
+        assert bench.units == set(bench.names)
+
+
+class TestHalt:
+    def test_another_thread_ends_the_run_of_the_fuzzer(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun, stopped = threading.Event(), threading.Event()
+
+        def run() -> None:
+            begun.set()
+            assert stopped.wait(SOON)
+            raise FuzzerError("failed during wait: it was killed", hint="")
+
+        bench.site.meanwhile = run
+        monkeypatch.setattr(bench.site, "stop", stopped.set)
+        merged: list[Merged] = []
+        worker = Worker("merge", lambda: merged.append(bench.merge()))
+        assert begun.wait(SOON)
+        halt(PLAN, bench.guest)
+        assert worker.join(SOON)
+        assert worker.failure is None
+        assert [(one.accepted, one.reason) for one in merged] == [(False, "failed during wait: it was killed")]
+        assert bench.units == set(bench.names)
+
+    def test_a_campaign_that_is_stopped_while_the_guest_is_filled_does_not_begin_to_merge(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All that runs has two minutes to end then, and a merge has half an hour."""
+        campaign = Campaigns(tmp_path)
+        world = campaign.world
+        runner = campaign.runner(campaign.definition(FuzzerPlan(A, Budget(20), 20)))
+        world.slow, world.behaviours[A] = 1.0, Behaviour(units=4)
+        pass_ = world.clock.pass_
+
+        def stopped(seconds: float) -> None:
+            pass_(seconds)
+            if seconds == world.slow and world.runs:  # a copy into the guest, after the fuzzer has run
+                runner.stop()
+
+        monkeypatch.setattr(world.clock, "pass_", stopped)
+        runner.run()
+        assert [words for _, words in world.runs if "-merge=1" in words] == []
+
+    def test_a_guest_that_does_not_answer_is_no_error(self, bench: Bench) -> None:
+        bench.guest.lives = False
+        halt(PLAN, bench.guest)
+        assert bench.site.calls == ["stop"]
+
+
+def test_it_has_a_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    run = bench.site.run
+
+    def limited(words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
+        limits.append(limit)
+        run(words, output, limit, found)
+
+    monkeypatch.setattr(bench.site, "run", limited)
+    bench.merge()
+    assert limits == [merging.LIMIT] * 3
