@@ -368,10 +368,10 @@ class TestThread:
         assert running.harvested.empty()
 
     def test_what_it_did_not_expect_is_raised_at_its_end(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(bench.site, "sizes", lambda _: {}[CORPUS])
+        monkeypatch.setattr(bench.site, "sizes", mistaken)
         running = Running(bench.harvest(every=0.001))
         assert running.worker.join(SOON)
-        with pytest.raises(KeyError):
+        with pytest.raises(ZeroDivisionError):
             running.end()
 
     def test_one_that_hangs_is_left_behind(
@@ -379,7 +379,13 @@ class TestThread:
     ) -> None:
         monkeypatch.setattr(harvests, "JOIN_LIMIT", 0.01)
         begun, go_on = threading.Event(), threading.Event()
-        monkeypatch.setattr(bench.site, "sizes", lambda _: begun.set() or dict.fromkeys("x" * go_on.wait(SOON), 999))
+
+        def hanging(_: str) -> dict[str, int]:
+            begun.set()
+            assert go_on.wait(SOON)
+            return {}
+
+        monkeypatch.setattr(bench.site, "sizes", hanging)
         running = Running(bench.harvest(every=0.001))
         assert begun.wait(SOON)
         running.harvest.end(running.worker)
@@ -401,6 +407,10 @@ def test_without_a_temporary_directory_it_is_the_hosts_fault(
         harvest.found("tmp/crash-1")
     with pytest.raises(StoreError):
         harvest.take()
+
+
+def mistaken(*_: object) -> None:
+    raise ZeroDivisionError
 
 
 def raise_once(faults: dict[str, TopcoatError], name: str) -> None:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -216,7 +216,7 @@ def test_a_guest_that_does_not_answer_is_told(
     site = OverSsh(Fuzzer(TARGET, Linux(TARGET, str(root)), SYMBOLIZER), impatient, qemu)
     file = here / "file"
     file.touch()
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "prepare": site.prepare,
         "stop": site.stop,
         "push": lambda: site.push({"a": file}, CORPUS),
