@@ -209,7 +209,9 @@ class RunFuzzer(CampaignTask):
     def run(self) -> None:
         from pipeline.campaign.runner import Only
 
-        self.work(Only(self.fuzzer, self.slice))
+        runner = self.work(Only(self.fuzzer, self.slice))
+        if benched := runner.standing(self.fuzzer).benched:
+            raise CampaignError(f"{self.fuzzer} was benched: {benched}", hint="mend it and run the slice again")
 
 
 class MergeCorpus(CampaignTask):

@@ -3,7 +3,6 @@
 import logging
 import os
 import posixpath
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pipeline.campaign.guests import Room
 from pipeline.campaign.site import CORPUS
 from pipeline.corpus import Corpus, files
 from pipeline.errors import CommandError, ConnectError, StoreError
+from pipeline.scratch import scratch
 from pipeline.text import one_line
 from pipeline.worker import Worker
 
@@ -23,6 +23,9 @@ MOST_FILES = 20_000
 
 MOST_ARTIFACTS = 16
 """Artifacts of one run that are fetched."""
+
+MOST_REFUSALS = 4
+"""Artifacts of one run that the guest does not give, and no more are asked for: each can take a minute to fail."""
 
 LONGEST_NAME = 255
 """Bytes. Whoever asks for a longer one gets nothing at all."""
@@ -63,8 +66,8 @@ class Harvest:
         self._corpus, self._source = corpus, source
         self._every, self._unit_size, self._came = every, unit_size, came
         self._reported: deque[str] = deque()
-        self._refused: set[str] = set()
-        """What the guest did not give when it was asked for the first time."""
+        self._refusals: list[str] = []
+        """What the guest did not give, each time that it was asked."""
         self._seen = 0
         self._wake = threading.Event()
         self._ended = False
@@ -124,11 +127,11 @@ class Harvest:
         ][:MOST_FILES]
         if not names:
             return 0
-        with tempfile.TemporaryDirectory(prefix="topcoat-harvest-") as landing:
+        with scratch("harvest") as landing:
             try:
-                self._site.fetch(CORPUS, names, Path(landing))
+                self._site.fetch(CORPUS, names, landing)
             finally:  # what has come is taken, also of a guest that dies meanwhile
-                came = sorted(Path(landing).iterdir())
+                came = sorted(landing.iterdir())
                 result = self._corpus.add(came, self._source)
                 self._known |= {path.name for path in came if not (result.torn and _is_torn(path))}
                 self.added += result.new
@@ -137,7 +140,7 @@ class Harvest:
     def _take_artifacts(self) -> None:
         if not self._reported:
             return
-        while self._reported:
+        while self._reported and len(self._refusals) < MOST_REFUSALS:
             self._take_artifact(self._reported[0])
             self._reported.popleft()
         self._came()
@@ -146,17 +149,17 @@ class Harvest:
         """Fetch it. What the guest does not give must not keep the units from being fetched: it is asked once more."""
         directory, name = posixpath.split(path)
         try:
-            with tempfile.TemporaryDirectory(prefix="topcoat-artifact-") as landing:
-                self._site.fetch(directory, [name], Path(landing))
-                came = Path(landing, name)
+            with scratch("artifact") as landing:
+                self._site.fetch(directory, [name], landing)
+                came = landing / name
                 if came.is_file() and came.stat().st_size <= LARGEST_ARTIFACT:
                     self.artifacts[name] = came.read_bytes()
         except CommandError as error:
-            if path in self._refused:
+            self._refusals.append(path)
+            if self._refusals.count(path) == 1 and len(self._refusals) < MOST_REFUSALS:
+                self._reported.append(path)
+            else:
                 log.warning("an artifact of %s is left out: %s", self._source, one_line(str(error)))
-                return
-            self._refused.add(path)
-            self._reported.append(path)
 
 
 def _is_torn(path: Path) -> bool:

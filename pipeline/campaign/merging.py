@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from pipeline.campaign.attempt import as_words, options_in
 from pipeline.campaign.capture import Capture
@@ -26,18 +27,26 @@ SOURCE = "merge"
 
 
 def merge(
-    subject: Subject, plan: FuzzerPlan, guest: Guest, corpus: Corpus, chosen: Campaign, clock: Clock = time.monotonic
+    subject: Subject,
+    plan: FuzzerPlan,
+    guest: Guest,
+    corpus: Corpus,
+    chosen: Campaign,
+    clock: Clock = time.monotonic,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Merged:
     """Merge the corpus as it is now. The result takes its place if it covers no less, within the tolerance.
 
-    A merge that fails is no error: then the corpus stays, and the result says why. Raises StoreError.
+    A merge that fails is no error: then the corpus stays, and the result says why. Once `stopped`, nothing of it
+    begins any more; `halt` ends what runs. Raises StoreError.
     """
     began = clock()
     given = dict(corpus.units())
     try:
         room = guest.room(plan.name)
         room.known.clear()
-        kept, before, after = _merged(as_words(options_in(guest, plan)), room.site, corpus)
+        room.filled = False
+        kept, before, after = _merged(as_words(options_in(guest, plan)), room.site, corpus, stopped)
         reason = "" if kept else "nothing came of it"
     except (FuzzerError, ConnectError, CommandError) as error:
         kept, before, after, reason = [], Coverage(0, 0), Coverage(0, 0), one_line(str(error))
@@ -60,7 +69,9 @@ def halt(plan: FuzzerPlan, guest: Guest) -> None:
         log.debug("%s: %s", guest.instance, one_line(str(error)))
 
 
-def _merged(options: Sequence[str], site: Site, corpus: Corpus) -> tuple[list[str], Coverage, Coverage]:
+def _merged(
+    options: Sequence[str], site: Site, corpus: Corpus, stopped: Callable[[], bool]
+) -> tuple[list[str], Coverage, Coverage]:
     """The names of the units that remain, and what is covered by all of them and by those.
 
     The fuzzer's data in the guest are deleted before, so that it has nothing but the corpus, and afterwards too.
@@ -69,21 +80,25 @@ def _merged(options: Sequence[str], site: Site, corpus: Corpus) -> tuple[list[st
     try:
         site.push({path.name: path for path in corpus.lacking(())}, CORPUS)
         site.push({}, MERGED)
-        _run(site, [*options, "-merge=1", MERGED, CORPUS])
+        run = partial(_run, site, stopped)
+        run([*options, "-merge=1", MERGED, CORPUS])
         units = corpus.units()
         kept = [name for name in site.sizes(MERGED) if name in units]
-        return kept, _coverage(options, site, CORPUS), _coverage(options, site, MERGED)
+        before, after = (_coverage(run([*options, "-runs=0", directory])) for directory in (CORPUS, MERGED))
+        return kept, before, after
     finally:
         site.prepare()
 
 
-def _coverage(options: Sequence[str], site: Site, directory: str) -> Coverage:
-    """What the units in a directory cover: they are run once, and nothing else is."""
-    latest = _run(site, [*options, "-runs=0", directory]).progress
+def _coverage(scanner: ProgressScanner) -> Coverage:
+    """What units cover that were run once, and nothing else was."""
+    latest = scanner.progress
     return Coverage(latest.edges, latest.features) if latest else Coverage(0, 0)
 
 
-def _run(site: Site, words: Sequence[str]) -> ProgressScanner:
+def _run(site: Site, stopped: Callable[[], bool], words: Sequence[str]) -> ProgressScanner:
+    if stopped():
+        raise CommandError("it was ended early", hint="it is made another time")
     progress = ProgressScanner()
     site.run(words, _Scan(progress), LIMIT, _none)
     return progress

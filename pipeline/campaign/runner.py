@@ -388,8 +388,7 @@ class Runner:
             if self._stopping:
                 return
             self._merging[plan.name] = partial(merging.halt, plan, guest)
-        merged = merging.merge(
-            self.subjects.of[plan.name], plan, guest, self.corpus(plan.name), self._chosen, self._clock
-        )
+        subject, corpus = self.subjects.of[plan.name], self.corpus(plan.name)
+        merged = merging.merge(subject, plan, guest, corpus, self._chosen, self._clock, lambda: self._stopping)
         if merged.accepted or not self._stopping:  # one that was ended early is made another time
             self.note(merged)

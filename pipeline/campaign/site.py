@@ -1,13 +1,14 @@
 """One fuzzer in one guest: all that a campaign does there."""
 
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from pipeline import goglob
+from pipeline.faults import host_faults
 from pipeline.fuzzer import Fuzzer
 from pipeline.process import Process
+from pipeline.scratch import scratch
 from pipeline.ssh import Connector
 from pipeline.symbolize import Writer
 
@@ -77,10 +78,11 @@ class OverSsh:
 
     def push(self, files: Mapping[str, Path], directory: str) -> None:
         """See Site."""
-        with tempfile.TemporaryDirectory(prefix="topcoat-push-") as stage:
-            for name, file in files.items():
-                Path(stage, name).symlink_to(file.absolute())  # links to files arrive as files
-            self._fuzzer.put(self._connector, f"{goglob.literal(stage)}/", directory)
+        with scratch("push") as stage:
+            with host_faults("gathering what a guest is to get"):
+                for name, file in files.items():
+                    (stage / name).symlink_to(file.absolute())  # links to files arrive as files
+            self._fuzzer.put(self._connector, f"{goglob.literal(str(stage))}/", directory)
 
     def sizes(self, directory: str) -> dict[str, int]:
         """See Site."""

@@ -87,7 +87,8 @@ def test_several_at_once_make_it_once(bundle: Workspace, count: int) -> None:
 
 def test_one_that_waits_for_one_that_is_killed_makes_it(bundle: Workspace) -> None:
     assert bundle.luigi("SSHKeyPair").status == 0
-    pipe = bundle.directory / "pipe"
+    settings, pipe = bundle.directory / "luigi.cfg", bundle.directory / "pipe"
+    settings.write_text(settings.read_text().replace("timeout = 1\n", "timeout = 60\n"))
     os.mkfifo(pipe)
     environment = {**bundle.environment, "FAKE_ZBI": "half", "FAKE_ZBI_PIPE": str(pipe)}
     command = bundle.command("luigi", "--module", "tasks", "InitrdWithKey", "--no-lock")
