@@ -29,7 +29,7 @@ CAMPAIGN = ("FuzzCampaign", "--name", "nightly", "--fuzzers", FUZZER, *BUDGET)
 LIMIT = 60
 MEMORY = 400 << 20
 MARK = "escaped-from-the-guest"
-"""Nothing on the host may have this name."""
+"""Nothing on the host may have a name that begins so."""
 
 pytestmark = pytest.mark.timeout(2 * LIMIT)
 
@@ -104,9 +104,11 @@ for name in ODD; do
     printf '%s' "merged $name" >"tmp/merged/$name"
     printf '%s' "crash $name" >"tmp/$name"
 done
+n=0
 for where in ../.. / ../../../../.. /tmp; do
-    echo "outside $where" >$where/MARK
-    written $where/MARK
+    n=$((n + 1))
+    echo "outside $where" >$where/MARK$n
+    written $where/MARK$n
 done
 for name in link fifo directory gone; do written tmp/crash-$name; done
 written /etc/passwd
@@ -259,7 +261,7 @@ def test_no_name_leads_out_of_the_store(hostile: Hostile) -> None:
     assert written - inside - logs == {hostile.said, store.cache / "digests.jsonl"}
     assert [path for path in inside if not re.fullmatch(r"[\w.-]{1,80}", path.name)] == []
     assert {stat.S_IFMT(after[path][0]) for path in inside} == {stat.S_IFREG, stat.S_IFDIR}
-    assert [path for path in hostile.directory.parents if (path / MARK).exists()] == []
+    assert [path for path in hostile.directory.parents if any(path.glob(f"{MARK}*"))] == []
 
     told = [path.read_bytes() for path in inside if path.suffix in (".txt", ".json", ".jsonl")]
     assert [text for text in told if b"\033" in text] == []
