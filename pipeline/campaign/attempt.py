@@ -191,11 +191,9 @@ class Attempt:
         if plan.dictionary is not None:
             directory, _, name = DICTIONARY.rpartition("/")
             room.site.push({name: plan.dictionary}, directory)
-        lacking = self._places.corpus.lacking(room.known if room.filled else room.site.sizes(CORPUS))
-        if lacking or not room.filled:
-            room.site.push({path.name: path for path in lacking}, CORPUS)
+        lacking = self._places.corpus.lacking(room.site.sizes(CORPUS))
+        room.site.push({path.name: path for path in lacking}, CORPUS)
         room.known.update(path.name for path in lacking)
-        room.filled = True
 
     def _built_with(self, room: Room) -> tuple[str, ...]:
         """Arguments for the dictionary of the fuzzer's package, unless there is another one, and for its seeds."""
@@ -312,7 +310,6 @@ class Attempt:
         if self._room and unit in self._room.known:
             try:
                 self._room.site.remove(CORPUS, [unit])
-                self._room.known.discard(unit)
             except (ConnectError, CommandError) as error:
                 log.warning("%s: %s", self._guest.instance, one_line(str(error)))
 

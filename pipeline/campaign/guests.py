@@ -31,8 +31,6 @@ class Room:
     site: Site
     known: set[str] = field(default_factory=set)
     """Names in its corpus there that are on the host too, or need not be."""
-    filled: bool = False
-    """Whether the corpus was brought there: all that is there is `known` then, but for what the fuzzer has found."""
     built_with: tuple[str, ...] | None = None
     """Arguments for what the fuzzer was built with, once they were looked up: they do not change in a boot."""
 

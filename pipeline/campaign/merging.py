@@ -45,7 +45,6 @@ def merge(
     try:
         room = guest.room(plan.name)
         room.known.clear()
-        room.filled = False
         kept, before, after = _merged(as_words(options_in(guest, plan)), room.site, corpus, stopped)
         reason = "" if kept else "nothing came of it"
     except (FuzzerError, ConnectError, CommandError) as error:

@@ -173,7 +173,7 @@ class TestBudget:
     def test_what_it_takes_besides_is_no_time_of_the_budget(self, bench: Bench) -> None:
         bench.world.slow = 1.5
         state = bench.run(bench.definition(plan()))
-        assert (bench.standing(A, plan()).seconds, state.besides) == (60, 1.5)
+        assert (bench.standing(A, plan()).seconds, state.besides) == (60, 4.5)
 
 
 class TestFaults:
