@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipeline import settings
-from pipeline.commands import artifacts, boots, campaigns, guests, host, images
+from pipeline.commands import artifacts, boots, campaigns, corpora, guests, host, images
 from pipeline.errors import CommandError, ConnectError, TopcoatError
 from pipeline.settings import Settings
 
@@ -147,6 +147,22 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("name", metavar="NAME", nargs="?", help="default: all")
     status.add_argument("--json", action="store_true", help="for machines")
     status.set_defaults(run=campaigns.status)
+
+    corpus = commands.add_parser(
+        "corpus", help="what fuzzers have found: list it, bring more, take it elsewhere"
+    )
+    about_corpora = corpus.add_subparsers(dest="about", required=True, metavar="COMMAND")
+    listed = about_corpora.add_parser("list", help="all corpora of the store")
+    listed.add_argument("--json", action="store_true", help="for machines")
+    listed.set_defaults(run=corpora.list_all)
+    brought = about_corpora.add_parser("import", help="add plain libFuzzer directories to a corpus")
+    brought.add_argument("fuzzer", metavar="FUZZER", help="its full name, PACKAGE/NAME")
+    brought.add_argument("directories", metavar="DIRECTORY", nargs="+")
+    brought.set_defaults(run=corpora.bring)
+    taken = about_corpora.add_parser("export", help="copy a corpus into a plain libFuzzer directory")
+    taken.add_argument("fuzzer", metavar="FUZZER", help="its full name, PACKAGE/NAME")
+    taken.add_argument("directory", metavar="DIRECTORY", help="it is made; what is there is never overwritten")
+    taken.set_defaults(run=corpora.take)
 
     argv = commands.add_parser("argv", help="print QEMU's command line; before a boot, the one that it would have")
     argv.add_argument("name")

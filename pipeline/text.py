@@ -2,6 +2,7 @@
 
 import codecs
 import re
+from collections.abc import Sequence
 
 # Of CSI, all but its last character. Not even broken ones are longer, so that a stream holds back only so much
 _CSI = r"\[[0-?]{0,256}[ -/]{0,16}"
@@ -72,3 +73,15 @@ def _shortened(line: str, width: int) -> str:
 def one_line(data: bytes | str, width: int = 400) -> str:
     """`printable`, on one line: newlines and tabs are shown as \\n and \\t, and of long text the middle is left out."""
     return _shortened(printable(data).replace("\n", "\\n").replace("\t", "\\t"), width)
+
+
+def columns(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+    """Rows as lines in columns: so many of texts, which begin below each other, then of numbers, which end so."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if at < texts else text.rjust(width)
+            for at, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

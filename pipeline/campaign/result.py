@@ -16,6 +16,7 @@ from pipeline.campaign.status import FuzzerStatus, Status
 from pipeline.campaign.subjects import Subjects
 from pipeline.crashes.vault import Group
 from pipeline.duration import readable_duration
+from pipeline.text import columns
 
 SCHEMA = 1
 """Tests hold a frozen sample."""
@@ -74,19 +75,7 @@ def lost(state: State) -> dict[str, float]:
 
 def table(status: Status) -> list[str]:
     """Fuzzers, for people: one line each, below a head."""
-    return _lines([_COLUMNS, *(_row(one) for one in status.fuzzers)], texts=2)
-
-
-def _lines(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
-    """Rows in columns: so many of texts, then of numbers."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            text.ljust(width) if at < texts else text.rjust(width)
-            for at, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return columns([_COLUMNS, *(_row(one) for one in status.fuzzers)], texts=2)
 
 
 def _row(one: FuzzerStatus) -> tuple[str, ...]:
@@ -118,7 +107,7 @@ def crashes(groups: Sequence[Group], directory: str) -> list[str]:
         return ["no crashes"]
     ordered = sorted(groups, key=lambda group: (group.fuzzers, group.slug))
     rows = [("crash", "fuzzer", "directory", "times"), *(_crash_row(group) for group in ordered)]
-    return [f"crashes, with their files in {directory}/crashes:", *_lines(rows, texts=3)]
+    return [f"crashes, with their files in {directory}/crashes:", *columns(rows, texts=3)]
 
 
 def _crash_row(group: Group) -> tuple[str, ...]:

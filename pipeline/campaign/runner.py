@@ -96,8 +96,7 @@ class Runner:
 
     def corpus(self, fuzzer: str) -> Corpus:
         """The corpus of a fuzzer, which all campaigns share."""
-        limits = Limits(self._chosen.unit_size, self._chosen.corpus_size, self._chosen.corpus_units)
-        return Corpus.of(self._store.root, fuzzer, limits)
+        return Corpus.of(self._store.root, fuzzer, Limits.of(self._chosen))
 
     def standing(self, fuzzer: str) -> Standing:
         """How a fuzzer stands, as it is built today."""

@@ -11,7 +11,7 @@ from pipeline.duration import readable_duration
 from pipeline.errors import MissingResource, ResourceDamaged, UsageError
 from pipeline.publish import is_locked
 from pipeline.settings import Settings
-from pipeline.text import one_line
+from pipeline.text import columns, one_line
 
 if TYPE_CHECKING:
     from pipeline.campaign.definition import Definition, FuzzerPlan
@@ -78,10 +78,7 @@ def _tell(found: "Draft", problems: "Sequence[Problem]", definition: "Definition
 
 
 def _table(definition: "Definition") -> list[str]:
-    table = [_COLUMNS, *map(_row, definition.fuzzers)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    rows = (zip(line, widths, strict=True) for line in table)
-    return ["  ".join(cell.ljust(width) for cell, width in row).rstrip() for row in rows]
+    return columns([_COLUMNS, *map(_row, definition.fuzzers)], texts=len(_COLUMNS))
 
 
 def _row(plan: "FuzzerPlan") -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pipeline.corpus.files import content_of, is_name, name_of, write_new
 from pipeline.corpus.manifest import Unit
 from pipeline.deadline import utc_now
 from pipeline.publish import sync_one
+from pipeline.settings import Campaign
 from pipeline.text import one_line
 
 Verdict = Literal["new", "known", "quarantined", "too_large", "over_cap", "torn", "refused"]
@@ -29,6 +30,11 @@ class Limits:
     bytes: int = 1 << 30
     """Content of all units."""
     units: int = 50_000
+
+    @classmethod
+    def of(cls, chosen: Campaign) -> "Limits":
+        """Those of `[campaign]`."""
+        return cls(chosen.unit_size, chosen.corpus_size, chosen.corpus_units)
 
 
 @dataclass(frozen=True)
