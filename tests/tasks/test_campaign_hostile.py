@@ -39,8 +39,6 @@ HURRIED = "from pipeline.campaign import attempt\nattempt.GRACE, attempt.UNIT_TI
 LENDER = """
 import sys
 from contextlib import closing
-from pathlib import Path
-from typing import TypeVar
 from pipeline.deadline import Deadline
 from pipeline.pool import Pool
 from pipeline.qemu.guests import QemuGuests
@@ -190,8 +188,9 @@ class Hostile:
                 stdout=stream,
                 stderr=stream,
             )
-        if not select.select([os.pidfd_open(process.pid)], [], [], LIMIT)[0]:
-            process.kill()
+        with open(os.pidfd_open(process.pid)) as ended:
+            if not select.select([ended], [], [], LIMIT)[0]:
+                process.kill()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         boots = {one.boot_id for one in self.of(ledger.Started)}
@@ -224,7 +223,7 @@ def hostile(demo: Workspace, tmp_path: Path) -> Iterator[Hostile]:
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_output_without_end_is_cut_and_its_slice_ends(hostile: Hostile, kind: str) -> None:
-    """As fast as the guest can write: an emulated one some 6 MB each second."""
+    """As fast as the guest can write: an emulated one 2 to 6 MB each second, some 50 MB in all."""
     with hostile.lent(FLOOD.replace("GARBAGE", FLOODS[kind])):
         before = hostile.listing()
         done = hostile.run(*SLICE)
@@ -234,7 +233,7 @@ def test_output_without_end_is_cut_and_its_slice_ends(hostile: Hostile, kind: st
     assert ended.result == "crash"
     assert ended.seconds >= SECONDS
     print(f"{ended.executions} bytes came in {ended.seconds} s, and luigi took {done.memory >> 20} MiB")
-    assert ended.executions > 5e6, "so many bytes came at least"
+    assert ended.executions > 2e6, "so many bytes came at least"
     assert done.memory < MEMORY
     (output,) = hostile.workspace.store.campaigns.glob("nightly/crashes/*/1/output.txt")
     assert 0 < output.stat().st_size < OUTPUT_LIMIT + 100
