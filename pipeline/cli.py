@@ -148,9 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for machines")
     status.set_defaults(run=campaigns.status)
 
-    corpus = commands.add_parser(
-        "corpus", help="what fuzzers have found: list it, bring more, take it elsewhere"
-    )
+    corpus = commands.add_parser("corpus", help="what fuzzers have found: list it, bring more, take it elsewhere")
     about_corpora = corpus.add_subparsers(dest="about", required=True, metavar="COMMAND")
     listed = about_corpora.add_parser("list", help="all corpora of the store")
     listed.add_argument("--json", action="store_true", help="for machines")

@@ -146,11 +146,11 @@ class Attempt:
         return self._began is not None and not self._took
 
     def halt(self) -> None:
-        """End the fuzzer. `run` returns soon, and what was found until then is taken."""
+        """End the fuzzer. `run` returns soon, and what was found until then is taken. Call it again if it does not."""
         if not self._halted.is_set():
             self._halted_after = self.seconds
         self._halted.set()
-        if self._room is not None:
+        if self._room is not None and not self._took:  # it would end too what fetches the units after the run
             try:
                 self._room.site.stop()
             except (ConnectError, CommandError) as error:  # the run's own end tells more

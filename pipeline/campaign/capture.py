@@ -2,6 +2,7 @@
 
 from collections import deque
 
+_PIECE = 4096  # smaller ones are joined: millions of tiny objects take more memory than what they hold
 _GAP = b"\n[%d bytes are left out here]\n"
 
 
@@ -11,7 +12,7 @@ class Capture:
     def __init__(self, limit: int) -> None:
         self._half = max(1, limit // 2)
         self._head = bytearray()
-        self._tail: deque[bytes] = deque()
+        self._tail: deque[bytearray] = deque()
         self._held = 0
         """Bytes in the tail."""
         self.written = 0
@@ -23,7 +24,10 @@ class Capture:
         room = self._half - len(self._head)
         self._head += data[:room]
         if rest := data[room:]:
-            self._tail.append(rest)
+            if self._tail and len(self._tail[-1]) < _PIECE:
+                self._tail[-1] += rest
+            else:
+                self._tail.append(bytearray(rest))
             self._held += len(rest)
             while self._held - len(self._tail[0]) >= self._half:
                 self._held -= len(self._tail.popleft())
@@ -40,7 +44,7 @@ class Capture:
 
     def end(self, size: int) -> bytes:
         """The last bytes, at most so many of those that are kept at the end."""
-        pieces, held = [bytes(self._head[-size:])], 0
+        pieces, held = [self._head[-size:]], 0
         for piece in reversed(self._tail):
             if held >= size:
                 break

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.campaign.guests import Room
 from pipeline.campaign.site import CORPUS
 from pipeline.corpus import Corpus, files
-from pipeline.errors import CommandError, ConnectError, StoreError
+from pipeline.errors import CommandError, CommandTimeout, ConnectError, StoreError, TransferRefused
 from pipeline.scratch import scratch
 from pipeline.text import one_line
 from pipeline.worker import Worker
@@ -24,7 +24,7 @@ MOST_FILES = 20_000
 MOST_ARTIFACTS = 16
 """Artifacts of one run that are fetched."""
 
-MOST_REFUSALS = 4
+MOST_REFUSALS = 3
 """Artifacts of one run that the guest does not give, and no more are asked for: each can take a minute to fail."""
 
 LONGEST_NAME = 255
@@ -146,7 +146,10 @@ class Harvest:
         self._came()
 
     def _take_artifact(self, path: str) -> None:
-        """Fetch it. What the guest does not give must not keep the units from being fetched: it is asked once more."""
+        """Fetch it. What the guest does not give must not keep the units from being fetched.
+
+        It is asked once more, if that may help.
+        """
         directory, name = posixpath.split(path)
         try:
             with scratch("artifact") as landing:
@@ -156,7 +159,8 @@ class Harvest:
                     self.artifacts[name] = came.read_bytes()
         except CommandError as error:
             self._refusals.append(path)
-            if self._refusals.count(path) == 1 and len(self._refusals) < MOST_REFUSALS:
+            final = isinstance(error, CommandTimeout | TransferRefused) or self._refusals.count(path) > 1
+            if not final and len(self._refusals) < MOST_REFUSALS:
                 self._reported.append(path)
             else:
                 log.warning("an artifact of %s is left out: %s", self._source, one_line(str(error)))

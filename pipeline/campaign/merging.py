@@ -49,6 +49,8 @@ def merge(
         reason = "" if kept else "nothing came of it"
     except (FuzzerError, ConnectError, CommandError) as error:
         kept, before, after, reason = [], Coverage(0, 0), Coverage(0, 0), one_line(str(error))
+        if not isinstance(error, FuzzerError):
+            guest.spoil(f"{plan.name}: {reason}")
     accepted = bool(kept) and corpus.replace(
         given, kept, (), before=before, after=after, tolerance=chosen.tolerance, source=SOURCE
     )
@@ -97,7 +99,7 @@ def _coverage(scanner: ProgressScanner) -> Coverage:
 
 def _run(site: Site, stopped: Callable[[], bool], words: Sequence[str]) -> ProgressScanner:
     if stopped():
-        raise CommandError("it was ended early", hint="it is made another time")
+        raise FuzzerError("it was ended early", hint="it is made another time")
     progress = ProgressScanner()
     site.run(words, _Scan(progress), LIMIT, _none)
     return progress

@@ -22,7 +22,7 @@ from pipeline.campaign.status import CampaignState, FuzzerStatus, Live, Status, 
 from pipeline.campaign.subjects import Subjects
 from pipeline.corpus import Corpus, Limits
 from pipeline.crashes.vault import Group, Vault
-from pipeline.deadline import Clock
+from pipeline.deadline import Clock, Deadline
 from pipeline.errors import BootError, CampaignError, ConnectError, NotProved
 from pipeline.ledger import Benched, Booted, Closed, Ended, Entry, Ledger, Opened, Proved
 from pipeline.settings import Campaign, Store
@@ -48,6 +48,9 @@ MOST_ATTEMPTS = 100
 
 BOOT_FAILURES = 3
 """So many boots that fail one after the other, and the campaign ends: it is not its fuzzers' fault."""
+
+HALT_AGAIN = 5.0
+"""Seconds after which what still runs is halted again."""
 
 HALT_LIMIT = 120.0
 """Seconds for all that runs to be taken in when the campaign is interrupted."""
@@ -223,9 +226,13 @@ class Runner:
 
     def _halt(self, workers: list[Worker]) -> None:
         self.stop()
+        deadline = Deadline(HALT_LIMIT)
         for worker in workers:
-            if not worker.join(HALT_LIMIT):
-                log.error("a worker of the campaign still hangs after %g s", HALT_LIMIT)
+            while not worker.join(deadline.within(HALT_AGAIN)):
+                if deadline.expired:
+                    log.error("a worker of the campaign still hangs after %g s", HALT_LIMIT)
+                    break
+                self.stop()  # what was just about to start in a guest did not hear it
             self._failure = self._failure or worker.failure
 
     # One worker

@@ -1,5 +1,7 @@
 """The beginning and the end of what a fuzzer says."""
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,19 @@ def test_ten_gigabytes_take_no_more_than_the_limit() -> None:
         capture.write(piece)
     assert capture.written == 10 << 30
     assert len(capture.content()) < (1 << 16) + 100
+
+
+def test_tiny_pieces_take_hardly_more_memory_than_they_hold() -> None:
+    tracemalloc.start()
+    try:
+        capture = Capture(1 << 20)
+        for _ in range(1 << 19):
+            capture.write(b"x\n")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(capture.content()) == 1 << 20
+    assert peak < 3 << 20
 
 
 def test_the_last_line_that_says_something() -> None:

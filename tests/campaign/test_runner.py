@@ -77,6 +77,12 @@ def plan(name: str = A, seconds: int | None = 60, slice_: int = 20, runs: int | 
     return FuzzerPlan(name, Budget(None if runs else seconds, runs), slice_)
 
 
+def interrupted(runner: Runner) -> None:
+    """A tick during which somebody presses Ctrl-C, once something runs."""
+    if runner.active:
+        raise KeyboardInterrupt
+
+
 def kill(runner: Runner, at: int, before: bool = False) -> None:
     """Have its process end with the entry of this number: just before it is written, or just after."""
     real: Callable[[Entry], None] = runner.note
@@ -273,6 +279,28 @@ class TestFaults:
         bench.world.on_run = None
         bench.run(bench.definition(plan(A), plan(B)))
         assert bench.standing(A, plan()).seconds == 60
+
+    def test_what_was_about_to_start_is_halted_again(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pipeline.campaign.runner.HALT_AGAIN", 0.01)
+        runner, halts, heard = bench.runner(bench.definition(plan(A))), [], threading.Event()
+        real = runner.stop
+
+        def stop() -> None:
+            real()
+            halts.append(1)
+            if len(halts) > 2:
+                heard.set()
+
+        runner.stop = stop  # type: ignore[method-assign]
+
+        def starts(_: str) -> None:  # deaf to the first one
+            runner.stop()
+            assert heard.wait(10)
+
+        bench.world.on_run = starts
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(interrupted, 0.01)
+        assert [entry.result for entry in bench.of(Ended)] == ["stopped"]
 
 
 class TestMerge:
