@@ -184,7 +184,8 @@ def publish_bytes(target: Path, data: bytes, mode: int = 0o644) -> None:
 def publish_json(target: Path, value: object, mode: int = 0o644) -> None:
     """Write `value` as JSON with sorted keys, indented, with a final newline."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    publish_bytes(target, text.encode(), mode)
+    # Paths need not be UTF-8: as an escape of JSON each byte comes back as it was
+    publish_bytes(target, text.encode(errors="backslashreplace"), mode)
 
 
 def remove(*targets: Path) -> None:

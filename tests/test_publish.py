@@ -1,3 +1,5 @@
+import json
+import os
 import signal
 import stat
 import subprocess
@@ -257,3 +259,9 @@ def test_the_lock_is_given_back_when_the_body_fails(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="x"), locked(tmp_path / "file"):
         raise ValueError("x")
     assert not is_locked(tmp_path / "file")
+
+
+def test_json_of_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
+    path = os.fsdecode(b"/a/\xff/\xc3\xa4")
+    publish_json(tmp_path / "x.json", {"path": path})
+    assert json.loads((tmp_path / "x.json").read_bytes()) == {"path": path}

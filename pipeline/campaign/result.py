@@ -1,6 +1,6 @@
 """What has come of a campaign: campaign.json, and the same for people.
 
-campaign.json, schema 1, is written anew whenever a process has ended its work at the campaign; docs/campaign.md tells
+campaign.json, schema 1, is written anew when every budget is used, or its fuzzer benched; docs/campaign.md tells
 what each name means.
 """
 

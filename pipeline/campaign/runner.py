@@ -109,7 +109,8 @@ class Runner:
         """How all stand at this moment."""
         with self._changed:
             fuzzers = tuple(self._status(plan) for plan in self.definition.fuzzers)
-            done = all(one.state in ("done", "benched") for one in fuzzers)
+            merges = any(self._merges(plan) for plan in self.definition.fuzzers)
+            done = not merges and all(one.state in ("done", "benched") for one in fuzzers)
             what: CampaignState = "done" if done else "stopped" if self._stopping else "running"
             return of_campaign(self.definition, self.state, fuzzers, self._proof(), self._workers, what)
 

@@ -87,7 +87,7 @@ class Session:
         self._channel.event.clear()
         self._channel.event_ready = False
         if self._channel.closed:
-            raise self.broken("the connection is closed", vanished=bool(self._channel.eof_received))
+            raise self.broken("the connection is closed", vanished=True)  # nothing has been asked for yet
         self._send_request(kind, argument, answered=True)
         if not self._channel.event.wait(deadline.remaining):  # paramiko's own way waits for ever
             raise self.late(deadline)

@@ -48,6 +48,8 @@ class Server:
     """So many of the next connections are closed at once."""
     vanishing: int = 0
     """So many of the next sessions end before they can begin."""
+    without_eof: bool = False
+    """They are closed without the word that no more will come."""
     root: Path = Path("/")
     programs: Path | None = None
     """A directory that is searched for programs before all others."""
@@ -97,6 +99,7 @@ class _Session(paramiko.ServerInterface):
     def _end(self, chanid: int) -> None:
         while channel := self.transport.accept(5):
             if channel.chanid == chanid:
+                channel.eof_sent = self.server.without_eof
                 channel.close()
                 return
 

@@ -12,10 +12,14 @@ import pytest
 
 from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, CommandExited, CommandTimeout
+from pipeline.settings import Timeouts
 from pipeline.ssh import Connector
+from pipeline.ssh.connection import connect
 from pipeline.ssh.facilities import Facilities
+from pipeline.ssh.session import Session
 from tests.conftest import processes_with
 from tests.fakes import sshd
+from tests.ssh.conftest import address
 
 OPENED = paramiko.Transport._parse_channel_open_success  # type: ignore[attr-defined]  # noqa: SLF001
 
@@ -275,6 +279,23 @@ def test_a_session_that_ends_before_it_begins_is_asked_for_again(
     assert connector.command("echo", "x").output(5) == b"x\n"
     assert server.vanishing == 0
     assert server.accepted == 1
+
+
+def test_a_session_that_is_closed_before_anything_was_asked_for_is_opened_again(server: sshd.Server, key: Path) -> None:
+    prepared: list[Session] = []
+
+    def prepare(session: Session) -> None:
+        prepared.append(session)
+        end = time.monotonic() + 5
+        while len(prepared) == 1 and not session.ended and time.monotonic() < end:
+            time.sleep(0.01)
+
+    with connect(address(server, key), Timeouts(), 5) as connection:
+        server.vanishing, server.without_eof = 1, True
+        session = connection.session("echo", "exec", "echo x", Deadline(5), prepare)
+        assert session.read("stdout", Deadline(5)) == b"x\n"
+        session.close()
+    assert (len(prepared), server.commands[-1]) == (2, "echo x")
 
 
 def opened_late(transport: Any, message: paramiko.Message) -> None:

@@ -16,6 +16,7 @@ from pipeline.campaign.state import State
 from pipeline.corpus import Corpus
 from pipeline.ledger import Ended, Entry, Harvested, Merged, Proved, Started
 from pipeline.publish import is_locked
+from tests.campaign.test_schemas import CAMPAIGN, validator
 from tests.conftest import Outcome, Workspace, qemus_of
 from tests.tasks.runs import in_a_namespace
 
@@ -116,6 +117,7 @@ def test_three_fuzzers_by_two_workers_find_what_was_planted(nightly: Nightly) ->
     assert done.status == 0, done.text
     nightly.check_budgets(60, 20)
     result = json.loads((nightly.directory / "campaign.json").read_bytes())
+    validator(CAMPAIGN)(result)
     assert result["status"]["proved"] is True
     found = {frame for group in result["crashes"] for frame in group["frames"]}
     assert {"greet", "trap_door"} <= found
