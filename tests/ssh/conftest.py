@@ -16,6 +16,24 @@ from tests.fakes import sshd
 PROMPT = Retries(attempts=6, pause=0.01, limit=20)
 QUICK = Timeouts(connect=1, banner=0.5, auth=1)
 
+FILES: dict[str, bytes | None] = {
+    "d/a": b"first",
+    "d/b": b"",
+    "d/.hidden": b"dot",
+    "d/with blank": b"blank",
+    "d/new\nline": b"newline",
+    "d/'quotes\"$(x)`": b"quotes",
+    "d/-dash": b"dash",
+    "d/*": b"star",
+    "d/umläut": b"\xc3",
+    "d/inner/deep/file": bytes(range(256)) * 1000,
+    "d/inner/other": b"other",
+    "d/empty": None,
+    "d/" + "l" * 200: b"long name",
+    "d/inner/" + "m" * 120 + "/" + "n" * 120: b"long path",
+    "outside": b"outside",
+}
+
 
 def written(directory: Path, kind: ssh_keys.KeyType) -> Path:
     """A key pair in the directory; returns the private one's path."""
@@ -99,3 +117,14 @@ def make(directory: Path, files: dict[str, bytes | None]) -> Path:
         else:
             path.write_bytes(data)
     return directory
+
+
+def below(prefix: str, files: dict[str, bytes | None]) -> dict[str, bytes | None]:
+    """What `tree` finds in a directory with these files, as far as they begin so, without the prefix."""
+    found: dict[str, bytes | None] = {}
+    for name, data in files.items():
+        if name.startswith(prefix):
+            rest = name[len(prefix) :]
+            found |= {str(parent): None for parent in Path(rest).parents if str(parent) != "."}
+            found[rest] = data
+    return dict(sorted(found.items()))

@@ -1,0 +1,87 @@
+"""An SFTP server that lies about names, sizes and content."""
+
+from pathlib import Path
+
+import paramiko
+import pytest
+
+from pipeline.errors import CommandError, NoMatch, TransferRefused
+from pipeline.settings import Timeouts
+from pipeline.ssh import Connector, Limits
+from tests.fakes import sshd
+from tests.ssh.conftest import PROMPT, address, make, program, tree
+
+
+class Liar(sshd.Files):
+    """Names that are none."""
+
+    names = ("../escaped", "/escaped", "a/b", "", "x\0y")
+    name = ""
+
+    def list_folder(self, path: str) -> list[paramiko.SFTPAttributes] | int:
+        found = paramiko.SFTPAttributes()
+        found.filename, found.st_mode = self.name, 0o100644
+        return [found]
+
+
+@pytest.mark.parametrize("name", Liar.names)
+@pytest.mark.parametrize("pattern", ["d", "d/*", "d/[^x]*"])
+def test_hostile_names_by_sftp(
+    server: sshd.Server, connector: Connector, root: Path, here: Path, tmp_path: Path, name: str, pattern: str
+) -> None:
+    program(server, tmp_path, "tar", "exit 127")
+    (root / "d").mkdir()
+    server.sftp = type("Named", (Liar,), {"name": name})
+    with pytest.raises((TransferRefused, NoMatch)):
+        connector.get(pattern, here)
+    assert set(tree(here)) <= {"d"}
+    assert not (tmp_path / "escaped").exists()
+
+
+class Wrong(paramiko.SFTPHandle):
+    """Answers reads with what nobody asked for."""
+
+    how = ""
+
+    def read(self, offset: int, length: int) -> bytes | int:
+        if self.how == "more":
+            return bytes(length + 1)
+        if self.how == "endless":
+            return bytes(length)
+        return paramiko.SFTPServer.convert_errno(5)
+
+
+class Sizes(sshd.Files):
+    how = ""
+
+    def stat(self, path: str) -> paramiko.SFTPAttributes | int:
+        found = super().stat(path)
+        if isinstance(found, paramiko.SFTPAttributes):
+            found.st_size = 1 << 50
+        return found
+
+    def open(self, path: str, flags: int, attr: paramiko.SFTPAttributes) -> paramiko.SFTPHandle | int:
+        if self.how == "true":
+            return super().open(path, flags, attr)
+        handle: paramiko.SFTPHandle = type("How", (Wrong,), {"how": self.how})(flags)
+        return handle
+
+
+@pytest.mark.parametrize("how", ["more", "endless", "error"])
+def test_lies_about_content_by_sftp(server: sshd.Server, key: Path, root: Path, here: Path, how: str) -> None:
+    make(root, {"f": b"f"})
+    server.sftp = type("How", (Sizes,), {"how": how})
+    strict = Connector(address(server, key), Timeouts(), PROMPT, Limits(bytes=1_000_000))
+    with pytest.raises(CommandError):
+        strict.get("f", here)
+    strict.close()
+    assert tree(here) == {}
+
+
+def test_what_a_server_says_of_sizes_does_not_matter(
+    server: sshd.Server, connector: Connector, root: Path, here: Path
+) -> None:
+    make(root, {"f": b"f" * 100_000, "g": b"f" * 32768, "h": b"f" * 65536, "i": b"f" * 32769})
+    server.sftp = type("How", (Sizes,), {"how": "true"})
+    connector.get("[fghi]", here)
+    assert tree(here) == tree(root)
