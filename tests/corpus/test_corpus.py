@@ -9,9 +9,7 @@ import pytest
 
 from pipeline.corpus import Added, Corpus
 from pipeline.errors import UsageError
-from tests.corpus.conftest import FUZZER, XYZ, contents, files, merge, name_of
-
-__all__ = ["FUZZER", "contents", "files", "merge", "name_of"]  # test_kills.py has them from here
+from tests.corpus.conftest import XYZ, contents, name_of
 
 
 def test_what_was_added_is_there_under_the_name_that_libfuzzer_would_give_it(corpus: Corpus) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from pipeline.corpus import Added, Corpus, Coverage
-from tests.corpus.test_corpus import FUZZER, contents, files, merge, name_of
+from tests.corpus.conftest import FUZZER, contents, files, merge, name_of
 
 OPERATIONS: dict[str, Callable[[Corpus], object]] = {
     "add": lambda corpus: corpus.add([b"new", b"newer", b"a"], "x"),
