@@ -150,7 +150,8 @@ def _parser() -> argparse.ArgumentParser:
 
     corpus = commands.add_parser("corpus", help="what fuzzers have found: list it, bring more, take it elsewhere")
     about_corpora = corpus.add_subparsers(dest="about", required=True, metavar="COMMAND")
-    listed = about_corpora.add_parser("list", help="all corpora of the store")
+    listed = about_corpora.add_parser("list", help="what each corpus of the store holds")
+    listed.add_argument("patterns", metavar="PATTERN", nargs="*", help="of full names, such as 'net/*'; default: all")
     listed.add_argument("--json", action="store_true", help="for machines")
     listed.set_defaults(run=corpora.list_all)
     brought = about_corpora.add_parser("import", help="add plain libFuzzer directories to a corpus")

@@ -2,25 +2,28 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import StoreError, UsageError
+from pipeline.errors import InstanceBusy, StoreError, TopcoatError, UsageError
 from pipeline.settings import Settings
 from pipeline.size import readable
 from pipeline.text import columns, one_line
 
 if TYPE_CHECKING:
-    from pipeline.corpus import Corpus
+    from pipeline.corpus import Corpus, Merge
 
 SCHEMA = 1
 """Of `topcoat corpus list --json`."""
 
-_COLUMNS = ("fuzzer", "last unit", "units", "size", "in quarantine", "merges")
+_TEXTS = ("fuzzer", "last unit", "last merge")
+_NUMBERS = ("units", "size", "in quarantine", "merged units", "merged features")
 _SOURCE = "import"
+_SEE = "see which corpora there are: topcoat corpus list"
 _LEFT_OUT = {
     "quarantined": "in quarantine",
     "too_large": "larger than [campaign] unit_size",
@@ -30,22 +33,53 @@ _LEFT_OUT = {
 }
 
 
+@dataclass(frozen=True)
+class Holding:
+    """What a corpus holds. The fields are the keys of `topcoat corpus list --json`."""
+
+    fuzzer: str
+    directory: str
+    units: int
+    bytes: int
+    quarantined: int
+    last_unit: str | None
+    merges: int
+    last_merge: "Merge | None"
+
+    @classmethod
+    def of(cls, corpus: "Corpus") -> "Holding":
+        """At this moment. Raises StoreError, and InstanceBusy if its manifest is lost and somebody works at it."""
+        manifest = corpus.manifest()
+        return cls(
+            fuzzer=corpus.fuzzer,
+            directory=str(corpus.directory),
+            units=len(manifest.units),
+            bytes=manifest.total_bytes,
+            quarantined=len(corpus.quarantined()),
+            last_unit=max((unit.added for unit in manifest.units.values()), default=None),
+            merges=manifest.merges,
+            last_merge=manifest.last_merge,
+        )
+
+
 def list_all(chosen: Settings, options: argparse.Namespace) -> int:
-    """Tell what each corpus holds. Ends with an error if one of them cannot be understood; the others are told."""
-    found, damaged = list[Mapping[str, object]](), False
-    for name in _names(chosen):
+    """Tell what each corpus holds. Ends with an error if one of them cannot be read; the others are told."""
+    found, failed = list[Holding](), list[dict[str, str]]()
+    for corpus in _asked_for(chosen, options.patterns):
         try:
-            found.append(_facts(_corpus(chosen, name)))
-        except StoreError as error:
-            damaged = True
-            print(f"{name}: {error.explain()}", file=sys.stderr)
+            found.append(Holding.of(corpus))
+        except (InstanceBusy, StoreError) as error:
+            failed.append({"fuzzer": corpus.fuzzer, "reason": one_line(error.message), "hint": error.hint})
     if options.json:
-        print(json.dumps({"schema": SCHEMA, "corpora": found}, indent=2, sort_keys=True))
+        told = {"schema": SCHEMA, "corpora": [asdict(one) for one in found], "failed": failed}
+        print(json.dumps(told, indent=2, sort_keys=True))
     elif found:
-        print(*columns([_COLUMNS, *map(_row, found)], texts=2), sep="\n")
-    elif not damaged:
-        print(f"no corpora yet in {chosen.store.root / 'corpora'}", file=sys.stderr)
-    return StoreError.exit_code if damaged else 0
+        print(*columns([_TEXTS + _NUMBERS, *map(_row, found)], len(_TEXTS)), sep="\n")
+    elif not failed:
+        print(f"no corpora yet in {_root(chosen)}", file=sys.stderr)
+    for one in failed:
+        print(f"{one['fuzzer']}: {one['reason']} ({one['hint']})", file=sys.stderr)
+    return StoreError.exit_code if failed else 0
 
 
 def bring(chosen: Settings, options: argparse.Namespace) -> int:
@@ -57,6 +91,7 @@ def bring(chosen: Settings, options: argparse.Namespace) -> int:
             raise UsageError(
                 f"there is no directory {one_line(str(directory))}", hint="name directories with one unit in each file"
             )
+    _warn_if_unknown(chosen, options.fuzzer)
     for directory in directories:
         added = corpus.import_directory(directory, _SOURCE)
         left_out = [f"{count} {why}" for name, why in _LEFT_OUT.items() if (count := getattr(added, name))]
@@ -67,15 +102,13 @@ def bring(chosen: Settings, options: argparse.Namespace) -> int:
 
 def take(chosen: Settings, options: argparse.Namespace) -> int:
     """Copy a corpus into a directory, one file for each unit, named as libFuzzer names them."""
-    corpus = _corpus(chosen, options.fuzzer)
-    units = len(corpus.units())
-    if not units:
-        raise UsageError(
-            f"there are no units of {one_line(options.fuzzer)} in {chosen.store.root / 'corpora'}",
-            hint="see which corpora there are: topcoat corpus list",
-        )
-    copied = corpus.export_directory(Path(options.directory))
-    print(f"{one_line(options.directory)}: {copied} new, {units - copied} known")
+    corpus, directory = _corpus(chosen, options.fuzzer), Path(options.directory)
+    if not corpus.units():
+        raise UsageError(f"there are no units of {corpus.fuzzer} in {_root(chosen)}", hint=_SEE)
+    there = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UsageError(f"{one_line(str(there))} is no directory", hint="name one that is there, or one to be made")
+    print(f"{one_line(str(directory))}: {corpus.export_directory(directory)} new")
     return 0
 
 
@@ -85,26 +118,58 @@ def _corpus(chosen: Settings, fuzzer: str) -> "Corpus":
     return Corpus.of(chosen.store.root, fuzzer, Limits.of(chosen.campaign))
 
 
-def _names(chosen: Settings) -> list[str]:
-    root = chosen.store.root / "corpora"
-    return sorted(str(path.relative_to(root)) for path in root.glob("*/*") if path.is_dir())
+def _root(chosen: Settings) -> Path:
+    return chosen.store.root / "corpora"
 
 
-def _facts(corpus: "Corpus") -> Mapping[str, object]:
-    manifest = corpus.manifest()
-    return {
-        "fuzzer": corpus.fuzzer,
-        "directory": str(corpus.directory),
-        "units": len(manifest.units),
-        "bytes": manifest.total_bytes,
-        "quarantined": len(corpus.quarantined()),
-        "last_unit": max((unit.added for unit in manifest.units.values()), default=None),
-        "merges": manifest.merges,
-        "last_merge": asdict(manifest.last_merge) if manifest.last_merge else None,
-    }
+def _asked_for(chosen: Settings, patterns: Sequence[str]) -> "list[Corpus]":
+    """The corpora of fuzzers that any pattern asks for; all without one. Raises UsageError if one asks for none."""
+    from pipeline import goglob
+
+    corpora = list(_corpora(chosen))
+    asked = set[str]()
+    for pattern in patterns:
+        wanted = goglob.compiled(pattern)
+        names = {corpus.fuzzer for corpus in corpora if wanted.match(corpus.fuzzer)}
+        if not names:
+            raise UsageError(f"there is no corpus of {one_line(pattern)} in {_root(chosen)}", hint=_SEE)
+        asked |= names
+    return [corpus for corpus in corpora if corpus.fuzzer in asked] if patterns else corpora
 
 
-def _row(facts: Mapping[str, object]) -> tuple[str, ...]:
-    size = readable(int(str(facts["bytes"])))
-    numbers = (f"{facts[name]:,}" for name in ("quarantined", "merges"))
-    return (str(facts["fuzzer"]), str(facts["last_unit"] or "-"), f"{facts['units']:,}", size, *numbers)
+def _corpora(chosen: Settings) -> "Iterator[Corpus]":
+    root = _root(chosen)
+    for name in sorted(str(path.relative_to(root)) for path in root.glob("*/*") if path.is_dir()):
+        try:
+            yield _corpus(chosen, name)
+        except UsageError:  # something else than a corpus: no fuzzer can have that name
+            continue
+
+
+def _row(one: Holding) -> tuple[str, ...]:
+    merge = one.last_merge
+    return (
+        one.fuzzer,
+        one_line(one.last_unit or "-"),
+        one_line(merge.at) if merge else "-",
+        f"{one.units:,}",
+        readable(one.bytes),
+        f"{one.quarantined:,}",
+        f"{merge.units_before:,} -> {merge.units_after:,}" if merge else "-",
+        f"{merge.before.features:,} -> {merge.after.features:,}" if merge else "-",
+    )
+
+
+def _warn_if_unknown(chosen: Settings, fuzzer: str) -> None:
+    """Say so if the fuzzers of the build are known and this is none of them: it may be misspelt, or another build's."""
+    from pipeline import build
+    from pipeline.campaign.draft import Pattern
+    from pipeline.fuzz_targets import FuzzTargets
+
+    try:
+        names = [target.full_name for target in FuzzTargets.of(build.load(chosen)).all]
+    except TopcoatError:  # a corpus needs no build
+        return
+    if fuzzer not in names:
+        hint = Pattern(fuzzer, ()).hint(names)
+        print(f"warning: no fuzzer of the build is named {fuzzer} ({one_line(hint)})", file=sys.stderr)
