@@ -150,6 +150,7 @@ class FuzzCampaign(CampaignTask):
     def why(self, check: Check) -> Reason | None:
         """What is left to do."""
         from pipeline.campaign import budget
+        from pipeline.campaign.result import RESULT
 
         if reason := self.unready(check):
             return reason
@@ -162,7 +163,7 @@ class FuzzCampaign(CampaignTask):
             if left := budget.left(plan, standing):
                 unit = "s" if plan.budget.runs is None else "runs"
                 return Reason(f"{plan.name} has {left:.0f} {unit} left")
-        if not (self.directory(definition) / "campaign.json").exists():
+        if not (self.directory(definition) / RESULT).exists():
             return Reason("its result is missing")
         say_once(logging.INFO, f"{definition.name} is done: topcoat campaign status {definition.name}")
         return None
@@ -177,7 +178,7 @@ class FuzzCampaign(CampaignTask):
 
         status, groups = runner.status(), runner.groups()
         whole = result.encode(status, runner.definition, runner.state, runner.subjects, groups)
-        publish_json(runner.directory / "campaign.json", whole)
+        publish_json(runner.directory / result.RESULT, whole)
         print("\n".join(result.summary(status, runner.state, groups, result.from_here(runner.directory))), flush=True)
         if benched := [one for one in status.fuzzers if one.benched]:
             raise CampaignError(

@@ -122,7 +122,9 @@ class Attempt:
         self._harvest: Harvest | None = None
         self._entered = clock()
         self._began: float | None = None
-        self._took = self._halted_after = 0.0
+        self._took: float | None = None
+        """Seconds for which the fuzzer ran, once it has ended."""
+        self._halted_after = 0.0
         self._halted = threading.Event()
         self._said = threading.Condition()
         self._storing = threading.Lock()
@@ -143,14 +145,14 @@ class Attempt:
     @property
     def runs(self) -> bool:
         """Whether the fuzzer runs, and is not just being prepared or taken in."""
-        return self._began is not None and not self._took
+        return self._began is not None and self._took is None
 
     def halt(self) -> None:
         """End the fuzzer. `run` returns soon, and what was found until then is taken. Call it again if it does not."""
         if not self._halted.is_set():
             self._halted_after = self.seconds
         self._halted.set()
-        if self._room is not None and not self._took:  # it would end too what fetches the units after the run
+        if self._room is not None and self._took is None:  # it would end too what fetches the units after the run
             try:
                 self._room.site.stop()
             except (ConnectError, CommandError) as error:  # the run's own end tells more
@@ -168,7 +170,10 @@ class Attempt:
         )
         self._places.note(started)
         error = self._tried()
-        self._take_crashes()
+        try:
+            self._take_crashes()
+        except StoreError as failure:
+            error = failure
         ended = self._ended(*self._judge(error))
         self._places.note(ended)
         if error and ended.result == "host":
@@ -195,17 +200,14 @@ class Attempt:
         room.site.push({path.name: path for path in lacking}, CORPUS)
         room.known.update(path.name for path in lacking)
 
-    def _built_with(self, room: Room) -> tuple[str, ...]:
+    def _built_with(self, room: Room) -> list[str]:
         """Arguments for the dictionary of the fuzzer's package, unless there is another one, and for its seeds."""
-        if room.built_with is None:
-            site, name = room.site, f"{self.work.subject.fuzzer.rpartition('/')[2]}.dict"
-            dictionary = self.work.plan.dictionary is None and name in site.sizes(PACKAGE)
-            seeds = f"{PACKAGE}/corpus"
-            room.built_with = (
-                *([f"-dict={PACKAGE}/{name}"] if dictionary else []),
-                *([seeds] if site.sizes(seeds) else []),
-            )
-        return room.built_with
+        dictionary, seeds = f"{PACKAGE}/{self.work.subject.fuzzer.rpartition('/')[2]}.dict", f"{PACKAGE}/corpus"
+        if room.package is None:
+            there = {f"{PACKAGE}/{name}" for name in room.site.sizes(PACKAGE)} & {dictionary}
+            room.package = frozenset(there | ({seeds} if room.site.sizes(seeds) else set()))
+        own = self.work.plan.dictionary is None and dictionary in room.package
+        return [*([f"-dict={dictionary}"] if own else []), *([seeds] if seeds in room.package else [])]
 
     def _run(self, room: Room, words: Sequence[str]) -> None:
         chosen, corpus = self._chosen, self._places.corpus
@@ -255,7 +257,7 @@ class Attempt:
 
         def told() -> bool:
             end = self._capture.end(_REPORT_END)
-            return self._took > 0 or (b"SUMMARY: " in end and all(os.fsencode(name) in end for name in names))
+            return self._took is not None or (b"SUMMARY: " in end and all(os.fsencode(name) in end for name in names))
 
         with self._said:
             return self._said.wait_for(told, REPORT_LIMIT)
@@ -342,14 +344,14 @@ class Attempt:
         return f"it ended without running anything: {one_line(printable(self._capture.last_line()))}"
 
     def _ended(self, result: Result, reason: str) -> Ended:
-        work, now, final = self.work, self.latest, self._progress.final or Final()
+        work, now, final, took = self.work, self.latest, self._progress.final or Final(), self._took or 0.0
         return Ended(
             work.subject,
             work.slice,
             work.attempt,
             result,
             reason,
-            round(self._took, 3),
+            round(took, 3),
             max(now.executions, final.executions),
             now.edges,
             now.features,
@@ -357,7 +359,7 @@ class Attempt:
             self._harvest.added if self._harvest else 0,
             max(now.rss, final.rss),
             tuple(_point(one) for one in self._progress.curve),
-            round(max(0.0, self._clock() - self._entered - self._took), 3),
+            round(max(0.0, self._clock() - self._entered - took), 3),
         )
 
 

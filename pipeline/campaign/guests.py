@@ -31,8 +31,10 @@ class Room:
     site: Site
     known: set[str] = field(default_factory=set)
     """Names in its corpus there that are on the host too, or need not be."""
-    built_with: tuple[str, ...] | None = None
-    """Arguments for what the fuzzer was built with, once they were looked up: they do not change in a boot."""
+    package: frozenset[str] | None = None
+    """The paths of the dictionary and the seeds that the fuzzer was built with, as far as there are any, once they were
+    looked up: they do not change in a boot.
+    """
 
 
 class Guest(Protocol):

@@ -143,6 +143,9 @@ class Harvest:
         while self._reported and len(self._refusals) < MOST_REFUSALS:
             self._take_artifact(self._reported[0])
             self._reported.popleft()
+        if self._reported:
+            log.warning("%d more artifacts of %s are not asked for", len(self._reported), self._source)
+            self._reported.clear()
         self._came()
 
     def _take_artifact(self, path: str) -> None:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from pipeline.campaign.attempt import as_words, options_in
@@ -78,7 +79,7 @@ def _merged(
     The fuzzer's data in the guest are deleted before, so that it has nothing but the corpus, and afterwards too.
     """
     site.prepare()
-    try:
+    with _emptied(site):
         site.push({path.name: path for path in corpus.lacking(())}, CORPUS)
         site.push({}, MERGED)
         run = partial(_run, site, stopped)
@@ -87,8 +88,18 @@ def _merged(
         kept = [name for name in site.sizes(MERGED) if name in units]
         before, after = (_coverage(run([*options, "-runs=0", directory])) for directory in (CORPUS, MERGED))
         return kept, before, after
-    finally:
-        site.prepare()
+
+
+@contextmanager
+def _emptied(site: Site) -> Iterator[None]:
+    """Delete the fuzzer's data after the body, whose own error counts."""
+    try:
+        yield
+    except BaseException:
+        with suppress(ConnectError, CommandError):
+            site.prepare()
+        raise
+    site.prepare()
 
 
 def _coverage(scanner: ProgressScanner) -> Coverage:

@@ -1,7 +1,7 @@
 """What has come of a campaign: campaign.json, and the same for people.
 
-campaign.json, schema 1, is written anew when every budget is used, or its fuzzer benched; docs/campaign.md tells
-what each name means.
+campaign.json, schema 1, is written when every budget is used, or its fuzzer benched, and removed when a process begins
+to work at the campaign again; docs/campaign.md tells what each name means.
 """
 
 from collections import Counter, defaultdict
@@ -17,6 +17,9 @@ from pipeline.campaign.subjects import Subjects
 from pipeline.crashes.vault import Group
 from pipeline.duration import readable_duration
 from pipeline.text import columns
+
+RESULT = "campaign.json"
+"""The file's name, in the campaign's directory. It is there only while the ledger says nothing newer."""
 
 SCHEMA = 1
 """Tests hold a frozen sample."""

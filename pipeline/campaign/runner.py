@@ -17,6 +17,7 @@ from pipeline.campaign.allocation import Candidate
 from pipeline.campaign.attempt import Attempt, Places, Work
 from pipeline.campaign.definition import Definition, FuzzerPlan
 from pipeline.campaign.guests import Guest, Guests
+from pipeline.campaign.result import RESULT
 from pipeline.campaign.state import Standing, State
 from pipeline.campaign.status import CampaignState, FuzzerStatus, Live, Status, of_campaign, of_fuzzer
 from pipeline.campaign.subjects import Subjects
@@ -25,6 +26,7 @@ from pipeline.crashes.vault import Group, Vault
 from pipeline.deadline import Clock, Deadline
 from pipeline.errors import BootError, CampaignError, ConnectError, NotProved
 from pipeline.ledger import Benched, Booted, Closed, Ended, Entry, Ledger, Opened, Proved
+from pipeline.publish import remove
 from pipeline.settings import Campaign, Store
 from pipeline.worker import Worker
 
@@ -138,6 +140,7 @@ class Runner:
         """
         path = self.directory / "ledger.jsonl"
         with ledger.opened(path, _LOCK_LIMIT) as self._book:
+            remove(self.directory / RESULT)  # it would say that all is done, whatever ends this run
             self.state = State.of(ledger.read(path))
             self._open()
             self._import_seeds()

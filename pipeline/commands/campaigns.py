@@ -144,7 +144,7 @@ def _directories(chosen: Settings, name: str | None) -> list[Path]:
 
 def _shown(directory: Path) -> list[str]:
     from pipeline.campaign.display import headline
-    from pipeline.campaign.result import crashes, from_here, proof, table
+    from pipeline.campaign.result import RESULT, crashes, from_here, proof, table
     from pipeline.campaign.status import Status
     from pipeline.crashes.vault import Vault
 
@@ -153,7 +153,7 @@ def _shown(directory: Path) -> list[str]:
     except ValueError as error:
         return [f"{directory / 'status.json'} cannot be understood: {one_line(str(error))}"]
     lines = [headline(found), *table(found), "", *crashes(Vault(directory).groups(), from_here(directory)), ""]
-    if found.state == "done":
-        return [*lines, proof(found), f"it is done: {from_here(directory)}/campaign.json"]
+    if found.state == "done" and (directory / RESULT).exists():
+        return [*lines, proof(found), f"it is done: {from_here(directory / RESULT)}"]
     works = is_locked(directory / "ledger.jsonl")
     return [*lines, proof(found), *([] if works else ["no process works at it; the command that began it goes on"])]

@@ -225,8 +225,8 @@ class TestFaults:
 
         bench.site.meanwhile = die
         merged = bench.merge()
-        assert (merged.accepted, merged.reason) == (False, "the guest does not answer")
-        assert bench.guest.spoilt == f"{PLAN.name}: the guest does not answer"
+        assert (merged.accepted, merged.reason) == (False, "the connection broke")
+        assert bench.guest.spoilt == f"{PLAN.name}: the connection broke"
         assert bench.units == set(bench.names)
 
     def test_one_that_is_dead_already_is_told(self, bench: Bench) -> None:

@@ -1,7 +1,7 @@
 """A campaign with guests of a script: budgets, faults, and kills at any moment."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from pipeline import ledger
 from pipeline.campaign.budget import SHORTEST
 from pipeline.campaign.definition import Budget, Definition, FuzzerPlan
+from pipeline.campaign.result import RESULT
 from pipeline.campaign.runner import Only, Runner
 from pipeline.campaign.state import State
 from pipeline.campaign.subjects import Subjects
 from pipeline.corpus import Corpus
-from pipeline.errors import BootError, CampaignError, InstanceBusy, NotProved
+from pipeline.crashes.vault import Vault
+from pipeline.errors import BootError, CampaignError, InstanceBusy, NotProved, StoreError
 from pipeline.ledger import Closed, Crashed, Ended, Entry, Merged, Proved, Started, Subject
 from pipeline.settings import Campaign, Store
-from tests.campaign.scripted import Behaviour, ScriptedGuests, World
+from tests.campaign.scripted import Behaviour, ScriptedGuests, ScriptedSite, World
 
 A, B, C = "fuzzers/a", "fuzzers/b", "fuzzers/c"
 CHOSEN = Campaign(canary="off", harvest=3600.0)
@@ -211,6 +213,38 @@ class TestFaults:
         assert seen == [1]
         assert len(bench.of(Crashed)) == 1
 
+    def test_a_crash_that_cannot_be_stored_ends_it_and_its_attempt(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise StoreError("storing a crash: No space left on device", hint="")
+
+        bench.world.behaviours[A] = Behaviour(crash="boom", after=5)
+        with monkeypatch.context() as context:
+            context.setattr(Vault, "add", full)
+            with pytest.raises(StoreError, match="No space left"):
+                bench.run(bench.definition(plan()))
+        assert [(entry.result, entry.seconds) for entry in bench.of(Ended)] == [("host", 5)]
+        bench.run(bench.definition(plan()))
+        assert bench.standing(A, plan()).seconds == 60
+
+    def test_a_dictionary_of_its_own_is_the_only_one(
+        self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also for the canary's fuzzer, which ran in the same guest with that of its package."""
+        sizes = ScriptedSite.sizes
+        package = {"pkg": {"a.dict": 1}, "pkg/corpus": {"seed": 1}}
+        monkeypatch.setattr(ScriptedSite, "sizes", lambda self, where: package.get(where) or sizes(self, where))
+        (tmp_path / "own.dict").write_text('"x"\n')
+        bench.chosen = Campaign(canary_crash=A, canary_clean=B)
+        bench.world.behaviours[A] = Behaviour(crash="boom")
+        bench.run(bench.definition(FuzzerPlan(A, Budget(20), 20, dictionary=tmp_path / "own.dict")))
+        ran = [words for fuzzer, words in bench.world.runs if fuzzer == A and "-print_final_stats=1" in words]
+        told = [[word for word in words if word.startswith("-dict=")] for words in ran]
+        assert told[0] == ["-dict=pkg/a.dict"]
+        assert {tuple(one) for one in told[1:]} == {("-dict=data/dictionary",)}
+        assert all(words[-1] == "pkg/corpus" for words in ran)
+
     def test_a_guest_that_dies_is_replaced_and_the_fuzzer_benched_in_the_end(self, bench: Bench) -> None:
         bench.world.behaviours[A] = Behaviour(fate="dies", after=2)
         runner = bench.runner(bench.definition(plan(A), plan(B)))
@@ -279,6 +313,23 @@ class TestFaults:
         bench.world.on_run = None
         bench.run(bench.definition(plan(A), plan(B)))
         assert bench.standing(A, plan()).seconds == 60
+
+    def test_what_fetches_the_units_after_a_run_is_not_halted(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """To halt is to kill all that works in the fuzzer's directory."""
+        runner, fetch = bench.runner(bench.definition(plan(A))), ScriptedSite.fetch
+        stops: list[object] = []
+
+        def stopped(site: ScriptedSite, directory: str, names: Collection[str], into: Path) -> None:
+            runner.stop()
+            fetch(site, directory, names, into)
+
+        monkeypatch.setattr(ScriptedSite, "fetch", stopped)
+        monkeypatch.setattr(ScriptedSite, "stop", stops.append)
+        runner.run()
+        assert stops == []
+        assert bench.units(A) == set(bench.world.found[A])
 
     def test_what_was_about_to_start_is_halted_again(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("pipeline.campaign.runner.HALT_AGAIN", 0.01)
@@ -355,6 +406,18 @@ class TestCanary:
         runner.run()
         assert runner.status().proved is False
         assert "did not crash" in runner.status().unproved
+
+
+class TestResult:
+    def test_one_that_is_there_goes_before_anything_is_done(self, bench: Bench) -> None:
+        """Else a campaign that is prolonged, and killed before its merge, would count as done with the old result."""
+        runner = bench.runner(bench.definition(plan()))
+        runner.directory.mkdir(parents=True)
+        (runner.directory / RESULT).write_text("{}")
+        kill(runner, 1, before=True)
+        with pytest.raises(Killed):
+            runner.run()
+        assert not (runner.directory / RESULT).exists()
 
 
 class TestKilled:
