@@ -93,7 +93,9 @@ def summary(status: Status, state: State, groups: Sequence[Group], directory: st
     yield from crashes(groups, directory)
     yield ""
     parts = [f"{cause} {readable_duration(seconds)}" for cause, seconds in lost(state).items()]
-    yield f"{status.boots} boots" + (f"; time besides fuzzing: {', '.join(parts)}" if parts else "")
+    yield f"{status.boots} boot{'' if status.boots == 1 else 's'}" + (
+        f"; time besides fuzzing: {', '.join(parts)}" if parts else ""
+    )
     yield proof(status)
     yield from (f"benched: {one.fuzzer}: {one.benched}" for one in status.fuzzers if one.benched)
 

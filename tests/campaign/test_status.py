@@ -138,6 +138,8 @@ def test_for_people() -> None:
         "SEGV in trap_door  p/a             segv-trap_door-cc9d     11",
         "SEGV               p/b and 1 more  segv-trap_door-cc9d     11",
     ]
+    assert lines[-2] == "2 boots"
+    assert list(summary(replace(STATUS, boots=1), State(), [], "out/nightly"))[-2] == "1 boot"
     assert lines[-1].endswith("proved: the canary was found, reproduced and named")
     assert headline(STATUS) == (
         "nightly: 1 of 1 fuzzers running, 16,352 executions/s, 1m16s fuzzed, 8m44s left, 1 crash group"
