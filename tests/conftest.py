@@ -61,7 +61,7 @@ class Workspace:
             env={**self.environment, **(environment or {})},
             input=stdin,
             capture_output=True,
-            timeout=100,
+            timeout=200,
             check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
@@ -183,8 +183,8 @@ def bundle(workspace: Workspace) -> Workspace:
         shutil.copy(FAKES / fake, root / name)
     workspace.environment["FUCHSIA_RESOURCES_DIR"] = str(root)
     workspace.configure(
-        "[boot]\nready = marker\ntimeout = 5\n[qemu]\naccel = tcg\n"
-        "[tools]\ntimeout = 1\nproof = off\nzbi = build\nfvm = build\n"
+        "[boot]\nready = marker\ntimeout = 60\n[qemu]\naccel = tcg\n"
+        "[tools]\ntimeout = 60\nproof = off\nzbi = build\nfvm = build\n"
     )
     return workspace
 

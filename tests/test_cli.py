@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Workspace
 from tests.images import zbis
+from tests.waiting import SOON
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_following_the_logs_ends_with_the_guest(running: Workspace) -> None:
         assert b"later\r\n" in rest
         assert follower.poll() is None
         running.topcoat("stop", "i0")
-        assert follower.wait(5) == 0
+        assert follower.wait(SOON) == 0
 
 
 def test_no_log_yet(running: Workspace) -> None:

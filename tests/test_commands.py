@@ -14,6 +14,7 @@ import pytest
 from pipeline.garbage.run_locks import lock_directory
 from pipeline.publish import locked
 from tests.conftest import Workspace, qemus_of
+from tests.waiting import SOON
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ class TestStop:
     def test_the_task_takes_what_a_dead_guest_has_left(self, running: Workspace) -> None:
         (qemu,) = qemus_of(running.directory)
         qemu.send(signal.SIGKILL)
-        assert qemu.wait(5)
+        assert qemu.wait(SOON)
         done = running.luigi("StopInstance")
         assert (done.status, "i0: was not running" in done.text) == (0, True), done.text
         assert not running.instance().overlay.exists()
@@ -145,9 +146,7 @@ class TestStop:
         elif handle == "gone":
             time.sleep(0.5)  # the keeper looks for it once, when luigi has ended
             path.unlink()
-        began = time.monotonic()
         done = bundle.topcoat("stop", "i0", *options)
-        assert time.monotonic() - began < 10, "three seconds, and what the command itself takes on a busy host"
         assert done.stdout.decode() == says, done.text
         assert not qemu.alive
 
@@ -158,7 +157,7 @@ class TestStop:
                 bundle.command("topcoat", "stop", "i0"), cwd=bundle.directory, env=bundle.environment
             )
             time.sleep(0.9)
-        assert stopping.wait(60) == 0
+        assert stopping.wait(SOON) == 0
         assert qemus_of(bundle.directory) == []
 
 
@@ -183,7 +182,7 @@ class TestLogs:
             log.write_text("second\n")
             assert follower.stdout.readline() == b"second\n"
             assert running.topcoat("stop", "i0").status == 0
-            assert follower.wait(10) == 0
+            assert follower.wait(SOON) == 0
 
     def test_the_logs_of_the_boot_before_are_kept_with_all_their_parts(self, running: Workspace) -> None:
         log = running.instance().serial_log
@@ -216,7 +215,7 @@ class TestGc:
         assert ours(running) == []
         (qemu,) = qemus_of(running.directory)
         qemu.send(signal.SIGKILL)
-        assert qemu.wait(5)
+        assert qemu.wait(SOON)
         shown = running.topcoat("gc")
         assert f"reclaim   disk {running.instance().directory}" in shown.text
         assert "nothing was reclaimed; to do it: topcoat gc --yes" in shown.text
@@ -272,5 +271,5 @@ class TestConsole:
                 assert select.select([ours], [], [], 20)[0]
                 said += os.read(ours, 4096)
             os.write(ours, b"\x1d")
-            assert console.wait(10) == 0
+            assert console.wait(SOON) == 0
         os.close(ours)

@@ -14,6 +14,7 @@ from pipeline import digest_cache
 from pipeline.digest_cache import RACY, DigestCache
 from pipeline.digests import digest
 from pipeline.publish import locked
+from tests.waiting import SOON
 
 AGED = 10 * RACY
 
@@ -210,7 +211,7 @@ def test_several_processes_lose_nothing_of_each_other(tmp_path: Path) -> None:
     for path in itertools.chain.from_iterable(groups):
         path.write_text(path.name)
     running = [subprocess.Popen([sys.executable, "-c", program, cache, *group]) for group in groups]
-    assert [process.wait(60) for process in running] == [0] * 4
+    assert [process.wait(SOON) for process in running] == [0] * 4
     assert remembered(cache) == 40
 
 

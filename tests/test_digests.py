@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline import digests
 from pipeline.digests import BLOCK, digest
+from tests.waiting import SOON
 
 MIB = 1 << 20
 
@@ -60,9 +61,9 @@ def test_where_the_data_is_counts(tmp_path: Path) -> None:
 
 
 def test_only_data_of_a_huge_sparse_file_is_read(tmp_path: Path) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     assert digest(write_sparse(tmp_path / "huge", 1 << 40, [(1 << 39, b"x")])).startswith("b3s:")
-    assert time.monotonic() - began < 10, "a terabyte is not read"
+    assert time.process_time() - began < 10, "a terabyte is not read"
 
 
 @pytest.mark.parametrize("size", [BLOCK, 5 * MIB])
@@ -111,7 +112,7 @@ def test_a_process_that_was_forked_after_a_large_file_was_hashed_can_hash_one_to
     expected = digest(large)
     worker = multiprocessing.get_context("fork").Process(target=digest, args=(large,))
     worker.start()
-    worker.join(60)
+    worker.join(SOON)
     hangs = worker.is_alive()
     worker.kill()
     assert not hangs

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.host import Starvation, available_memory, free_bytes, is_frozen, resident, stolen, waited_for_cpu
 from pipeline.process import Process
+from tests.waiting import eventually
 
 SPIN = "while True: pass"
 
@@ -36,9 +37,7 @@ def test_a_process_that_sleeps_has_not() -> None:
             assert waited_for_cpu(process) < 0.2
             assert not is_frozen(process)
             sleeper.send_signal(signal.SIGSTOP)
-            limit = time.monotonic() + 5
-            while not is_frozen(process):
-                assert time.monotonic() < limit
+            eventually(lambda: is_frozen(process))
         finally:
             sleeper.kill()
     assert waited_for_cpu(process) == 0.0, "it has ended"

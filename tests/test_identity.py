@@ -14,6 +14,7 @@ from pipeline.process import Process
 from pipeline.qemu import identity
 from tests.conftest import Workspace
 from tests.fakes import sshd
+from tests.waiting import SOON
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_handle_for_another_process_than_the_one_that_runs(running: Workspace)
 def test_a_pid_that_belongs_to_another_process_now(running: Workspace) -> None:
     handle = handle_of(running)
     handle.process.send(signal.SIGKILL)
-    assert handle.process.wait(5)
+    assert handle.process.wait(SOON)
     with pytest.raises(UnknownInstance):
         verify(running)
     ours = Process.find(os.getpid())
@@ -128,7 +129,7 @@ def test_each_has_an_error_of_its_own() -> None:
 
 
 def test_a_server_that_was_swapped_behind_the_port(bundle: Workspace) -> None:
-    bundle.configure("[boot]\ntimeout = 4\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
+    bundle.configure("[boot]\ntimeout = 60\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
     assert bundle.luigi("SSHKeyPair").status == 0
     with sshd.running((bundle.store.keys / "sshid.pub").read_text().strip()) as server:
         assert bundle.luigi("BootInstance", FAKE_QEMU_PORT=str(server.port)).status == 0

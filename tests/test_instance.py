@@ -19,6 +19,7 @@ from pipeline.instance import SSH, Handle, Instance, check_name
 from pipeline.process import Process
 from pipeline.publish import locked
 from pipeline.settings import Store
+from tests.waiting import SOON
 
 SAMPLE = {
     "schema": 2,
@@ -65,7 +66,7 @@ def qemu(instance: Instance) -> Iterator[Process]:
     """A process that holds the pidfile of the instance as QEMU does."""
     program = (
         "import fcntl, os, sys, time; f = open(sys.argv[1], 'w+'); fcntl.lockf(f, fcntl.LOCK_EX);"
-        "f.write(str(os.getpid())); f.flush(); print('up', flush=True); time.sleep(60)"
+        "f.write(str(os.getpid())); f.flush(); print('up', flush=True); time.sleep(1000)"
     )
     with subprocess.Popen([sys.executable, "-c", program, instance.pidfile], stdout=subprocess.PIPE) as holder:
         assert holder.stdout
@@ -123,7 +124,7 @@ def test_an_instance_lives_while_the_very_process_holds_its_pidfile(instance: In
     assert instance.state() == "running"
     assert instance.live_handle() == handle_for(qemu)
     os.kill(qemu.pid, 9)
-    assert qemu.wait(5)
+    assert qemu.wait(SOON)
     assert instance.state() == "stopped"
     assert instance.live_handle() is None
 

@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +71,7 @@ def test_a_whole_life(case: Case) -> None:
     assert not launcher.is_running(), "preparing starts nothing"
     launcher.start().close()
     assert launcher.is_running()
-    began = time.monotonic()
     launcher.kill()
-    assert time.monotonic() - began < 10
     assert not launcher.is_running()
     assert case.left() == []
     launcher.kill()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pipeline import ledger
 from pipeline.errors import InstanceBusy, StoreError
 from pipeline.ledger import Closed, Crashed, Ended, Entry, Harvested, Started, Subject, decode, encode, opened, read
+from tests.waiting import SOON
 
 SUBJECT = Subject("example-fuzzers/crash_fuzzer", "b3:build", "b3:plan")
 FROZEN = (
@@ -121,7 +122,7 @@ def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(SOON)
     written = [entry for entry in read(path) if isinstance(entry, Closed)]
     for writer in range(4):
         assert [entry.slice for entry in written if entry.subject.fuzzer == f"f/{writer}"] == list(range(50))

@@ -35,6 +35,7 @@ from tests.fakes.pools import (
     whys,
     world,
 )
+from tests.waiting import SOON
 
 __all__ = ["world"]
 
@@ -118,7 +119,7 @@ class TestBound:
                     inside.add(lease.instance.name)
                     most = max(most, len(inside))
                     if turn == 0:
-                        three.wait(30)
+                        three.wait(SOON)
                     inside.remove(lease.instance.name)
 
         with threads(20, work) as raised:
@@ -135,7 +136,7 @@ class TestBound:
         for other in others:
             other.start()
         for other in others:
-            other.join(90)
+            other.join(SOON)
             assert other.exitcode == 0
         names = [path.read_text().split() for path in tmp_path.glob("had-*")]
         assert len(names) == 4
@@ -167,7 +168,7 @@ class TestBound:
             thread = threading.Thread(target=lambda: got.append(use(pool)))
             thread.start()
             waiting(pool, caplog)
-        thread.join(20)
+        thread.join(SOON)
         assert [one.handle for one in got] == [lease.handle]
 
     def test_a_guest_that_comes_back_in_another_process_is_noticed(
@@ -179,7 +180,7 @@ class TestBound:
             thread = threading.Thread(target=lambda: got.append(use(pool)))
             thread.start()
             waiting(pool, caplog)
-        thread.join(20)
+        thread.join(SOON)
         assert [one.handle for one in got] == [lease.handle]
 
 
@@ -224,7 +225,7 @@ class TestRoom:
             thread = threading.Thread(target=lambda: got.append(use(pool)))
             thread.start()
             waiting(pool, caplog)
-        thread.join(20)
+        thread.join(SOON)
         assert [lease.handle for lease in got] == [first.handle]
         assert len(pool.boots) == 1
 
@@ -234,11 +235,11 @@ class TestRoom:
 
         def booting(_: Instance) -> None:
             begun.set()
-            assert go_on.wait(20)
+            assert go_on.wait(SOON)
 
         world.guests.while_booting = booting
         with threads(1, lambda: use(pool)) as raised:
-            assert begun.wait(20)
+            assert begun.wait(SOON)
             with threads(1, lambda: use(pool)) as others:
                 waiting(pool, caplog)
                 go_on.set()

@@ -17,6 +17,7 @@ from pipeline.qemu.guests import QemuGuests
 from pipeline.settings import Timeouts
 from pipeline.ssh import Connector
 from tests.conftest import Workspace, qemus_of
+from tests.waiting import SOON
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,7 +61,7 @@ def test_one_guest_is_lent_again_and_a_dead_one_is_replaced(demo: Workspace) -> 
             assert not second.new
             assert second.handle.boot_id == first.handle.boot_id
             second.handle.process.send(signal.SIGKILL)
-            assert second.handle.process.wait(10)
+            assert second.handle.process.wait(SOON)
         with pool.lease(Deadline(60)) as third:
             assert third.new
             assert third.handle.boot_id != first.handle.boot_id
@@ -71,7 +72,7 @@ def test_one_guest_is_lent_again_and_a_dead_one_is_replaced(demo: Workspace) -> 
 
 def test_a_guest_whose_user_was_killed_is_ended_by_its_keeper(demo: Workspace) -> None:
     process, _ = killed(demo, grace=1)
-    assert process.wait(20)
+    assert process.wait(SOON)
     assert "nobody has used this QEMU for 1 s, so it is ended" in demo.instance("pool-0").qemu_log.read_text()
 
 

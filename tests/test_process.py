@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.process import Process, locked_by_someone, owner_of_pidfile
+from tests.waiting import SOON, eventually
 
 LOCKS = {
     "POSIX": "fcntl.lockf(f, fcntl.LOCK_EX)",
@@ -96,21 +96,20 @@ def test_a_zombie_does_not_live() -> None:
 def test_a_process_whose_first_thread_has_ended_lives_on() -> None:
     """As a QEMU that is being killed: its files and locks are still held."""
     program = (
-        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start();"
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(1000,)).start();"
         "print('up', flush=True); ctypes.CDLL(None).pthread_exit(None)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as popen:
         assert popen.stdout
         assert popen.stdout.readline() == b"up\n"
-        stat, limit = Path(f"/proc/{popen.pid}/stat"), time.monotonic() + 5
-        while b") Z " not in stat.read_bytes():
-            assert time.monotonic() < limit
+        stat = Path(f"/proc/{popen.pid}/stat")
+        eventually(lambda: b") Z " in stat.read_bytes())
         process = Process.find(popen.pid)
         assert process
         assert process.alive
         assert not process.wait(0)
         process.send(signal.SIGKILL)
-        assert process.wait(5)
+        assert process.wait(SOON)
 
 
 def test_a_dead_process_is_not_found_and_takes_no_signal() -> None:
@@ -136,7 +135,7 @@ def test_waiting_ends_with_the_process() -> None:
         process = found(popen)
         assert popen.stdin is not None
         popen.stdin.close()
-        assert process.wait(30)
+        assert process.wait(SOON)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -21,8 +21,9 @@ from pipeline import terminal
 from pipeline.errors import BrokenInstance, InstanceBusy
 from pipeline.process import Process
 from tests.conftest import Workspace
+from tests.waiting import SOON
 
-LIMIT = 20.0
+LIMIT = SOON
 SHORT = 0.4
 """What SILENCE and STALLED are in these tests, unless they say otherwise."""
 

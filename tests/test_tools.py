@@ -9,6 +9,7 @@ import pytest
 from pipeline.errors import ToolFailed, ToolLied, ToolMissing, ToolTimeout
 from pipeline.process import Process
 from pipeline.tools import Tool, require_output, run
+from tests.waiting import SOON
 
 LONG = 30.0
 
@@ -26,7 +27,7 @@ def program(path: Path, text: str, mode: int = 0o755) -> Path:
 def gone(pid: int) -> bool:
     """Whether the process has ended, or does so at once."""
     process = Process.find(pid)
-    return process is None or process.wait(5)
+    return process is None or process.wait(SOON)
 
 
 def test_run_gives_stdout_and_not_stderr() -> None:

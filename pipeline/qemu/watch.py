@@ -135,6 +135,7 @@ def watching(
         if _connected(connection, serial):
             selector.register(connection, selectors.EVENT_READ, lambda: watch.on_serial(connection))
         selector.register(monitor, selectors.EVENT_READ, watch.on_monitor)
+        watch.on_monitor()  # an event may have come together with the last answer: then the socket tells of nothing
         if pidfd is None:
             watch.ended = True
         else:

@@ -10,6 +10,7 @@ import pytest
 from pipeline.corpus import Added, Corpus
 from pipeline.errors import UsageError
 from tests.corpus.conftest import XYZ, contents, name_of
+from tests.waiting import SOON
 
 
 def test_what_was_added_is_there_under_the_name_that_libfuzzer_would_give_it(corpus: Corpus) -> None:
@@ -65,7 +66,7 @@ class Meeting(Protocol):
 
 
 def add_many(corpus: Corpus, who: int, meeting: Meeting) -> None:
-    meeting.wait(30)
+    meeting.wait(SOON)
     for number in range(20):
         added = corpus.add([b"%d %d" % (who, number), b"shared %d" % number], str(who))
         assert added.new + added.known == 2
@@ -80,6 +81,6 @@ def test_who_adds_at_the_same_time_loses_nothing(corpus: Corpus, kind: str) -> N
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(SOON)
     own = {b"%d %d" % (who, number) for who in range(3) for number in range(20)}
     assert contents(corpus) == own | {b"shared %d" % number for number in range(20)}

@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from pipeline.corpus import Added, Corpus, Coverage
 from tests.corpus.conftest import FUZZER, contents, files, merge, name_of
+from tests.waiting import SOON
 
 OPERATIONS: dict[str, Callable[[Corpus], object]] = {
     "add": lambda corpus: corpus.add([b"new", b"newer", b"a"], "x"),
@@ -102,7 +103,7 @@ def test_a_process_killed_at_any_step_leaves_the_old_corpus_or_the_new_one(
     arguments = (tmp_path / "template", work, operation)
     killer = multiprocessing.get_context("spawn").Process(target=kill_at_each_step, args=arguments)
     killer.start()
-    killer.join(60)
+    killer.join(SOON)
     assert killer.exitcode == 0
     assert len(list(work.iterdir())) > 5
     for directory in work.iterdir():
@@ -121,7 +122,7 @@ def test_a_process_killed_while_it_makes_a_corpus_leaves_none_or_all(tmp_path: P
     arguments = (tmp_path / "template", work, "add")
     killer = multiprocessing.get_context("spawn").Process(target=kill_at_each_step, args=arguments)
     killer.start()
-    killer.join(60)
+    killer.join(SOON)
     assert killer.exitcode == 0
     for directory in work.iterdir():
         corpus = Corpus.of(directory, FUZZER)

@@ -23,6 +23,7 @@ from pipeline.crashes.report import CrashReport, parse
 from pipeline.crashes.stack import Frame
 from pipeline.crashes.vault import OTHERS, OUTPUT_LIMIT, SERIAL_LIMIT, Crash, Group, Vault
 from pipeline.errors import StoreError
+from tests.waiting import SOON
 
 REPORT = CrashReport(
     "SEGV", "READ", (Frame("f", "a.c", 1, "m+0x1"), Frame("abort")), "SUMMARY: it", ("crash-1",), b"in"
@@ -364,7 +365,7 @@ def test_threads_and_processes_lose_no_count(tmp_path: Path) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(100)
+        worker.join(SOON)
     group = Vault(tmp_path).groups()[0]
     assert (group.count, group.last, group.fuzzers) == (40, 10, ("f0", "f100", "f200", "f300"))
 

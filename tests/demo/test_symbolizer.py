@@ -1,15 +1,15 @@
 """The demo build's symbolizer with an LLVM that is played: what it is asked, what becomes of frames, how it ends."""
 
 import os
-import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.demo import SYMBOLIZER
+from pipeline.process import Process
+from tests.waiting import SOON, eventually
 
 ID = "05dd" * 10
 LLVM = """#!/usr/bin/env python3
@@ -186,22 +186,16 @@ def test_a_reader_that_goes_ends_it(running: subprocess.Popen[bytes]) -> None:
     assert running.stdout
     running.stdout.close()
     running.stdin.write(b"line\n")
-    assert running.wait(10) == 1
+    assert running.wait(SOON) == 1
 
 
 def test_it_leaves_no_llvm_behind(symbolizer: Symbolizer, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    symbolizer.play(f"#!/bin/sh\necho $$ >'{pid}'; trap '' TERM; while read question; do echo '{{}}'; done; sleep 60\n")
+    symbolizer.play(
+        f"#!/bin/sh\necho $$ >'{pid}'; trap '' TERM; while read question; do echo '{{}}'; done; exec sleep 1000\n"
+    )
     assert symbolizer.run(frame(0, "0x20")) == frame(0, "0x20")
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            os.kill(int(pid.read_text()), 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.01)
-    os.kill(int(pid.read_text()), signal.SIGKILL)
-    pytest.fail("it still runs")
+    eventually(lambda: not Process.find(int(pid.read_text())))
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import struct
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.launcher import KILL_LIMIT, Connector
 from pipeline.process import Process, owner_of_pidfile
 from pipeline.tie import Tie
 from tests.fakes.launcher import ShellConnector
+from tests.waiting import SOON, eventually
 
 MEMORY = 256 << 20
 
@@ -39,11 +39,7 @@ def fake_qemu(pidfile: Path) -> Process:
             pass_fds=[writer, stream.fileno()],
             check=True,
         )
-    limit = time.monotonic() + 10
-    while not (process := owner_of_pidfile(pidfile)):
-        assert time.monotonic() < limit
-        time.sleep(0.001)
-    return process
+    return eventually(lambda: owner_of_pidfile(pidfile))
 
 
 @dataclass
@@ -113,4 +109,4 @@ class FakeGuests:
 
 def kill(process: Process) -> None:
     process.send(signal.SIGKILL)
-    assert process.wait(10)
+    assert process.wait(SOON)

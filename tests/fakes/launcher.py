@@ -34,7 +34,7 @@ class ShellLauncher:
     """`script` is the guest: it is ready when it has written "ready". `failures` are raised, one by each start."""
 
     base: Path
-    script: str = "echo early; echo ready; exec sleep 60"
+    script: str = "echo early; echo ready; exec sleep 1000"
     failures: list[BootError] = field(default_factory=list)
     guest: "subprocess.Popen[bytes] | None" = None
     directory: Path | None = None

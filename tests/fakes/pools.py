@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from pipeline.settings import Fresh, Settings
 from pipeline.slot import Slot
 from tests.conftest import qemus_of
 from tests.fakes.guests import FakeGuests
+from tests.waiting import SOON, eventually
 
 PLENTY = 1 << 40
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def soon() -> Deadline:
-    return Deadline(30)
+    return Deadline(SOON)
 
 
 def use(pool: Pool) -> Lease:
@@ -97,16 +97,13 @@ def threads(count: int, work: Callable[[], object]) -> Iterator[list[BaseExcepti
         thread.start()
     yield raised
     for thread in made:
-        thread.join(60)
+        thread.join(SOON)
         assert not thread.is_alive()
 
 
 def waiting(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     """Return when somebody waits for a guest."""
-    limit = time.monotonic() + 20
-    while "waiting for a guest of the pool" not in caplog.text:
-        assert time.monotonic() < limit, pool.boots
-        time.sleep(0.01)
+    eventually(lambda: "waiting for a guest of the pool" in caplog.text)
 
 
 def killed_owner(world: World, after: str = "os.kill(os.getpid(), 9)") -> tuple[int, str]:
@@ -115,7 +112,7 @@ def killed_owner(world: World, after: str = "os.kill(os.getpid(), 9)") -> tuple[
         "import os, sys\nfrom pathlib import Path\nfrom pipeline.deadline import Deadline\n"
         "from tests.fakes.guests import FakeGuests\nfrom tests.fakes.pools import Pool, settings_for\n"
         "pool = Pool(settings_for(Path(sys.argv[1])), FakeGuests(), available=lambda: 1 << 40)\n"
-        "with pool.lease(Deadline(30)) as lease:\n"
+        "with pool.lease(Deadline(SOON)) as lease:\n"
         "    print(os.getpid(), lease.handle.boot_id, flush=True)\n"
         f"    {after}\n"
         "os.kill(os.getpid(), 9)\n"

@@ -17,6 +17,8 @@ import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 from paramiko.sftp import SFTP_OK
 
+from tests.waiting import SOON
+
 Fault = Literal[
     "none",
     "no banner",
@@ -108,7 +110,7 @@ class _Session(paramiko.ServerInterface):
             return False
         self.server.commands.append(command.decode(errors="surrogateescape"))
         if self.server.fault == "silent":
-            self.server.over.wait(30)
+            self.server.over.wait(SOON)
             return False
         command = {"other answer": b"echo hello", "other boot": b"echo " + b"f" * 32}.get(self.server.fault, command)
         if self.server.like_go and not command.startswith((b"echo ", b"rm -rf ")):
@@ -263,7 +265,7 @@ def running(authorized: str, root: Path = Path("/")) -> Iterator[Server]:
         finally:
             server.over.set()
             _close(listener)
-            thread.join(5)
+            thread.join(SOON)
             for stream in server.opened:
                 with suppress(OSError):  # what it still holds does not fit on a small disk
                     stream.close()

@@ -13,9 +13,10 @@ from pipeline.fuzz_targets import FuzzTarget
 from pipeline.fuzzer import Fuzzer
 from pipeline.fuzzer.styles import V1, FuzzCtl, Linux, Style
 from pipeline.symbolize import Symbolizer
+from tests.waiting import SOON
 
 FAKES = Path(__file__).parent.parent / "fakes"
-SYMBOLIZER = Symbolizer((str(FAKES / "symbolizer"),), 20)
+SYMBOLIZER = Symbolizer((str(FAKES / "symbolizer"),), SOON)
 STYLES = ("v1", "fuzz_ctl", "linux")
 PID = 414141
 
@@ -92,7 +93,7 @@ class FakeCommand:
             self.connector.killed.append(self.words)
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(5)
+            self.process.wait(SOON)
         return True
 
     def run(self, limit: float | None = None) -> None:

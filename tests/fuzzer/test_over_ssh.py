@@ -1,6 +1,5 @@
 """Fuzzers over a real SSH connection, to a server on this host."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from pipeline.fuzz_targets import FuzzTarget
 from pipeline.fuzzer import Fuzzer
 from pipeline.fuzzer.styles import FuzzCtl, Linux, Style
 from pipeline.instance import SSH
-from pipeline.settings import Timeouts
 from pipeline.ssh import Connector
 from tests.fakes import sshd
 from tests.fuzzer.fakes import FAKES, SYMBOLIZER, Output
 from tests.fuzzer.test_run import Closed
+from tests.ssh.conftest import PATIENT
+from tests.waiting import SOON
 
 TARGET = FuzzTarget("foo", "bar")
 
@@ -35,11 +35,11 @@ def server(tmp_path: Path) -> Iterator[sshd.Server]:
 @pytest.fixture
 def connector(server: sshd.Server, tmp_path: Path) -> Iterator[Connector]:
     address = SSH("127.0.0.1", server.port, "clusterfuchsia", str(tmp_path / "key"), server.host_key_line)
-    made = Connector(address, Timeouts())
+    made = Connector(address, PATIENT)
     yield made
     made.close()
     for transport in server.transports:
-        transport.join(5)
+        transport.join(SOON)
 
 
 def program(server: sshd.Server, name: str, script: str) -> None:
@@ -69,7 +69,7 @@ def test_a_whole_run_and_the_fetch_of_what_it_found(connector: Connector, tmp_pa
     host.mkdir()
     made.prepare(connector)
     output = Output()
-    found = made.run(connector, ["data/corpus"], output, host, 20)
+    found = made.run(connector, ["data/corpus"], output, host, SOON)
     assert f"Test unit written to {host}/crash-1312\n" in output.text
     assert "log of 414141: wow.c:1\n" in output.text
     assert output.text.count("filler\n") == 65536 // 7
@@ -83,7 +83,7 @@ def test_fuzz_ctl(connector: Connector, server: sshd.Server, tmp_path: Path) -> 
     made = fuzzer(FuzzCtl(TARGET), tmp_path / "guest", "")
     made.prepare(connector)
     output = Output()
-    assert made.run(connector, ["data/corpus"], output, None, 20) == ["/tmp/fuzz_ctl/fuchsia.com/foo/bar/crash-1312"]
+    assert made.run(connector, ["data/corpus"], output, None, SOON) == ["/tmp/fuzz_ctl/fuchsia.com/foo/bar/crash-1312"]
     assert "Running: data/corpus/testcase\n" in output.text
 
 
@@ -91,26 +91,26 @@ def test_f18_over_ssh(connector: Connector, server: sshd.Server, tmp_path: Path)
     program(server, "fuzz_ctl", "echo internal error >&2; exit 1")
     made = fuzzer(FuzzCtl(TARGET), tmp_path / "guest", "")
     with pytest.raises(FuzzerError, match=r"return code: 1 \(internal error\)$"):
-        made.run(connector, ["data/corpus"], Output(), None, 20)
+        made.run(connector, ["data/corpus"], Output(), None, SOON)
 
 
 def test_f23_over_ssh(connector: Connector, tmp_path: Path) -> None:
     made = fuzzer(FuzzCtl(TARGET), tmp_path / "guest", "")
     with pytest.raises(FuzzerError, match="not found"):
-        made.run(connector, ["data/corpus"], Output(), None, 20)
+        made.run(connector, ["data/corpus"], Output(), None, SOON)
 
 
 def test_an_output_that_is_closed_ends_the_fuzzer_there(connector: Connector, tmp_path: Path) -> None:
     made = linux(tmp_path / "guest", "echo $$ >../../pid; while :; do echo line; done")
     made.prepare(connector)
     with pytest.raises(OutputLost):
-        made.run(connector, ["data/corpus"], Closed(), None, 20)
+        made.run(connector, ["data/corpus"], Closed(), None, SOON)
     pid = int((tmp_path / "guest/pid").read_text())
     assert not Path(f"/proc/{pid}/cwd").exists()
 
 
 def test_a_connection_that_breaks_is_told(connector: Connector, server: sshd.Server, tmp_path: Path) -> None:
-    made = linux(tmp_path / "guest", "echo running; exec sleep 100")
+    made = linux(tmp_path / "guest", "echo running; exec sleep 1000")
     made.prepare(connector)
 
     class Breaking(Output):
@@ -119,11 +119,9 @@ def test_a_connection_that_breaks_is_told(connector: Connector, server: sshd.Ser
             server.drop()
 
     output = Breaking()
-    started = time.monotonic()
     try:
         with pytest.raises(FuzzerError, match=r"^failed during (PID scanning|wait): "):
-            made.run(connector, ["data/corpus"], output, None, 20)
-        assert time.monotonic() - started < 10
+            made.run(connector, ["data/corpus"], output, None, SOON)
         assert output.text.startswith("running\n")
     finally:
         made.style.stop(connector)

@@ -201,7 +201,7 @@ class Closed(Output):
 
 
 def test_an_output_that_is_closed_ends_the_fuzzer(guest: Guest) -> None:
-    guest.install(script("while echo line; do :; done; sleep 100"))
+    guest.install(script("while echo line; do :; done; sleep 1000"))
     with pytest.raises(OutputLost, match=r"^failed during symbolization: the output cannot be written.*Broken pipe"):
         guest.run("data/corpus", output=Closed())
     assert len(guest.connector.killed) == 1

@@ -14,6 +14,7 @@ from pipeline.fuzzer.streams import FuzzerOutput, Gathered, Merged, Scanned
 from pipeline.lines import LineEnds
 from pipeline.worker import Worker
 from tests.fuzzer.fakes import FakeCommand, FakeConnector, Guest, Output
+from tests.waiting import SOON
 
 
 class Pieces:
@@ -28,7 +29,7 @@ class Pieces:
 
     def read1(self, _size: int, /) -> bytes:
         if self._gate and self._given:
-            assert self._gate.wait(10)
+            assert self._gate.wait(SOON)
         self._given += 1
         if self._pieces:
             return self._pieces.pop(0)
@@ -111,7 +112,7 @@ def test_closing_ends_the_wait_for_more(monkeypatch: pytest.MonkeyPatch) -> None
     read: list[bytes] = []
     reader = Worker("reader", lambda: read.append(gathered.read1(100)))
     gathered.close()
-    assert reader.join(10)
+    assert reader.join(SOON)
     assert read == [b"two"]
 
 
@@ -162,9 +163,7 @@ def test_what_one_stream_raises_comes_after_all_else() -> None:
 def test_nobody_reads_ahead_without_limit() -> None:
     streams = [Pieces(*[b"x\n"] * 1000), Pieces()]
     merged = Merged(streams)
-    deadline = time.monotonic() + 0.2
-    while time.monotonic() < deadline:
-        time.sleep(0.01)
+    time.sleep(0.2)
     left = len(streams[0]._pieces)  # noqa: SLF001
     assert left > 900
     merged.close()
@@ -189,7 +188,7 @@ def command(connector: FakeConnector, script: str) -> FakeCommand:
 
 @pytest.mark.parametrize("merged", [True, False])
 def test_to_close_the_output_early_is_to_kill(connector: FakeConnector, merged: bool) -> None:
-    output = FuzzerOutput(command(connector, "echo x; sleep 100"), merged)
+    output = FuzzerOutput(command(connector, "echo x; sleep 1000"), merged)
     assert output.read(10) == b"x\n"
     output.close()
     assert len(connector.killed) == 1
@@ -201,7 +200,7 @@ def test_to_close_it_at_its_end_is_not(connector: FakeConnector, merged: bool) -
     output = FuzzerOutput(run, merged)
     assert output.read(10) == b"x\n"
     assert output.read(10) == b""
-    run.wait(5)
+    run.wait(SOON)
     output.close()
     assert connector.killed == []
 
@@ -211,7 +210,7 @@ def test_a_connection_that_cannot_even_kill_is_closed(
 ) -> None:
     run = command(connector, "echo x")
     output = FuzzerOutput(run, False)
-    run.wait(5)
+    run.wait(SOON)
 
     def kill() -> bool:
         raise CommandError("no \x1b[0mconnection", hint="none")
@@ -290,10 +289,10 @@ def test_lines_made_to_be_slow_to_look_at_are_not(tmp_path: Path) -> None:
     bad = ["0" * 65000 + " files found in tmp", "Using '" * 9000, "[" * 65000 + "[klog] INFO", "==" + "1" * 65000]
     guest.install("#!/bin/sh\ncat <<'END'\n" + "\n".join(bad * 5) + "\nEND\n")
     guest.symbolize_by("cat")
-    started = time.monotonic()
+    began = time.thread_time()  # the CPU's, of this thread: what scans is in it
     _, said = guest.run()
     guest.connector.close()
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - began < 10, "an expression that goes back takes minutes"
     assert all(line in said for line in bad)
 
 

@@ -18,6 +18,7 @@ from pipeline.process import Process
 from pipeline.symbolize import Symbolizer
 from tests.fuzzer.fakes import SYMBOLIZER, Output
 from tests.test_tools import gone
+from tests.waiting import SOON, eventually
 
 
 class Source:
@@ -36,7 +37,7 @@ class Source:
         if self._failure:
             raise self._failure
         if self._waits:
-            self.forgotten = not self.closed.wait(5)
+            self.forgotten = not self.closed.wait(SOON)
             raise OSError("closed")
         return b""
 
@@ -141,7 +142,7 @@ def test_one_that_ends_early_and_well_is_an_error(scripted: Scripted) -> None:
 
 @pytest.mark.parametrize("pieces", [[], [b"x" * 1_000_000]], ids=["at the end", "in the midst"])
 def test_one_that_hangs_is_killed(scripted: Scripted, pieces: list[bytes], tmp_path: Path) -> None:
-    hanging = scripted(f"echo $$ >{tmp_path}/pid; sleep 100 & echo $! >>{tmp_path}/pid; wait", 0.3)
+    hanging = scripted(f"echo $$ >{tmp_path}/pid; sleep 1000 & echo $! >>{tmp_path}/pid; wait", 0.3)
     with pytest.raises(SymbolizerFailed, match=r"did nothing for 0\.3 s"):
         symbolized(hanging, Source(*pieces))
     assert all(gone(int(pid)) for pid in (tmp_path / "pid").read_text().split())
@@ -149,11 +150,11 @@ def test_one_that_hangs_is_killed(scripted: Scripted, pieces: list[bytes], tmp_p
 
 def test_one_that_closes_its_output_and_stays_is_killed(scripted: Scripted) -> None:
     with pytest.raises(SymbolizerFailed, match=r"did nothing for 0\.3 s"):
-        symbolized(scripted("exec >&-; sleep 100", 0.3), Source(waits=True))
+        symbolized(scripted("exec >&-; sleep 1000", 0.3), Source(waits=True))
 
 
 def test_children_that_it_leaves_are_killed(scripted: Scripted, tmp_path: Path) -> None:
-    leaving = scripted(f"cat; sleep 100 >/dev/null 2>&1 <&- & echo $! >{tmp_path}/pid")
+    leaving = scripted(f"cat; sleep 1000 >/dev/null 2>&1 <&- & echo $! >{tmp_path}/pid")
     assert symbolized(leaving, Source(b"x\n")) == b"x\n"
     assert gone(int((tmp_path / "pid").read_text()))
 
@@ -240,14 +241,11 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:  # pragma: no cover
         try:
-            argv = ("/bin/sh", "-c", f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 100")
+            argv = ("/bin/sh", "-c", f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 1000")
             Symbolizer(argv).symbolize(Source(waits=True), Output())
         finally:
             os._exit(1)
-    started = time.monotonic()
-    while not (tmp_path / "pid").exists():
-        assert time.monotonic() - started < 10
-        time.sleep(0.01)
+    eventually((tmp_path / "pid").exists)
     symbolizer = int((tmp_path / "pid").read_text())
     assert Process.find(symbolizer)
     os.kill(pid, 9)

@@ -22,6 +22,7 @@ from pipeline.gc import Outcome
 from pipeline.instance import SSH, Handle, Instance
 from pipeline.process import Process
 from pipeline.settings import Store
+from tests.waiting import SOON, eventually
 
 DAY = 86400.0
 
@@ -59,9 +60,7 @@ class World:
                 stream.write(str(child.pid))
         process = Process.find(child.pid)
         assert process
-        limit = time.monotonic() + 5
-        while not Path(f"/proc/{child.pid}/cmdline").read_bytes():  # for a moment after exec(2) it is empty
-            assert time.monotonic() < limit
+        eventually(Path(f"/proc/{child.pid}/cmdline").read_bytes)  # for a moment after exec(2) it is empty
         return process
 
     def live(self, name: str = "i0") -> Instance:
@@ -94,7 +93,7 @@ class World:
 
     def kill(self, process: Process) -> None:
         process.send(signal.SIGKILL)
-        assert process.wait(5)
+        assert process.wait(SOON)
 
     def end(self) -> None:
         for child in self.started:
@@ -116,7 +115,7 @@ class World:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(SOON)
         return outcomes
 
     def left(self) -> list[str]:

@@ -17,6 +17,7 @@ from pipeline.instance import Instance
 from pipeline.publish import locked
 from tests.conftest import Workspace
 from tests.garbage.conftest import DAY, World, make_old, new_world, spared
+from tests.waiting import SOON
 
 
 def test_there_is_nothing_in_no_store_and_none_is_made(world: World) -> None:
@@ -112,7 +113,7 @@ class TestBoots:
         live = instance.live_handle()
         assert live
         live.process.send(signal.SIGKILL)
-        assert live.process.wait(5)
+        assert live.process.wait(SOON)
         found = gc.items(running.store, DAY)
         assert [item.kind for item in found] == ["sockets", "disk"]
         assert spared([gc.reclaim(item) for item in found]) == ["", ""]

@@ -12,6 +12,7 @@ from pipeline.gc import Outcome
 from pipeline.instance import Instance
 from pipeline.publish import locked
 from tests.garbage.conftest import DAY, World, listen, make_old, spared
+from tests.waiting import SOON
 
 
 class TestMeanwhile:
@@ -86,7 +87,7 @@ class TestMeanwhile:
                         assert instance.overlay.exists()
         finally:
             ended.set()
-            thread.join(60)
+            thread.join(SOON)
         spared(outcomes)
         assert any(not outcome.spared for outcome in outcomes)
 

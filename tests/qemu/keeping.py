@@ -2,8 +2,7 @@
 
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,16 +11,10 @@ import pytest
 from pipeline.process import Process
 from pipeline.qemu import keeper
 from pipeline.tie import Tie
+from tests.waiting import SOON, eventually
 
 CAP = 1 << 20
 BOOT_ID = "7a11cf0b63964ac7a0f4d41b3fbb7b5e"
-
-
-def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.01)
 
 
 @contextmanager
@@ -99,6 +92,6 @@ def playing(directory: Path, *qemu: str) -> Iterator[Scene]:
         finally:
             popen.kill()
             for process in scene.keepers():
-                if not process.wait(10):
+                if not process.wait(SOON):
                     process.send(signal.SIGKILL)
                     pytest.fail("a keeper outlives its QEMU")

@@ -14,7 +14,8 @@ from pipeline.errors import HostFault, StoreError
 from pipeline.process import Process
 from pipeline.qemu import keeper
 from pipeline.tie import Tie
-from tests.qemu.keeping import BOOT_ID, CAP, Scene, child, eventually, found, pidfds, playing
+from tests.qemu.keeping import BOOT_ID, CAP, Scene, child, found, pidfds, playing
+from tests.waiting import SOON, eventually
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
 POLITE = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print(flush=True); signal.pause()"
@@ -28,15 +29,15 @@ class TestOrphan:
             if handle:
                 scene.handle_file.write_text(handle)
             owner.kill()
-            assert scene.popen.wait(10) == -signal.SIGTERM
-            assert ours.wait(10)
+            assert scene.popen.wait(SOON) == -signal.SIGTERM
+            assert ours.wait(SOON)
         assert "has ended before the guest was ready, so QEMU is ended too\n" in scene.said()
 
     def test_is_ended_if_the_owner_had_ended_before_the_keeper_was_there(self, scene: Scene) -> None:
         with child() as owner:
             ended = found(owner)
         keeper.start(scene.qemu, ended, BOOT_ID, scene.handle_file, [scene.log], CAP, scene.qemu_log)
-        assert scene.popen.wait(10) == -signal.SIGTERM
+        assert scene.popen.wait(SOON) == -signal.SIGTERM
 
     def test_may_end_properly(self, tmp_path: Path) -> None:
         with playing(tmp_path, sys.executable, "-c", POLITE) as scene, child() as owner:
@@ -44,7 +45,7 @@ class TestOrphan:
             scene.popen.stdout.readline()
             scene.start(found(owner))
             owner.kill()
-            assert scene.popen.wait(10) == 7
+            assert scene.popen.wait(SOON) == 7
 
     def test_is_none_if_the_store_has_been_moved(self, tmp_path: Path) -> None:
         """The handle is found where it is now, and so are the logs."""
@@ -64,7 +65,7 @@ class TestOrphan:
             scene.popen.stdout.readline()
             scene.start(found(owner))
             owner.kill()
-            assert scene.popen.wait(10) == -signal.SIGKILL
+            assert scene.popen.wait(SOON) == -signal.SIGKILL
 
     def test_that_is_stopped_is_killed(self, scene: Scene) -> None:
         with child() as owner:
@@ -72,7 +73,7 @@ class TestOrphan:
             scene.qemu.send(signal.SIGSTOP)
             eventually(lambda: b") T " in Path(f"/proc/{scene.qemu.pid}/stat").read_bytes())
             owner.kill()
-            assert scene.popen.wait(10) == -signal.SIGKILL
+            assert scene.popen.wait(SOON) == -signal.SIGKILL
 
     @pytest.mark.parametrize(
         "handle",
@@ -117,7 +118,7 @@ class TestOrphan:
             scene.start(found(owner))
             assert owner.stdin
             owner.stdin.close()
-            assert owner.wait(10) == 0
+            assert owner.wait(SOON) == 0
             assert scene.lives()
         assert scene.said() == ""
 
@@ -126,8 +127,8 @@ class TestOrphan:
         other = replace(scene.qemu, start_ticks=scene.qemu.start_ticks - 1)
         with child() as owner:
             ended = found(owner)
-        keeper.start(other, ended, BOOT_ID, scene.handle_file, [scene.log], CAP, scene.qemu_log)
         scene.log.write_bytes(b"x" * (CAP + 1))
+        keeper.start(other, ended, BOOT_ID, scene.handle_file, [scene.log], CAP, scene.qemu_log)
         eventually(scene.old.exists)
         eventually(lambda: not scene.keepers())
         assert scene.qemu.alive
@@ -137,7 +138,7 @@ class TestOrphan:
         with child() as another:
             reused = replace(found(another), start_ticks=found(another).start_ticks - 1)
             keeper.start(scene.qemu, reused, BOOT_ID, scene.handle_file, [scene.log], CAP, scene.qemu_log)
-            assert scene.popen.wait(10) == -signal.SIGTERM
+            assert scene.popen.wait(SOON) == -signal.SIGTERM
             assert another.poll() is None
 
 
@@ -159,15 +160,15 @@ class TestTie:
             with tie.held():
                 ours = self.start(scene, tie)
             assert not scene.qemu.wait(3), "one is left"
-        assert scene.popen.wait(10) == -signal.SIGTERM
-        assert ours.wait(10)
+        assert scene.popen.wait(SOON) == -signal.SIGTERM
+        assert ours.wait(SOON)
         assert scene.said() == "topcoat: nobody has used this QEMU for 1 s, so it is ended\n"
 
     def test_that_is_so_while_the_owner_lives_too(self, scene: Scene, tie: Tie) -> None:
         with child() as owner:
             with tie.held():
                 scene.start(found(owner), tie=tie)
-            assert scene.popen.wait(10) == -signal.SIGTERM
+            assert scene.popen.wait(SOON) == -signal.SIGTERM
             assert owner.poll() is None
 
     def test_a_user_who_is_killed_has_gone(self, scene: Scene, tie: Tie) -> None:
@@ -181,19 +182,19 @@ class TestTie:
             self.start(scene, tie)
             assert not scene.qemu.wait(3)
             user.kill()
-            assert scene.popen.wait(10) == -signal.SIGTERM
+            assert scene.popen.wait(SOON) == -signal.SIGTERM
 
     def test_a_user_who_comes_back_within_the_grace_finds_qemu(self, scene: Scene, tmp_path: Path) -> None:
-        tie = Tie(tmp_path / "users.lock", 4.0)
+        tie = Tie(tmp_path / "users.lock", 8.0)
         with tie.held():
             self.start(scene, tie)
         assert not scene.qemu.wait(2)
         with tie.held():
-            assert not scene.qemu.wait(4), "what has passed of the grace does not count any more"
+            assert not scene.qemu.wait(7), "what has passed of the grace does not count any more"
 
     def test_without_its_file_nobody_uses_it(self, scene: Scene, tie: Tie) -> None:
         self.start(scene, tie)
-        assert scene.popen.wait(10) == -signal.SIGTERM
+        assert scene.popen.wait(SOON) == -signal.SIGTERM
 
     def test_a_file_that_cannot_be_looked_at_ends_nobody(self, scene: Scene, tie: Tie) -> None:
         tie.file.mkdir(parents=True)
@@ -212,7 +213,7 @@ class TestTie:
                 self.start(scene, tie)
                 (tmp_path / "store").rename(tmp_path / "elsewhere")
                 assert not scene.qemu.wait(3)
-            assert scene.popen.wait(10) == -signal.SIGTERM
+            assert scene.popen.wait(SOON) == -signal.SIGTERM
 
     def test_who_comes_while_qemu_is_being_ended_waits(self, tmp_path: Path) -> None:
         """So that no guest is found that ends at the next moment."""
@@ -225,7 +226,7 @@ class TestTie:
             eventually(scene.said)
             with tie.held():
                 assert not scene.qemu.alive
-            assert scene.popen.wait(10) == -signal.SIGKILL
+            assert scene.popen.wait(SOON) == -signal.SIGKILL
 
     def test_several_keepers_are_not_in_each_others_way(self, tmp_path: Path) -> None:
         tie = Tie(tmp_path / "users.lock", 1.0)
@@ -237,8 +238,8 @@ class TestTie:
             with tie.held():
                 self.start(one, tie)
                 self.start(other, tie)
-            assert one.popen.wait(10) == -signal.SIGKILL
-            assert other.popen.wait(10) == -signal.SIGTERM
+            assert one.popen.wait(SOON) == -signal.SIGKILL
+            assert other.popen.wait(SOON) == -signal.SIGTERM
 
 
 class TestStart:

@@ -12,6 +12,7 @@ from pipeline.instance import SSH
 from pipeline.qemu.probe import Probe
 from pipeline.settings import Timeouts
 from tests.fakes import sshd
+from tests.waiting import NEVER, SOON, eventually
 
 QUICK = Timeouts(connect=1.0, banner=1.0, auth=2.0, command=0.5, retry=0.01)
 
@@ -25,7 +26,7 @@ def key(tmp_path: Path) -> tuple[Path, str]:
 
 def probe(server: sshd.Server, key: Path, command: str = "echo 1234") -> Probe:
     address = SSH("127.0.0.1", server.port, "x", str(key), None)
-    return Probe(address, command, "1234", QUICK, Deadline(30), lambda _: None)
+    return Probe(address, command, "1234", QUICK, Deadline(SOON), lambda _: None)
 
 
 def test_it_waits_until_it_is_told_and_then_gets_in(key: tuple[Path, str]) -> None:
@@ -33,24 +34,19 @@ def test_it_waits_until_it_is_told_and_then_gets_in(key: tuple[Path, str]) -> No
         time.sleep(0.2)
         assert server.users == []
         trying.begin()
-        end = time.monotonic() + 10
-        while not trying.over:
-            assert time.monotonic() < end
+        eventually(lambda: trying.over)
         assert trying.address
         assert trying.address.host_key == server.host_key_line
 
 
 def test_the_stage_that_was_reached_last_is_to_blame(key: tuple[Path, str]) -> None:
     """First the server closes every connection; then it lets us in, and the command hangs."""
-    with sshd.running(key[1]) as server, probe(server, key[0], "sleep 5") as trying:
+    with sshd.running(key[1]) as server, probe(server, key[0], f"sleep {NEVER}") as trying:
         server.fault = "close"
         trying.begin()
-        end = time.monotonic() + 20
-        while trying.blame[0] != "banner":
-            assert time.monotonic() < end
+        eventually(lambda: trying.blame[0] == "banner")
         server.fault = "none"
-        while trying.blame[0] != "echo":
-            assert time.monotonic() < end
+        eventually(lambda: trying.blame[0] == "echo")
         assert "within" in trying.blame[1]
 
 

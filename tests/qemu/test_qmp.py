@@ -5,7 +5,6 @@ import os
 import select
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.qemu.qmp import Monitor, MonitorError, MonitorGoneError, power_down, quit_qemu
+from tests.waiting import SOON
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
 OK = b'{"return": {}}\r\n'
@@ -31,9 +31,9 @@ def ssh_port(path: Path, limit: float) -> int:
 
 def collect_until_gone(monitor: Monitor) -> None:
     with suppress(MonitorGoneError):
-        while select.select([monitor], [], [], 5)[0]:
+        while select.select([monitor], [], [], SOON)[0]:
             monitor.collect()
-        pytest.fail("it is still there after 5 s")
+        pytest.fail("it is still there")
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def playing(path: Path, *answers: bytes) -> Iterator[list[dict[str, object]]]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield commands
-        thread.join(5)
+        thread.join(SOON)
 
 
 def test_the_port_is_that_of_the_forward_and_of_no_connection(tmp_path: Path) -> None:
@@ -140,10 +140,8 @@ def test_silence_has_a_limit(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "qmp"))
         server.listen()
-        began = time.monotonic()
         with pytest.raises(MonitorError, match=r"no answer within 0\.2 s"):
             ssh_port(tmp_path / "qmp", 0.2)
-    assert time.monotonic() - began < 2
 
 
 def test_nobody_there(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.qemu.causes import CAUSES, Evidence
 from pipeline.qemu.verdict import hopeless, judge
 from tests.conftest import Workspace, qemus_of
 from tests.fakes import sshd
-from tests.qemu.playing import QUICK, Played
+from tests.qemu.playing import HASTY, PATIENT, Played
 
 ZIRCON = r"serial [00000.000] 00000.00000> welcome to Zircon\r\n"
 PANIC = r"serial $ [00000.693] ZIRCON KERNEL PANIC\r\nUPTIME: 3ms\r\nbt#00: 0xffffffff8\r\n"
@@ -63,10 +63,11 @@ SCENARIOS = [
     (ZIRCON + "; event BLOCK_IO_ERROR nospace", "disk full"),
 ]  # fmt: skip
 
-IN_TIME = "[qemu]\naccel = tcg\n[boot]\ntimeout = 6\nscale = 0.1\n"
-"""For those which must be found out at once, not when time is up."""
-
-AT_ONCE = ("kernel panic", "guest rebooted", "guest powered off", "guest panicked", "QEMU stopped", "QEMU died")
+IN_THE_END = (
+    "QEMU hangs", "monitor silent", "no serial output", "marker never came", "QEMU frozen",
+    "guest paused", "disk full", "not bootable", "no banner", "no shell", "SSH refused",
+)  # fmt: skip
+"""What is found out when time is up; all else must be found out at once."""
 
 SSH_SCENARIOS = [
     ("ready", "none", None),
@@ -86,7 +87,7 @@ SSH_SCENARIOS = [
 
 @pytest.mark.parametrize(("part", "cause"), SCENARIOS, ids=[f"{cause}: {part[:40]}" for part, cause in SCENARIOS])
 def test_a_boot_that_fails(bundle: Workspace, monkeypatch: pytest.MonkeyPatch, part: str, cause: str) -> None:
-    played = Played(bundle, monkeypatch, IN_TIME if cause in AT_ONCE else QUICK)
+    played = Played(bundle, monkeypatch, HASTY if cause in IN_THE_END else PATIENT)
     played.play(part)
     with pytest.raises(BootError) as caught:
         played.launcher().start()
@@ -97,7 +98,8 @@ def test_a_boot_that_fails(bundle: Workspace, monkeypatch: pytest.MonkeyPatch, p
 def test_a_guest_whose_ssh(
     bundle: Workspace, monkeypatch: pytest.MonkeyPatch, part: str, fault: sshd.Fault, cause: str | None
 ) -> None:
-    played = Played(bundle, monkeypatch, "[qemu]\naccel = tcg\n[boot]\ntimeout = 4\nscale = 0.2\n")
+    late = cause in IN_THE_END or part.endswith("marker")  # a second marker may be a process that crashed
+    played = Played(bundle, monkeypatch, HASTY if late else PATIENT)
     with sshd.running(played.public_key.decode().strip()) as server:
         server.fault = fault
         port = server.port
@@ -199,9 +201,9 @@ def test_whatever_was_seen_there_is_one_verdict_and_it_can_be_said(seen: Evidenc
 
 def test_a_line_without_an_end_does_not_hold_up_the_verdict() -> None:
     for text in ("zbi: ", "userboot: ", "multiboot", "Kernel panic - not "):
-        began = time.monotonic()
+        began = time.thread_time()
         judge(replace(LATE, console=text * (65536 // len(text))))
-        assert time.monotonic() - began < 2.0
+        assert time.thread_time() - began < 10, "an expression that goes back takes minutes"
 
 
 def test_no_boot_is_given_up_for_what_a_good_one_says() -> None:

@@ -17,6 +17,7 @@ from pipeline.process import Process
 from pipeline.qemu.console import MARKER, Console
 from pipeline.qemu.qmp import Monitor
 from pipeline.qemu.watch import Watch, watching
+from tests.waiting import SOON
 
 GREETING = b'{"QMP": {}}\r\n{"return": {}}\r\n'
 
@@ -45,7 +46,7 @@ class Qemu:
         qmp.listen()
         greet = threading.Thread(target=self._greet, args=(qmp,))
         greet.start()
-        self.monitor = held.enter_context(Monitor(directory / "qmp", 5))
+        self.monitor = held.enter_context(Monitor(directory / "qmp", SOON))
         greet.join()
         self.times: list[float] = []
 
@@ -196,6 +197,15 @@ def test_what_is_hopeless_ends_the_wait_at_once(qemu: Qemu, step: object) -> Non
     watch = qemu.wait("nothing", step, *["nothing"] * 1000)
     assert not qemu.result
     assert not watch.ended
+    assert len(qemu.times) < 10
+
+
+def test_an_event_that_came_together_with_an_answer_is_heard_at_once(qemu: Qemu) -> None:
+    """No selector tells of it: it has been read from the socket already."""
+    qemu.other_end.sendall(b'{"return": {}}\r\n{"event": "GUEST_PANICKED", "data": {}}\r\n')
+    qemu.monitor.execute("human-monitor-command")
+    watch = qemu.wait(*["nothing"] * 1000)
+    assert (qemu.result, watch.events) == (False, ("GUEST_PANICKED",))
     assert len(qemu.times) < 10
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import paramiko
@@ -12,9 +13,11 @@ from pipeline.instance import SSH
 from pipeline.settings import Timeouts
 from pipeline.ssh import Connector, Limits, Retries
 from tests.fakes import sshd
+from tests.waiting import SOON
 
-PROMPT = Retries(attempts=6, pause=0.01, limit=20)
-QUICK = Timeouts(connect=1, banner=0.5, auth=1)
+PATIENT = Timeouts(connect=SOON, banner=SOON, auth=SOON)
+HASTY = replace(PATIENT, banner=0.5)
+PROMPT = Retries(attempts=6, pause=0.01, limit=SOON)
 
 FILES: dict[str, bytes | None] = {
     "d/a": b"first",
@@ -78,7 +81,7 @@ def server(key: Path, root: Path) -> Iterator[sshd.Server]:
 def connector(server: sshd.Server, key: Path) -> Iterator[Connector]:
     """A connector to the server. It leaves no thread."""
     before = set(threading.enumerate())
-    made = Connector(address(server, key), Timeouts(), PROMPT, Limits(stall=3))
+    made = Connector(address(server, key), PATIENT, PROMPT, Limits(stall=SOON))
     yield made
     made.close()
     left = set(threading.enumerate()) - before - set(server.transports)

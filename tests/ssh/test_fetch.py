@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CommandError, TransferRefused
-from pipeline.settings import Timeouts
 from pipeline.ssh import Connector, Limits
-from tests.ssh.conftest import PROMPT, make, tree
+from tests.ssh.conftest import PATIENT, PROMPT, make, tree
 
 UNITS: dict[str, bytes | None] = {f"corpus/{number:040x}": b"x" * number for number in range(300)}
 
@@ -56,7 +55,7 @@ class TestFetch:
 
     def test_what_is_fetched_is_limited(self, connector: Connector, root: Path, here: Path) -> None:
         make(root, UNITS)
-        limited = Connector(connector.address, Timeouts(), PROMPT, Limits(bytes=1000))
+        limited = Connector(connector.address, PATIENT, PROMPT, Limits(bytes=1000))
         try:
             with pytest.raises(TransferRefused, match="more than 1000 bytes"):
                 limited.fetch("corpus", [name.removeprefix("corpus/") for name in sorted(UNITS)], here)

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import NoMatch, StoreError, TransferRefused, UsageError
-from pipeline.settings import Timeouts
 from pipeline.ssh import Connector, Limits
 from tests.fakes import sshd
-from tests.ssh.conftest import FILES, PROMPT, address, below, make, tree
+from tests.ssh.conftest import FILES, PATIENT, PROMPT, address, below, make, tree
 
 
 @contextmanager
@@ -132,7 +131,7 @@ class TestGet:
         self, server: sshd.Server, key: Path, root: Path, here: Path, limits: Limits, what: str
     ) -> None:
         make(root, FILES)
-        strict = Connector(address(server, key), Timeouts(), PROMPT, limits)
+        strict = Connector(address(server, key), PATIENT, PROMPT, limits)
         with pytest.raises(TransferRefused, match=f"the guest sends more than {what}"):
             strict.get("d", here)
         strict.close()

@@ -6,10 +6,9 @@ import paramiko
 import pytest
 
 from pipeline.errors import CommandError, NoMatch, TransferRefused
-from pipeline.settings import Timeouts
 from pipeline.ssh import Connector, Limits
 from tests.fakes import sshd
-from tests.ssh.conftest import PROMPT, address, make, program, tree
+from tests.ssh.conftest import PATIENT, PROMPT, address, make, program, tree
 
 
 class Liar(sshd.Files):
@@ -71,7 +70,7 @@ class Sizes(sshd.Files):
 def test_lies_about_content_by_sftp(server: sshd.Server, key: Path, root: Path, here: Path, how: str) -> None:
     make(root, {"f": b"f"})
     server.sftp = type("How", (Sizes,), {"how": how})
-    strict = Connector(address(server, key), Timeouts(), PROMPT, Limits(bytes=1_000_000))
+    strict = Connector(address(server, key), PATIENT, PROMPT, Limits(bytes=1_000_000))
     with pytest.raises(CommandError):
         strict.get("f", here)
     strict.close()

@@ -22,9 +22,9 @@ from pipeline.worker import Worker
 from tests.fakes import sshd
 from tests.fuzzer.fakes import SYMBOLIZER
 from tests.ssh.conftest import PROMPT, make, tree
+from tests.waiting import SOON
 
 TARGET = FuzzTarget("foo", "bar")
-SOON = 20.0
 ODD = ("-rf", "--", "a b", " ", "$(touch x)", "`touch x`", "'", '"', "*", "[a]", "\\", "two\nlines", "é")
 
 
@@ -43,7 +43,7 @@ class Said(io.BytesIO):
 @pytest.fixture
 def fuzzer(root: Path) -> Path:
     """The directory of the fuzzer in the guest."""
-    return make(root, {"foo/bar/pkg/bar": b"#!/bin/sh\nexec >&2; echo begun; exec sleep 100\n"}) / "foo/bar"
+    return make(root, {"foo/bar/pkg/bar": b"#!/bin/sh\nexec >&2; echo begun; exec sleep 1000\n"}) / "foo/bar"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pipeline.errors import CommandError
 from pipeline.ssh import Connector
 from tests.fakes import sshd
 from tests.ssh.conftest import make, tree
+from tests.waiting import SOON
 
 
 def got(connector: Connector, source: str, directory: str) -> None:
@@ -43,7 +44,7 @@ def test_ctrl_c_in_the_middle_of_a_get(connector: Connector, root: Path, here: P
     with pytest.raises(KeyboardInterrupt):
         connector.get("d", here)
     assert [name for name in tree(here) if ".part" in name] == []
-    assert connector.run("echo usable", 5).stdout == b"usable\n"
+    assert connector.run("echo usable", SOON).stdout == b"usable\n"
 
 
 def test_thousands_of_files_there_and_back(way: str, connector: Connector, root: Path, here: Path) -> None:

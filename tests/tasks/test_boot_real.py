@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipeline import ssh_keys
 from tests.conftest import Workspace, qemus_of
+from tests.waiting import SOON
 
 
 def test_from_nothing_to_a_guest_that_answers(workspace: Workspace) -> None:
@@ -72,7 +73,7 @@ def test_a_guest_that_powers_itself_off_counts_as_stopped_and_can_be_booted_agai
     handle = demo.instance().live_handle()
     assert handle
     demo.topcoat("ssh", "i0", "--", "poweroff -f")
-    assert handle.process.wait(20)
+    assert handle.process.wait(SOON)
     rows = json.loads(demo.topcoat("instances", "--json").stdout)["instances"]
     assert rows[0]["state"] == "stopped"
     assert demo.luigi("BootInstance").status == 0

@@ -19,6 +19,7 @@ from pipeline.publish import is_locked
 from tests.campaign.test_schemas import CAMPAIGN, validator
 from tests.conftest import Outcome, Workspace, qemus_of
 from tests.tasks.runs import in_a_namespace
+from tests.waiting import SOON
 
 MAZE, CRASH, NOOP = "example-fuzzers/maze_fuzzer", "example-fuzzers/crash_fuzzer", "example-fuzzers/noop_fuzzer"
 LIMIT = 400
@@ -149,7 +150,7 @@ def test_killed_in_the_middle_of_a_slice_it_goes_on(nightly: Nightly, whom: str)
         before = nightly.units(MAZE)
         kill = os.kill if whom == "luigi" else os.killpg
         kill(process.pid, signal.SIGKILL)
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(SOON) == -signal.SIGKILL
     assert before, "it had harvested"
     done = nightly.run(*arguments)
     assert done.status == 0, done.text

@@ -1,7 +1,6 @@
 """Exit codes, and the words that go with them, from any directory, with and without luigi.cfg."""
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from pipeline.settings import RESOURCE_KEYS, known_keys
 from tasks.defaults import DEFAULTS
 from tests.conftest import Workspace
+from tests.waiting import SOON, eventually
 
 SHIPPED = Path(__file__).parents[2] / "luigi.cfg"
 
@@ -54,13 +54,10 @@ def test_already_running(anywhere: Workspace) -> None:
     images = anywhere.store.images("clusterfuzz")
     where = anywhere.command_directory or anywhere.directory
     with subprocess.Popen(command, cwd=where, env=environment, stderr=subprocess.PIPE) as first:
-        limit = time.monotonic() + 20
-        while not any(images.glob(".ssh*.tmp")):
-            assert time.monotonic() < limit
-            time.sleep(0.02)
+        eventually(lambda: any(images.glob(".ssh*.tmp")))
         second = anywhere.luigi("InitrdWithKey")
         first.terminate()
-        first.communicate(timeout=20)
+        first.communicate(timeout=SOON)
     assert (first.returncode, second.status) == (130, 10)
 
 

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pipeline.garbage.run_locks import lock_directory
 from pipeline.process import Process
 from tests.conftest import Workspace, processes_with, qemus_of
 from tests.tasks.runs import in_a_namespace
+from tests.waiting import SOON, eventually
 
 KILL = """
 import os, signal, tasks
@@ -54,10 +54,7 @@ IN_RUN = ["after the handle", "ready"]
 
 def assert_nothing_is_left(workspace: Workspace) -> None:
     """Neither processes, nor sockets, nor files of instances but logs, nor half-made files."""
-    limit = time.monotonic() + 5  # a keeper ends after its QEMU
-    while left := processes_with(bytes(workspace.store.root)):
-        assert time.monotonic() < limit, left
-        time.sleep(0.05)
+    eventually(lambda: not processes_with(bytes(workspace.store.root)))  # a keeper ends after its QEMU
     assert not workspace.instance().sockets.exists()
     logs = ("serial.log", "qemu.log", "timeline.jsonl")
     files = [Path(name) for name in workspace.files()]
@@ -121,7 +118,7 @@ def running(demo: Workspace) -> Iterator[tuple[Workspace, Process]]:
 def test_qemu_killed(running: tuple[Workspace, Process]) -> None:
     demo, process = running
     process.send(signal.SIGKILL)
-    assert process.wait(5)
+    assert process.wait(SOON)
     refused = demo.topcoat("ssh", "i0", "--", "true")
     assert (refused.status, refused.stderr.startswith(b"error: i0 is not running (stopped)")) == (2, True)
     assert demo.topcoat("stop", "i0").stdout == b"i0: was not running\n"
@@ -132,7 +129,7 @@ def test_qemu_killed(running: tuple[Workspace, Process]) -> None:
 def test_qemu_killed_and_gc(running: tuple[Workspace, Process]) -> None:
     demo, process = running
     process.send(signal.SIGKILL)
-    assert process.wait(5)
+    assert process.wait(SOON)
     assert [row["kind"] for row in garbage(demo, "--yes")] == ["sockets", "disk"]
     assert_nothing_is_left(demo)
     assert b"{{{reset}}}" in demo.topcoat("logs", "i0").stdout, "its logs stay"
@@ -146,9 +143,7 @@ def test_qemu_stopped_by_a_signal(running: tuple[Workspace, Process]) -> None:
     refused = demo.topcoat("ssh", "i0", "--", "true")
     assert refused.status == 30
     assert "it has been stopped by a signal" in refused.text
-    began = time.monotonic()
     stopped = demo.topcoat("stop", "i0")
-    assert time.monotonic() - began < 10, "three seconds, and what the command itself takes on a busy host"
     assert stopped.stdout == b"i0: stopped by SIGKILL; it took neither QEMU's quit command nor SIGTERM\n"
     assert_nothing_is_left(demo)
 
@@ -160,10 +155,8 @@ def test_qemu_killed_while_it_boots(demo: Workspace) -> None:
         env=demo.environment,
         stderr=subprocess.PIPE,
     ) as boot:
-        limit = time.monotonic() + 60
-        while not demo.instance().timeline.exists() or "port" not in demo.instance().timeline.read_text():
-            assert time.monotonic() < limit
-            time.sleep(0.02)
+        timeline = demo.instance().timeline
+        eventually(lambda: timeline.exists() and "port" in timeline.read_text())
         (qemu,) = qemus_of(demo.directory)
         qemu.send(signal.SIGKILL)
         _, said = boot.communicate(timeout=60)
@@ -260,17 +253,12 @@ def test_a_guest_that_floods_its_serial_port_does_not_fill_the_disk(demo: Worksp
     older = log.with_name("serial.log.1")
     flood = "i=0; while [ $i -lt 6000 ]; do i=$((i+1)); echo line $i of the flood; done >/dev/ttyS0"
     assert demo.topcoat("ssh", "i0", "--", flood).status == 0
-    limit = time.monotonic() + 10
-    while not older.exists():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    eventually(older.exists)
     assert log.stat().st_size < 256 << 10
     kept = demo.topcoat("logs", "i0").stdout
     assert kept.count(b"of the flood") > 1000
     assert b"\0" not in kept, "QEMU writes on at the end of the shortened file"
     assert demo.topcoat("ssh", "i0", "--", "echo after the flood >/dev/ttyS0").status == 0
-    limit = time.monotonic() + 5
-    while b"after the flood" not in demo.topcoat("logs", "i0").stdout:
-        assert time.monotonic() < limit
+    eventually(lambda: b"after the flood" in demo.topcoat("logs", "i0").stdout)
     assert demo.topcoat("stop", "i0").status == 0
     assert_nothing_is_left(demo)

@@ -9,6 +9,7 @@ import pytest
 from pipeline.process import Process
 from tests.conftest import Workspace
 from tests.tasks.edits import INITRD, ZBI, append
+from tests.waiting import SOON
 
 RECORD = f"{INITRD}.made.json"
 
@@ -69,7 +70,7 @@ def test_killed_while_the_tool_writes(stale: Workspace) -> None:
         tool = Process.find(int(pipe.read_text()))
         assert tool
         caller.kill()
-    assert tool.wait(5)
+    assert tool.wait(SOON)
     assert [name for name in stale.files() if ".tmp" in name] != [], "half a file is there"
     check_that_the_next_run_makes_it(stale)
 
@@ -89,8 +90,7 @@ def test_several_at_once_make_it_once(bundle: Workspace, count: int) -> None:
 
 def test_one_that_waits_for_one_that_is_killed_makes_it(bundle: Workspace) -> None:
     assert bundle.luigi("SSHKeyPair").status == 0
-    settings, pipe = bundle.directory / "luigi.cfg", bundle.directory / "pipe"
-    settings.write_text(settings.read_text().replace("timeout = 1\n", "timeout = 60\n"))
+    pipe = bundle.directory / "pipe"
     os.mkfifo(pipe)
     environment = {**bundle.environment, "FAKE_ZBI": "half", "FAKE_ZBI_PIPE": str(pipe)}
     command = bundle.command("luigi", "--module", "tasks", "InitrdWithKey", "--no-lock")

@@ -109,7 +109,7 @@ def test_a_guest_that_ends_as_soon_as_it_is_ready_is_told(bundle: Workspace) -> 
         "import tasks\nfrom pipeline.qemu import launcher\nreal = launcher.boot\n"
         "def boot_and_end(plan, *rest):\n"
         "    handle = real(plan, *rest)\n"
-        "    handle.process.send(9)\n    handle.process.wait(5)\n"
+        "    handle.process.send(9)\n    handle.process.wait(60)\n"
         "    return handle\n"
         "launcher.boot = boot_and_end\n",
     )

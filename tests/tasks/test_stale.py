@@ -38,6 +38,7 @@ from tests.tasks.edits import (
     write,
 )
 from tests.tasks.runs import REFUSED, ran, reasons
+from tests.waiting import SOON
 
 EDITS = (
     "source edited",
@@ -145,7 +146,7 @@ def kill_qemu(workspace: Workspace) -> None:
     handle = workspace.instance().live_handle()
     assert handle
     handle.process.send(signal.SIGKILL)
-    assert handle.process.wait(5)
+    assert handle.process.wait(SOON)
 
 
 BOOT = {

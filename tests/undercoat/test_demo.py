@@ -14,6 +14,7 @@ import pytest
 from pipeline.undercoat.handle import HandleFile
 from tests.conftest import BIN, Outcome, Workspace, qemus_of
 from tests.undercoat.test_guest import process_of
+from tests.waiting import SOON
 
 CRASH = "example-fuzzers/crash_fuzzer"
 OVERFLOW = "example-fuzzers/overflow_fuzzer"
@@ -208,7 +209,7 @@ def test_a_run_that_is_given_up_is_ended_in_the_guest(client: Client) -> None:
     client.prepare(NOOP)
     with running(client, NOOP, "-max_total_time=100") as run:
         run.send_signal(signal.SIGTERM)
-        assert run.wait(30) == 128 + signal.SIGTERM
+        assert run.wait(SOON) == 128 + signal.SIGTERM
     name = Path(HandleFile(Path(client.handle)).read().launcher.directory).name
     left = client.workspace.topcoat("ssh", name, "--", "ps | grep -c '[n]oop_fuzzer'; true")
     assert left.stdout == b"0\n"

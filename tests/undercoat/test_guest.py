@@ -21,6 +21,7 @@ from pipeline.undercoat import guest
 from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
 from tests.conftest import Outcome, Workspace, qemus_of
 from tests.fakes import sshd
+from tests.waiting import SOON
 
 
 @pytest.fixture
@@ -139,10 +140,16 @@ def test_i3_a_guest_that_runs_is_not_started_again(caller: Workspace) -> None:
         assert process.alive
 
 
+def hasty(caller: Workspace) -> None:
+    """Wait less long for a guest that never comes up."""
+    config = caller.directory / "luigi.cfg"
+    config.write_text(config.read_text().replace("timeout = 60\n[qemu]", "timeout = 8\n[qemu]"))
+
+
 @pytest.fixture
 def server(caller: Workspace) -> Iterator[sshd.Server]:
     """Where the guest's SSH server seems to be; ready means SSH."""
-    caller.configure("[boot]\ntimeout = 6\n[qemu]\naccel = tcg\n[tools]\nproof = off\nzbi = build\nfvm = build\n")
+    caller.configure("[boot]\ntimeout = 60\n[qemu]\naccel = tcg\n[tools]\nproof = off\nzbi = build\nfvm = build\n")
     store = temporary(caller) / f"undercoat-store-{os.getuid()}"
     store.mkdir(mode=0o700)
     assert caller.luigi("SSHKeyPair", TOPCOAT_ROOT=str(store)).status == 0
@@ -163,6 +170,7 @@ def test_i7_a_guest_that_cannot_be_entered_is_no_guest(
     caller: Workspace, server: sshd.Server, fault: sshd.Fault
 ) -> None:
     server.fault = fault
+    hasty(caller)
     outcome = caller.run("undercoat", "start_instance")
     assert outcome.status == 1
     assert outcome.stdout.startswith(b"Error executing command: undercoat-")
@@ -182,6 +190,7 @@ def test_i5_a_guest_that_dies_after_its_marker_is_told(caller: Workspace, server
 @pytest.mark.parametrize("part", ["refuse", "die", "silent"])
 def test_i4_l4_l5_a_guest_that_does_not_come_up(caller: Workspace, part: str) -> None:
     caller.environment["FAKE_QEMU"] = part
+    hasty(caller)
     outcome = caller.run("undercoat", "start_instance")
     assert outcome.status == 1
     assert outcome.stdout.startswith(b"Error executing command: ")
@@ -210,7 +219,7 @@ def test_a_build_that_is_broken_by_now_does_not_keep_a_guest_from_being_stopped(
 def test_e11_logs_of_a_guest_that_has_died(caller: Workspace) -> None:
     with started(caller) as path:
         process_of(path).send(signal.SIGKILL)
-        assert process_of(path).wait(10)
+        assert process_of(path).wait(SOON)
         logs = call(caller, "get_logs", path)
         assert (logs.status, b"{{{reset}}}" in logs.stdout) == (0, True)
 
@@ -236,7 +245,7 @@ def test_e12_i2_a_minimal_handle_stops_its_guest(caller: Workspace, keep: str) -
 
 def test_a_stranger_with_the_pid_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as stranger:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]) as stranger:
         try:
             for directory in ("", str(tmp_path / "clusterfuchsia-qemu-1")):
                 file = HandleFile.create(Handle(Connector(), Launcher(stranger.pid, directory)))
@@ -260,7 +269,7 @@ def test_a_guest_of_the_original_is_ended_and_its_directory_deleted(
     with subprocess.Popen([program, "-serial", f"file:{directory}/qemu.log"], stdin=subprocess.PIPE) as qemu:
         file = HandleFile.create(Handle(Connector(), Launcher(qemu.pid, str(directory))))
         guest.stop(file)
-        assert qemu.wait(10) == -signal.SIGKILL
+        assert qemu.wait(SOON) == -signal.SIGKILL
     assert not directory.exists()
 
 

@@ -12,6 +12,7 @@ from pipeline.errors import BadHandle
 from pipeline.process import Process
 from pipeline.publish import lock_of
 from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
+from tests.waiting import SOON
 
 SAMPLE = {
     "ConnectorType": "SSHConnector",
@@ -162,7 +163,7 @@ def test_several_processes_may_write_it(file: HandleFile) -> None:
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(SOON)
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert file.read().launcher.pid % 1000 == 20
     assert sorted(path.name for path in file.path.parent.iterdir()) == [file.path.name]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import Workspace
 from tests.undercoat.test_guest import call, process_of, started, with_tmpdir
+from tests.waiting import SOON
 
 TESTS = [
     {"test": {"build_rule": "fuchsia_fuzzer_package", "package_url": f"fuchsia-pkg://fuchsia.com/{url}.cm"}}
@@ -50,7 +51,7 @@ def test_i8_an_unknown_fuzzer_is_told_without_asking_the_guest(caller: Workspace
 def test_e11_a_guest_that_has_died_is_told(caller: Workspace) -> None:
     with started(caller) as path:
         process_of(path).send(signal.SIGKILL)
-        assert process_of(path).wait(10)
+        assert process_of(path).wait(SOON)
         outcome = call(caller, "run_fuzzer", path, "-fuzzer", "foo/bar")
         assert outcome.status == 1
         assert b"is not running" in outcome.stdout
