@@ -32,18 +32,18 @@ _LAST_WORD = 1.0  # the boot has failed already; what QEMU still has to say must
 _QEMU_SAID = 1 << 16
 
 
-def boot(plan: Plan, lease: int, timeline: Timeline, progress: Progress) -> Handle:
+def boot(plan: Plan, held: tuple[int, ...], timeline: Timeline, progress: Progress) -> Handle:
     """Start QEMU and return once the guest is ready; QEMU then runs on by itself, with a keeper of its logs.
 
-    QEMU holds the descriptor `lease` open as long as it lives. If anything fails, or the process is interrupted, QEMU
+    QEMU holds the descriptors `held` open as long as it lives. If anything fails, or the process is interrupted, QEMU
     is gone. The caller has made the instance's directory ready, and holds its lock. Raises BootError.
     """
-    return _Boot(plan, lease, timeline, progress).run()
+    return _Boot(plan, held, timeline, progress).run()
 
 
 class _Boot:
-    def __init__(self, plan: Plan, lease: int, timeline: Timeline, progress: Progress) -> None:
-        self.plan, self.lease, self.timeline, self.progress = plan, lease, timeline, progress
+    def __init__(self, plan: Plan, held: tuple[int, ...], timeline: Timeline, progress: Progress) -> None:
+        self.plan, self.held, self.timeline, self.progress = plan, held, timeline, progress
         self.console = Console(plan.instance.serial_log)
         self.stage = "spawn"
         self.started = utc_now()
@@ -51,7 +51,7 @@ class _Boot:
 
     def run(self) -> Handle:
         instance, timeouts = self.plan.instance, self.plan.timeouts
-        start = machine.Start(self.plan.argv, instance.pidfile, self.plan.files.qmp, instance.qemu_log, self.lease)
+        start = machine.Start(self.plan.argv, instance.pidfile, self.plan.files.qmp, instance.qemu_log, self.held)
         try:
             with machine.running(start, timeouts.start) as process:
                 self.timeline.reached("spawn")

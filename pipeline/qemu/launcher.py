@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline import lease, progress
+from pipeline import aging, lease, progress
 from pipeline.build import Build
 from pipeline.errors import AlreadyRunning, MissingResource, StopError, StoreError, TopcoatError
 from pipeline.faults import host_faults
@@ -102,9 +102,11 @@ class QemuLauncher:
             if self._timeline is None:
                 self._timeline = Timeline(instance.timeline)
             self._timeline.attempt(plan.boot_id)
-            descriptor = held.enter_context(lease.held(plan.files.sockets, instance.directory, plan.boot_id))
+            # As long as QEMU lives, nobody else takes its sockets, and nothing is cleaned up that it or we shall need
+            owned = held.enter_context(lease.held(plan.files.sockets, instance.directory, plan.boot_id))
+            kept = held.enter_context(aging.kept(self._settings.store.root, instance.directory, plan.files.sockets))
             disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay)
-            handle = boot(plan, descriptor, self._timeline, held.enter_context(self._shown()))
+            handle = boot(plan, (owned, *kept), self._timeline, held.enter_context(self._shown()))
             self._timeline.reached("ready")
         self._timeline = None
         if (seconds := ready_seconds(instance.timeline)) is not None:

@@ -50,8 +50,8 @@ class Start:
     qmp_socket: Path
     log: Path
     """Takes what QEMU says, at its start and later."""
-    lease: int
-    """A descriptor that QEMU holds open as long as it lives."""
+    held: tuple[int, ...]
+    """Descriptors that QEMU holds open as long as it lives."""
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def _detach(start: Start, output: BinaryIO, inherited: int, deadline: Deadline) 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            pass_fds=[inherited, start.lease],
+            pass_fds=[inherited, *start.held],
             timeout=deadline.remaining,
             check=False,
         )

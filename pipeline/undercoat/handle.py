@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.aging import STICKY
 from pipeline.errors import BadHandle
 from pipeline.faults import host_faults
 from pipeline.process import Process
@@ -150,7 +151,7 @@ class HandleFile:
 
     @classmethod
     def create(cls, handle: Handle) -> "HandleFile":
-        """A new one, in TMPDIR, for the user alone. Raises StoreError."""
+        """A new one, in TMPDIR, for the user alone; not to be cleaned up before it is released. Raises StoreError."""
         with host_faults("making a handle"):
             descriptor, name = tempfile.mkstemp(prefix="undercoat_", suffix=".handle")
             with open(descriptor, "w") as stream:
@@ -176,7 +177,7 @@ class HandleFile:
         with self.alone():
             if not self.path.exists():
                 raise BadHandle(f"Bad handle: {self.path}: it was released", hint="start a new instance")
-            publish_json(self.path, handle.encode(), mode=0o600)
+            publish_json(self.path, handle.encode(), mode=0o600 | STICKY)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from pipeline.process import Process
 from pipeline.settings import Store
 from pipeline.undercoat import guest
 from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
+from tests.cleaning import CLEANERS, Cleaner, age
 from tests.conftest import Outcome, Workspace, qemus_of
 from tests.fakes import sshd
 from tests.waiting import SOON
@@ -82,6 +83,24 @@ def test_l8_a_life(caller: Workspace) -> None:
         assert (again.status, b"Bad handle: " in again.stdout) == (1, True)
     left = [entry.name for entry in temporary(caller).iterdir()]
     assert all(name.startswith(("topcoat-", "undercoat-store-")) for name in left), left
+
+
+@pytest.mark.parametrize("clean", CLEANERS)
+def test_nothing_that_a_running_guest_needs_is_cleaned_up(caller: Workspace, clean: Cleaner) -> None:
+    """In TMPDIR, which may be a /tmp where what is ten days old is deleted every day."""
+    with started(caller) as path:
+        age(temporary(caller))
+        before = {entry for entry in temporary(caller).rglob("*") if entry.suffix != ".lock"}
+        (temporary(caller) / "of-another-program").touch()
+        age(temporary(caller))
+        clean(temporary(caller))
+        assert before <= set(temporary(caller).rglob("*"))
+        assert not (temporary(caller) / "of-another-program").exists()
+        assert call(caller, "get_logs", path).status == 0
+        assert call(caller, "stop_instance", path).status == 0
+    age(temporary(caller))
+    clean(temporary(caller))
+    assert list(temporary(caller).iterdir()) == [], "once no guest runs it is nobody's any more"
 
 
 def process_of_dead(handle: Handle) -> Process:
