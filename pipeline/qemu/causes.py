@@ -17,6 +17,9 @@ STARVED = 0.6
 Four virtual CPUs that spin on two cores keep each other waiting for half of it, and that is the guest's doing.
 """
 
+_NO_COMPLAINT = re.compile(r": (warning|info): ")
+_OF_QEMU = re.compile(r"(\S+Z )?(\S*/)?qemu[\w.+-]*: ")  # -msg timestamp=on puts the time before
+
 _LITTLE = 1 << 20  # bytes
 _STARTING = "spawn|monitor|marker"  # QEMU has its pidfile and its sockets before it loads the images
 _LOOK_THERE = "see what the guest says: topcoat logs NAME"
@@ -57,8 +60,14 @@ class Evidence:
 
     @property
     def complaints(self) -> str:
-        """What QEMU has said, without its warnings: a QEMU that boots has them too."""
-        return "\n".join(line for line in self.qemu.splitlines() if ": warning: " not in line)
+        """What QEMU has said, without its warnings and the like: a QEMU that boots has them too."""
+        return "\n".join(line for line in self.qemu.splitlines() if not _NO_COMPLAINT.search(line))
+
+    @property
+    def refusal(self) -> str:
+        """The line in which QEMU says why it ends: the last one with its name, for hints come after it without."""
+        lines = self.complaints.splitlines()
+        return tail("\n".join(line for line in lines if _OF_QEMU.match(line)) or self.complaints, 1)
 
 
 @dataclass(frozen=True)
@@ -242,7 +251,7 @@ CAUSES = (
     Cause(
         "arguments refused",
         QemuRefused,
-        "QEMU refuses its arguments: {qemu_last}",
+        "QEMU refuses its arguments: {refusal}",
         "do [qemu] arguments, cpu or memory fit this QEMU? " + _ARGV,
         stage="spawn|monitor",
         when=lambda seen: seen.ended and bool(seen.complaints),

@@ -36,7 +36,7 @@ def _derived(seen: Evidence) -> dict[str, str]:
     return {
         "problem": " ".join(printable(seen.problem).split()),
         "last_line": tail(seen.console, 1) or "(nothing)",
-        "qemu_last": tail(seen.complaints, 1),
+        "refusal": seen.refusal,
         "last_event": seen.events[-1] if seen.events else "",
         "usually": usual,
     }
