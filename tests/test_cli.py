@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import shlex
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from tests.conftest import Workspace
 from tests.images import zbis
+from tests.needs import openpty
 from tests.waiting import SOON
 
 
@@ -85,7 +85,7 @@ def test_logs_are_passed_on_as_they_are_and_outlive_the_guest(running: Workspace
 
 
 def test_logs_on_a_terminal_are_without_the_guest_s_escapes(running: Workspace) -> None:
-    main, terminal = pty.openpty()
+    main, terminal = openpty()
     command = running.command("topcoat", "logs", "i0")
     subprocess.run(command, cwd=running.directory, env=running.environment, stdout=terminal, check=True)
     os.close(terminal)
@@ -172,7 +172,7 @@ class TestInTheGuest:
     def test_a_terminal_or_nothing_as_stdin(self, demo: Workspace) -> None:
         """On a terminal a thread still waits for a key when the command has ended."""
         assert demo.luigi("BootInstance").status == 0
-        main, terminal = pty.openpty()
+        main, terminal = openpty()
         try:
             for stdin in ("<&0", "<&-"):
                 line = shlex.join(demo.command("topcoat", "ssh", "i0", "--", "echo", "done")) + stdin

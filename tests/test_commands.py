@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import select
 import signal
@@ -14,6 +13,7 @@ import pytest
 from pipeline.garbage.run_locks import lock_directory
 from pipeline.publish import locked
 from tests.conftest import Workspace, qemus_of
+from tests.needs import openpty
 from tests.waiting import SOON
 
 
@@ -256,7 +256,7 @@ class TestConsole:
         assert (refused.status, b"i0 is not running" in refused.stderr) == (2, True)
 
     def test_on_a_terminal_until_the_key(self, running: Workspace) -> None:
-        ours, theirs = pty.openpty()
+        ours, theirs = openpty()
         with subprocess.Popen(
             running.command("topcoat", "console", "i0", "--safe"),
             cwd=running.directory,
@@ -268,7 +268,7 @@ class TestConsole:
             os.close(theirs)
             said = b""
             while b"detaches" not in said:
-                assert select.select([ours], [], [], 20)[0]
+                assert select.select([ours], [], [], SOON)[0]
                 said += os.read(ours, 4096)
             os.write(ours, b"\x1d")
             assert console.wait(SOON) == 0

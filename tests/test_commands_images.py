@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import subprocess
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pipeline.commands.images import tree
 from pipeline.images import cpio
 from pipeline.images.part import Part
 from tests.conftest import Workspace
+from tests.needs import openpty
 
 ENTRIES = [
     cpio.directory("bin"),
@@ -132,7 +132,7 @@ class TestImage:
         assert bare == re.sub(r' +"digest": .*\n', "", SAMPLE)
 
     def test_on_a_terminal_it_is_the_same(self, images: Workspace) -> None:
-        main, terminal = pty.openpty()
+        main, terminal = openpty()
         command = images.command("topcoat", "image", "new.cpio")
         subprocess.run(command, cwd=images.directory, env=images.environment, stdout=terminal, check=True)
         os.close(terminal)

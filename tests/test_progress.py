@@ -1,7 +1,6 @@
 """What people see of a long wait: lines now and then, or one live line on a terminal."""
 
 import os
-import pty
 import re
 import select
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 
 from pipeline.progress import Live, Plain
 from tests.conftest import Workspace
+from tests.needs import openpty
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_what_is_over_soon_is_not_drawn(capsys: pytest.CaptureFixture[str]) -> N
 
 def on_a_terminal(workspace: Workspace, *words: str, **environment: str) -> tuple[int, str]:
     """Run a command with its stderr on a terminal of 80 columns. Returns its exit code and what came there."""
-    ours, theirs = pty.openpty()
+    ours, theirs = openpty()
     command = subprocess.Popen(
         workspace.command(*words),
         cwd=workspace.directory,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import select
 import signal
 import socket
@@ -21,6 +20,7 @@ from pipeline import terminal
 from pipeline.errors import BrokenInstance, InstanceBusy
 from pipeline.process import Process
 from tests.conftest import Workspace
+from tests.needs import openpty
 from tests.waiting import SOON
 
 LIMIT = SOON
@@ -158,7 +158,7 @@ def started() -> Iterator[list[Running]]:
 
 
 def on_terminal(started: list[Running], words: list[str], stdout: int | None = None) -> Running:
-    main, slave = pty.openpty()
+    main, slave = openpty()
     popen = subprocess.Popen(
         words, stdin=slave, stdout=slave if stdout is None else stdout, stderr=subprocess.PIPE, cwd=Path.cwd()
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.qemu import keeper
+from tests.needs import with_mounts
 from tests.qemu.keeping import BOOT_ID, CAP, Scene, child, found
 from tests.waiting import SOON, eventually
 
@@ -159,10 +160,9 @@ class TestRotate:
 
 
 def on_a_disk_of(size: str, directory: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command in `directory` with a tmpfs on it, in a mount namespace of its own."""
-    unshare = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
+    """Run a command in `directory` with a tmpfs on it."""
     mount = f'mount -t tmpfs -o size={size} none "$0" && cd "$0" && exec "$@"'
-    command = [*unshare, "sh", "-c", mount, str(directory), *words]
+    command = with_mounts(mount, str(directory), *words)
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -1,9 +1,9 @@
 """Runs of luigi on a bundle, and what they said."""
 
-import os
 import subprocess
 
 from tests.conftest import Workspace
+from tests.needs import with_mounts
 
 REFUSED = "error: i0 is running, but it is not what a boot would make now: "
 """How a run begins to say that it does not touch a running instance."""
@@ -41,14 +41,13 @@ def reasons(text: str) -> dict[str, str]:
 
 def in_a_namespace(workspace: Workspace, mount: str, *script: str) -> tuple[int, str]:
     """Run the lines of a shell script after a mount that nobody else sees. Returns its exit code and output."""
-    unshare = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
     path = f"{workspace.command('topcoat')[0].rpartition('/')[0]}:{workspace.environment['PATH']}"
     done = subprocess.run(
-        [*unshare, "sh", "-c", "\n".join([f"{mount} || exit 99", *script])],
+        with_mounts("\n".join([f"{mount} || exit 99", *script])),
         cwd=workspace.directory,
         env={**workspace.environment, "PATH": path, "ROOT": str(workspace.store.root)},
         capture_output=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
     return done.returncode, (done.stdout + done.stderr).decode()

@@ -9,6 +9,7 @@ import pytest
 from pipeline.process import Process
 from tests.conftest import Outcome, Workspace, processes_with, qemus_of
 from tests.fakes import sshd
+from tests.needs import with_mounts
 from tests.waiting import SOON, eventually
 
 IMAGES = ["images/clusterfuzz/extended-fvm.blk", "images/clusterfuzz/ssh-fuchsia.zbi"]
@@ -260,13 +261,11 @@ def test_a_store_that_cannot_be_written(bundle: Workspace) -> None:
     ids=["full", "read-only"],
 )
 def test_a_store_on_a_disk_that_is(bundle: Workspace, options: str, status: int, reason: str) -> None:
-    """In a mount namespace of its own, so that it needs no root and leaves no mount behind."""
     bundle.store.root.mkdir()
     (bundle.directory / "bundle/target/x64/fvm.blk").write_bytes(os.urandom(1 << 20))
-    unshare = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
     mount = f'mount -t tmpfs -o {options} none "$TOPCOAT_ROOT" && exec "$@"'
     done = subprocess.run(
-        [*unshare, "sh", "-c", mount, "sh", *bundle.command("luigi", "--module", "tasks", "BootInstance")],
+        with_mounts(mount, "sh", *bundle.command("luigi", "--module", "tasks", "BootInstance")),
         cwd=bundle.directory,
         env={**bundle.environment, "TOPCOAT_ROOT": str(bundle.store.root)},
         capture_output=True,
