@@ -51,7 +51,7 @@ campaign: setup qemu
 	@$(BIN)/luigi --module tasks FuzzCampaign --file docs/demo-campaign.toml --workers 2
 
 test: setup qemu
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: setup
 	@$(BIN)/ruff check .

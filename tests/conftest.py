@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -148,10 +149,9 @@ def usual_signals() -> Iterator[None]:
     signal.signal(signal.SIGTERM, terminate)
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Iterator[Workspace]:
+@contextmanager
+def new_workspace(directory: Path) -> Iterator[Workspace]:
     """An empty workspace. Whatever runs in it at the end is stopped."""
-    directory = tmp_path / "work"
     directory.mkdir()
     # Compiling all modules anew in each of hundreds of processes takes a third of their time
     left_out = ("FUCHSIA_", "TOPCOAT_", "LUIGI_", "PYTHONDONTWRITEBYTECODE")
@@ -163,6 +163,13 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
     finally:
         for instance in Instance.all(made.store):
             instance.stop(10)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    """An empty workspace. Whatever runs in it at the end is stopped."""
+    with new_workspace(tmp_path / "work") as made:
+        yield made
 
 
 @pytest.fixture
@@ -215,6 +222,23 @@ def demo_parts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
 @pytest.fixture
 def demo(workspace: Workspace, demo_parts: Path) -> Workspace:
     """A workspace with the real QEMU and the real demo guest, whose images are prepared."""
+    prepare_demo(workspace, demo_parts)
+    return workspace
+
+
+def prepare_demo(workspace: Workspace, demo_parts: Path) -> None:
+    """Give a workspace the prepared images."""
     # shutil would fill the holes of the 3 GiB disk
     subprocess.run(["cp", "-a", "--sparse=always", demo_parts, workspace.store.root], check=True)
-    return workspace
+
+
+@pytest.fixture(scope="module")
+def booted(tmp_path_factory: pytest.TempPathFactory, demo_parts: Path) -> Iterator[Workspace]:
+    """A workspace with the real demo guest i0, which runs. The tests of a module share it, and leave it as it was."""
+    directory = tmp_path_factory.mktemp("booted")
+    with new_workspace(directory / "work") as made:
+        prepare_demo(made, demo_parts)
+        done = made.luigi("BootInstance")
+        assert done.status == 0, done.text
+        yield made
+    shutil.rmtree(directory)

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -157,31 +158,29 @@ def test_instances_imports_nothing_heavy(running: Workspace) -> None:
 class TestInTheGuest:
     """`topcoat ssh` with the real demo guest."""
 
-    def test_stdin_status_and_binary_output_pass_through(self, demo: Workspace) -> None:
-        assert demo.luigi("BootInstance").status == 0
+    def test_stdin_status_and_binary_output_pass_through(self, booted: Workspace) -> None:
         data = os.urandom(300_000)
-        outcome = demo.topcoat("ssh", "i0", "--", "cat; echo err >&2; exit 7", stdin=data)
+        outcome = booted.topcoat("ssh", "i0", "--", "cat; echo err >&2; exit 7", stdin=data)
         assert (outcome.status, outcome.stdout, outcome.stderr) == (7, data, b"err\n")
-        words = demo.topcoat("ssh", "i0", "--", "printf", "%s|", "a b", "$HOME", "*")
+        words = booted.topcoat("ssh", "i0", "--", "printf", "%s|", "a b", "$HOME", "*")
         assert words.stdout == b"a b|$HOME|*|"
-        assert demo.topcoat("ssh", "i0", "ls", "-d", "/data").stdout == b"/data\n"
-        assert demo.topcoat("ssh", "i0", "--", "kill -9 $$").status == 255
-        assert demo.topcoat("ssh", "i0", "--", "no-such-program").status == 127
-        assert demo.topcoat("ssh", "i0", "--", "cat /proc/cmdline").stdout.decode().count("topcoat.boot=") == 1
+        assert booted.topcoat("ssh", "i0", "ls", "-d", "/data").stdout == b"/data\n"
+        assert booted.topcoat("ssh", "i0", "--", "kill -9 $$").status == 255
+        assert booted.topcoat("ssh", "i0", "--", "no-such-program").status == 127
+        assert booted.topcoat("ssh", "i0", "--", "cat /proc/cmdline").stdout.decode().count("topcoat.boot=") == 1
 
-    def test_a_terminal_or_nothing_as_stdin(self, demo: Workspace) -> None:
+    def test_a_terminal_or_nothing_as_stdin(self, booted: Workspace) -> None:
         """On a terminal a thread still waits for a key when the command has ended."""
-        assert demo.luigi("BootInstance").status == 0
         main, terminal = openpty()
         try:
             for stdin in ("<&0", "<&-"):
-                line = shlex.join(demo.command("topcoat", "ssh", "i0", "--", "echo", "done")) + stdin
+                line = shlex.join(booted.command("topcoat", "ssh", "i0", "--", "echo", "done")) + stdin
                 done = subprocess.run(
                     ["sh", "-c", line],
                     stdin=terminal,
                     capture_output=True,
-                    env=demo.environment,
-                    cwd=demo.directory,
+                    env=booted.environment,
+                    cwd=booted.directory,
                     check=False,
                 )
                 assert (done.returncode, done.stdout, done.stderr) == (0, b"done\n", b"")
@@ -189,31 +188,27 @@ class TestInTheGuest:
             os.close(main)
             os.close(terminal)
 
-    def test_the_guest_serves_sftp(self, demo: Workspace) -> None:
+    def test_the_guest_serves_sftp(self, booted: Workspace) -> None:
         import paramiko
 
-        assert demo.luigi("BootInstance").status == 0
-        handle = demo.instance().live_handle()
+        handle = booted.instance().live_handle()
         assert handle
         with paramiko.Transport((handle.ssh.host, handle.ssh.port)) as transport:
             transport.connect(username=handle.ssh.user, pkey=paramiko.PKey.from_path(handle.ssh.key))
             with paramiko.SFTPClient.from_transport(transport) as sftp:  # type: ignore[union-attr]
                 assert set(sftp.listdir("/data")) == {".ssh", "ssh", "fuzz"}
 
-    def test_a_login_becomes_openssh(self, demo: Workspace) -> None:
+    def test_a_login_becomes_openssh(self, booted: Workspace, tmp_path: Path) -> None:
         """With a scripted ssh in PATH that shows what it was given."""
-        assert demo.luigi("BootInstance").status == 0
-        handle = demo.instance().live_handle()
+        handle = booted.instance().live_handle()
         assert handle
-        fake = demo.directory / "bin"
-        fake.mkdir()
-        (fake / "ssh").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-        (fake / "ssh").chmod(0o755)
-        demo.environment["PATH"] = f"{fake}:{demo.environment['PATH']}"
-        words = demo.topcoat("ssh", "i0").stdout.decode().splitlines()
+        (tmp_path / "ssh").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        (tmp_path / "ssh").chmod(0o755)
+        path = {"PATH": f"{tmp_path}:{booted.environment['PATH']}"}
+        words = booted.run("topcoat", "ssh", "i0", environment=path).stdout.decode().splitlines()
         assert words[-1] == "clusterfuchsia@127.0.0.1"
         assert "StrictHostKeyChecking=yes" in words
-        assert demo.instance().known_hosts.read_text() == f"[127.0.0.1]:{handle.ssh.port} {handle.ssh.host_key}\n"
+        assert booted.instance().known_hosts.read_text() == f"[127.0.0.1]:{handle.ssh.port} {handle.ssh.host_key}\n"
 
 
 def test_the_image_tools_are_commands_too(workspace: Workspace) -> None:

@@ -83,7 +83,9 @@ class _Boot:
         self.stage = "monitor"
         with ExitStack() as held:
             try:
-                monitor = held.enter_context(Monitor(self.plan.files.qmp, self.deadline.within(timeouts.start)))
+                monitor = held.enter_context(
+                    Monitor(self.plan.files.qmp, self.deadline.within(timeouts.start), process)
+                )
                 port = monitor.ssh_port()
             except MonitorError as error:
                 raise self._failed(self._seen(process, str(error), ended=process.wait(_DYING))) from error

@@ -16,6 +16,7 @@ from typing import Any, Self
 from uuid import UUID
 
 from pipeline.deadline import Deadline
+from pipeline.process import Process
 from pipeline.text import printable
 
 _FORWARD = re.compile(r"HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s")
@@ -46,13 +47,17 @@ def power_down(path: Path, limit: float) -> None:
 
 
 class Monitor:
-    """A connection to the monitor socket at `path`. Connecting, and each command, may take `limit` seconds."""
+    """A connection to the monitor socket at `path`. Connecting, and each command, may take `limit` seconds.
 
-    def __init__(self, path: Path, limit: float) -> None:
+    If it is told which `process` will listen there, it does not wait for one that has ended.
+    """
+
+    def __init__(self, path: Path, limit: float, process: Process | None = None) -> None:
         self.events: list[str] = []
         """What QEMU has told unasked, in its order: "SHUTDOWN guest-reset", "STOP"."""
         self._path = path
         self._limit = limit
+        self._process = process
         self._deadline = Deadline(limit)
         self._socket = socket.socket(socket.AF_UNIX)
         self._received = b""
@@ -109,6 +114,8 @@ class Monitor:
             except ConnectionRefusedError as error:  # between QEMU's bind and its listen, or nobody listens any more
                 if self._deadline.expired:
                     raise MonitorGoneError("nobody listens") from error
+                if self._process and self._process.wait(0):
+                    raise MonitorGoneError("QEMU has ended") from error
                 time.sleep(_RETRY)
             except OSError as error:
                 raise MonitorGoneError(f"cannot connect: {error.strerror or error}") from error

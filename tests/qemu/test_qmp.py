@@ -4,6 +4,7 @@ import json
 import os
 import select
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.process import Process
 from pipeline.qemu.qmp import Monitor, MonitorError, MonitorGoneError, power_down, quit_qemu
-from tests.waiting import SOON
+from tests.waiting import NEVER, SOON
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
 OK = b'{"return": {}}\r\n'
@@ -142,6 +144,17 @@ def test_silence_has_a_limit(tmp_path: Path) -> None:
         server.listen()
         with pytest.raises(MonitorError, match=r"no answer within 0\.2 s"):
             ssh_port(tmp_path / "qmp", 0.2)
+
+
+def test_a_qemu_that_ends_before_it_listens_is_not_waited_for(tmp_path: Path) -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as qemu, socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "qmp"))
+        process = Process.find(qemu.pid)
+        ending = threading.Timer(0.2, qemu.kill)
+        ending.start()
+        with pytest.raises(MonitorGoneError, match="QEMU has ended"), Monitor(tmp_path / "qmp", NEVER, process):
+            pass
+        ending.join(SOON)
 
 
 def test_nobody_there(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import random
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,19 @@ from tests.waiting import SOON
 pytestmark = pytest.mark.timeout(300)  # without KVM, on a host with other work
 
 
-@pytest.fixture
-def guest(demo: Workspace) -> Iterator[Connector]:
-    """A connector to a guest that has booted."""
-    done = demo.luigi("BootInstance")
-    assert done.status == 0, done.text
-    handle = Instance.named(demo.store, "i0").live_handle()
+@contextmanager
+def connected(workspace: Workspace) -> Iterator[Connector]:
+    """A connector to the guest of a workspace."""
+    handle = workspace.instance().live_handle()
     assert handle
-    connector = Connector(handle.ssh, Timeouts().scaled(TCG_SCALE), PROMPT, Limits(stall=30))
-    yield connector
-    connector.close()
+    with closing(Connector(handle.ssh, Timeouts().scaled(TCG_SCALE), PROMPT, Limits(stall=SOON))) as connector:
+        yield connector
+
+
+@pytest.fixture
+def guest(booted: Workspace) -> Iterator[Connector]:
+    with connected(booted) as connector:
+        yield connector
 
 
 def hostile(directory: Path) -> dict[bytes, bytes]:
@@ -127,6 +131,8 @@ def test_files_with_names_of_all_kinds_and_many(guest_one_way: Connector, tmp_pa
     with pytest.raises(NoMatch):
         guest_one_way.get("/tmp/to/there/*", again)
     assert_two_thousand_files_arrive(guest_one_way, tmp_path)
+    for made in ("/tmp/to", "data/corpus/c"):
+        guest_one_way.rmdir(made)
 
 
 def assert_two_thousand_files_arrive(guest: Connector, tmp_path: Path) -> None:
@@ -150,14 +156,24 @@ def assert_a_full_guest_says_so(guest: Connector, tmp_path: Path) -> None:
         guest.put(str(source), "/tmp/small")
 
 
-def test_many_sessions_and_a_guest_that_ends_in_the_middle(demo: Workspace, guest: Connector, tmp_path: Path) -> None:
+def test_many_sessions_and_a_guest_that_ends_in_the_middle(demo: Workspace, tmp_path: Path) -> None:
+    assert demo.luigi("BootInstance").status == 0
+    with connected(demo) as guest:
+        assert_many_sessions_work(guest)
+        assert_a_full_guest_says_so(guest, tmp_path)
+        assert_its_end_is_told(demo.instance(), guest, tmp_path)
+
+
+def assert_many_sessions_work(guest: Connector) -> None:
     for number in range(20):
         assert guest.isdir("/tmp")
         assert guest.command("echo", str(number)).output(SOON) == b"%d\n" % number
         assert not guest.isdir("/etc/passwd")
-    assert_a_full_guest_says_so(guest, tmp_path)
+
+
+def assert_its_end_is_told(instance: Instance, guest: Connector, tmp_path: Path) -> None:
     guest.run("dd if=/dev/zero of=/tmp/large bs=1M count=300", 60)
-    stopping = threading.Timer(0.5, Instance.named(demo.store, "i0").stop, (3,))
+    stopping = threading.Timer(0.5, instance.stop, (3,))
     stopping.start()
     with pytest.raises(CommandError, match="did not run to its end"):
         guest.get("/tmp/large", tmp_path)

@@ -202,14 +202,17 @@ def interrupted(
 def killed_while_it_waits(bundle: Workspace, module: str = "tasks") -> Process:
     """SIGKILL a boot whose guest does not come up, once it has told of its port. Returns the QEMU that it leaves."""
     bundle.configure("[boot]\nready = marker\ntimeout = 60\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
-    timeline = bundle.instance().timeline
+    timeline, found = bundle.instance().timeline, list[Process]()
 
     def waiting() -> bool:
-        return timeline.exists() and '"port"' in timeline.read_text()
+        if not timeline.exists() or '"port"' not in timeline.read_text():
+            return False
+        found[:] = qemus_of(bundle.directory)  # once its boot is killed, it may be gone before anybody looks
+        return True
 
     status, _ = interrupted(bundle, signal.SIGKILL, {"FAKE_QEMU": "no-marker"}, waiting, module)
     assert status == -signal.SIGKILL
-    (orphan,) = qemus_of(bundle.directory)
+    (orphan,) = found
     return orphan
 
 
