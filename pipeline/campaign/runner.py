@@ -17,6 +17,7 @@ from pipeline.campaign.allocation import Candidate
 from pipeline.campaign.attempt import Attempt, Places, Work
 from pipeline.campaign.definition import Definition, FuzzerPlan
 from pipeline.campaign.guests import Guest, Guests
+from pipeline.campaign.judging import value_profile
 from pipeline.campaign.result import RESULT
 from pipeline.campaign.state import Standing, State
 from pipeline.campaign.status import CampaignState, FuzzerStatus, Live, Status, of_campaign, of_fuzzer
@@ -195,6 +196,7 @@ class Runner:
 
     def _import_seeds(self) -> None:
         for plan in self.definition.fuzzers:
+            self.corpus(plan.name).count_value_profile(value_profile(dict(plan.options)))
             if plan.seeds:
                 self.corpus(plan.name).add(plan.seed_files(), "seed")
 

@@ -141,13 +141,22 @@ class Corpus:
             with self._opened() as old:
                 units = self._merged(old, set(given), set(kept), new, source)
                 merge = Merge(utc_now(), len(old.units), len(units), before, after)
-                now = Manifest(units, old.merges + 1, merge)
+                now = replace(old, units=units, merges=old.merges + 1, last_merge=merge)
                 self._publish(now)
                 self._tidy(now)
         except _NotTaken as reason:
             log.warning("a merge of the corpus of %s is not taken: %s", self.fuzzer, reason)
             return False
         return True
+
+    def count_value_profile(self, bits: int) -> None:
+        """Remember that who brings units counts as covered what these bits of libFuzzer's use_value_profile say.
+
+        A merge that does not count it would drop such units, as if they covered nothing.
+        """
+        if bits & ~self.manifest().value_profile:
+            with self._opened() as old:
+                self._publish(replace(old, value_profile=old.value_profile | bits))
 
     def import_directory(self, directory: Path, source: str) -> Added:
         """Add the files in a directory and below, but for hidden directories: as libFuzzer reads one."""

@@ -7,7 +7,8 @@
      "schema": 1,
      "units": {"<SHA-1>": {"added": "2026-11-25T13:00:00Z", "bytes": 3, "source": "seed"}}}
 
-`last` is null before the first merge.
+`last` is null before the first merge. A corpus into which campaigns with value profiles have brought units has another
+key, `"value_profile": 1`.
 """
 
 import json
@@ -67,6 +68,8 @@ class Manifest:
     merges: int = 0
     """How many merges have replaced units."""
     last_merge: Merge | None = None
+    value_profile: int = 0
+    """What campaigns that bring units count as covered besides edges: the bits of libFuzzer's use_value_profile."""
 
     @property
     def total_bytes(self) -> int:
@@ -79,7 +82,8 @@ class Manifest:
             unit.name: {"added": unit.added, "bytes": unit.bytes, "source": unit.source} for unit in self.units.values()
         }
         last = None if self.last_merge is None else asdict(self.last_merge)
-        return {"schema": SCHEMA, "units": units, "merges": {"count": self.merges, "last": last}}
+        counted = {"value_profile": self.value_profile} if self.value_profile else {}
+        return {"schema": SCHEMA, "units": units, "merges": {"count": self.merges, "last": last}} | counted
 
     @classmethod
     def decode(cls, data: bytes) -> "Manifest":
@@ -90,7 +94,8 @@ class Manifest:
                 raise ValueError(f"its schema is {str(content['schema'])[:40]!r}, not {SCHEMA}")
             units = {name: _unit(name, facts) for name, facts in content["units"].items()}
             last = content["merges"]["last"]
-            return cls(units, int(content["merges"]["count"]), None if last is None else _merge(last))
+            counted = int(content.get("value_profile", 0))
+            return cls(units, int(content["merges"]["count"]), None if last is None else _merge(last), counted)
         except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(f"it has not the form of a manifest: {type(error).__name__}: {error}") from error
 

@@ -138,7 +138,8 @@ class ScriptedSite:
             kept = sorted(corpus.items())[: max(1, int(len(corpus) * self._world.merged_part))]
             self.files.setdefault(MERGED, {}).update(dict(kept))
         if "merge" in options or options.get("runs") == "0":
-            output.write(b"#2\tINITED cov: 5 ft: 9 corp: 1/1b exec/s: 0 rss: 31Mb\nDone 2 runs in 0 second(s)\n")
+            output.write(b"#2\tINITED cov: 5 ft: 9 corp: 1/1b exec/s: 0 rss: 31Mb\n")
+            output.write(b"Done %d runs in 0 second(s)\n" % (len(corpus) + 1))
             return
         if "max_total_time" not in options:  # it is given one input
             self._crash(behaviour, output)

@@ -1,7 +1,7 @@
 """Merging a corpus, with a fuzzer of a script that says what libFuzzer says."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,9 @@ A = "fuzzers/a"
 SOON = 20.0
 SUBJECT = Subject(A, "build", "plan")
 PLAN = FuzzerPlan(A, Budget(60), 20, options=(("max_len", "9"), ("timeout", "3")))
-MEASURED = b"#%d\tINITED cov: %d ft: %d corp: %d/9b exec/s: 0 rss: 31Mb\nDone 2 runs in 0 second(s)\n"
+MEASURED = b"#%d\tINITED cov: %d ft: %d corp: %d/9b exec/s: 0 rss: 31Mb\n"
+DONE = b"Done %d runs in 0 second(s)\n"
+BEFORE, AFTER = "before", "after"
 
 
 class Fuzzer(ScriptedSite):
@@ -32,16 +34,22 @@ class Fuzzer(ScriptedSite):
 
     def __init__(self, world: World, guest: ScriptedGuest) -> None:
         super().__init__(world, guest, A)
-        self.keeps: Sequence[str] = ()
-        """The names that are in the result."""
-        self.features = {CORPUS: 100, MERGED: 100}
-        """What is covered, by directory; nothing is said of 0."""
+        self.result: dict[str, bytes] = {}
+        """What the merge writes."""
+        self.features = {BEFORE: 100, AFTER: 100}
+        """What is covered before and after the merge; nothing is said of 0."""
+        self.unfinished = ""
+        """The measurement in which not all units are run."""
+        self.measured: list[dict[str, bytes]] = []
+        """The units that were there when their coverage was measured."""
         self.calls: list[str] = []
         """prepare, stop, and the words of each run."""
         self.meanwhile: Callable[[], object] = lambda: None
         """Called in the middle of a merge."""
+        self.pushed: Callable[[dict[str, bytes]], object] = lambda _: None
+        """Given what is in a directory each time that files have come there."""
         self.faults: dict[str, TopcoatError] = {}
-        """What a run raises, by its last word."""
+        """What a run raises: -merge=1, or the measurement before or after it."""
 
     def prepare(self) -> None:
         self.calls.append("prepare")
@@ -51,20 +59,29 @@ class Fuzzer(ScriptedSite):
         self.calls.append("stop")
         super().stop()
 
+    def push(self, files: Mapping[str, Path], directory: str) -> None:
+        super().push(files, directory)
+        self.pushed(self.files[directory])
+
     def run(self, words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
         self.calls.append(" ".join(words))
         self._answer()
         if "-merge=1" in words:
-            corpus = self.files[CORPUS]
             self.meanwhile()
             self._raise("-merge=1")
-            self.files[MERGED] = {name: corpus.get(name, b"") for name in self.keeps}
+            self.files[MERGED].update(self.result)
             output.write(b"MERGE-OUTER: 3 files, 0 in the initial corpus, 0 processed earlier\n")
             return
-        self._raise(words[-1])
-        if features := self.features[words[-1]]:
-            units = len(self.files[words[-1]])
+        self._measure(AFTER if self.measured else BEFORE, output)
+
+    def _measure(self, which: str, output: Writer) -> None:
+        self.measured.append(dict(self.files[CORPUS]))
+        self._raise(which)
+        if features := self.features[which]:
+            units = len(self.files[CORPUS])
             output.write(MEASURED % (units, features // 2, features, units))
+            if which != self.unfinished:
+                output.write(DONE % (units + 1))
 
     def _raise(self, name: str) -> None:
         if error := self.faults.get(name):
@@ -94,7 +111,7 @@ class Bench:
         self.corpus = Corpus.of(root, A)
         self.names = [unit(text)[0] for text in "abcd"]
         self.corpus.add([unit(text)[1] for text in "abcd"], "seed")
-        self.site.keeps = self.names[:2]
+        self.site.result = dict(map(unit, "ab"))
 
     def merge(self, tolerance: float = 0.0) -> Merged:
         return merge(SUBJECT, PLAN, self.guest, self.corpus, Campaign(tolerance=tolerance), self.world.clock)
@@ -115,20 +132,37 @@ class TestResult:
         assert bench.merge() == Merged(SUBJECT, 4, 2, 100, 100, True, "", seconds=7.0)
         assert bench.units == set(bench.names[:2])
 
-    def test_the_fuzzer_has_the_whole_corpus_and_the_options_of_the_plan(self, bench: Bench) -> None:
+    def test_the_fuzzer_has_the_whole_corpus_and_options_that_hide_nothing(self, bench: Bench) -> None:
         seen: list[dict[str, bytes]] = []
         bench.site.meanwhile = lambda: seen.append(dict(bench.site.files[CORPUS]))
         bench.guest.place.known.update(bench.names)
         bench.merge()
         assert seen == [dict(map(unit, "abcd"))]
-        options = "-max_len=9 -rss_limit_mb=307 -timeout=3"
+        options = "-max_len=4096 -rss_limit_mb=307 -timeout=25"
         assert bench.site.calls == [
             "prepare",
             f"{options} -merge=1 {MERGED} {CORPUS}",
             f"{options} -runs=0 {CORPUS}",
-            f"{options} -runs=0 {MERGED}",
+            "prepare",
+            f"{options} -runs=0 {CORPUS}",
             "prepare",
         ]
+
+    def test_exactly_what_is_kept_is_measured(self, bench: Bench) -> None:
+        bench.site.result = dict([unit("a"), unit("new"), (unit("b")[0], b"torn"), ("other name", b"c"), ("odd", b"x")])
+        merged = bench.merge()
+        assert bench.site.measured == [dict(map(unit, "abcd")), dict(map(unit, "abc"))]
+        assert (merged.before, merged.after, bench.units) == (4, 3, set(bench.names[:3]))
+
+    def test_what_is_kept_whole_need_not_be_measured_again(self, bench: Bench) -> None:
+        bench.site.result = dict(map(unit, "abcd"))
+        assert bench.merge() == Merged(SUBJECT, 4, 4, 100, 100, True, "", seconds=0.0)
+        assert bench.site.measured == [dict(map(unit, "abcd"))]
+
+    def test_the_empty_unit_stays_as_nobody_judges_it(self, bench: Bench) -> None:
+        bench.corpus.add([b""], "seed")
+        bench.merge()
+        assert bench.units == {*bench.names[:2], unit("")[0]}
 
     def test_afterwards_the_guest_has_nothing_and_is_known_to(self, bench: Bench) -> None:
         bench.guest.place.known.update(["old", *bench.names])
@@ -136,7 +170,7 @@ class TestResult:
         assert (bench.site.files, bench.guest.place.known) == ({}, set())
 
     def test_one_that_covers_less_is_refused(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-        bench.site.features[MERGED] = 97
+        bench.site.features[AFTER] = 97
         merged = bench.merge(tolerance=0.02)
         assert (merged.before, merged.after, merged.accepted) == (4, 4, False)
         assert merged.reason == "97 features instead of 100; the log says more"
@@ -144,28 +178,39 @@ class TestResult:
         assert bench.units == set(bench.names)
 
     def test_one_that_covers_less_within_the_tolerance_is_taken(self, bench: Bench) -> None:
-        bench.site.features[MERGED] = 98
+        bench.site.features[AFTER] = 98
         merged = bench.merge(tolerance=0.02)
         assert (merged.features_before, merged.features_after, merged.accepted) == (100, 98, True)
         assert bench.units == set(bench.names[:2])
 
     def test_nothing_came_of_it(self, bench: Bench) -> None:
-        bench.site.keeps = ()
+        bench.site.result = {}
         merged = bench.merge()
         assert (merged.accepted, merged.reason) == (False, "nothing came of it")
         assert bench.units == set(bench.names)
 
-    @pytest.mark.parametrize("silent", [CORPUS, MERGED])
-    def test_of_what_was_not_measured_nothing_is_taken(self, bench: Bench, silent: str) -> None:
-        bench.site.features[silent] = 0
-        merged = bench.merge()
-        assert not merged.accepted
-        assert merged.reason
-        assert bench.units == set(bench.names)
+    @pytest.mark.parametrize("which", [BEFORE, AFTER])
+    @pytest.mark.parametrize("how", ["says nothing", "runs some only"])
+    def test_of_what_was_not_measured_nothing_is_taken(self, bench: Bench, which: str, how: str) -> None:
+        """A measurement of some units would be as good as one of all, to whoever looks at the last line alone."""
+        if how == "says nothing":
+            bench.site.features[which] = 0
+        else:
+            bench.site.unfinished = which
+        merged = bench.merge(tolerance=0.9)
+        assert merged.reason == "what the corpus covers cannot be measured: not all units were run"
+        assert (merged.accepted, bench.units) == (False, set(bench.names))
+
+    def test_the_reason_is_what_the_fuzzer_complained_of(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        bench.site.unfinished = BEFORE
+        monkeypatch.setattr(
+            "tests.campaign.test_merging.MEASURED", MEASURED + b"==1== ERROR: libFuzzer: timeout after 26 seconds\n"
+        )
+        assert bench.merge().reason == "what the corpus covers cannot be measured: timeout after 26 seconds"
 
     def test_an_empty_corpus_has_no_result(self, bench: Bench, tmp_path: Path) -> None:
         bench.corpus = Corpus.of(tmp_path / "other", A)
-        bench.site.keeps = ()
+        bench.site.result = {}
         assert (bench.merge().accepted, bench.units) == (False, set())
 
 
@@ -178,7 +223,7 @@ class TestMeanwhile:
 
     def test_what_somebody_else_has_added_is_no_result_of_the_merge(self, bench: Bench) -> None:
         bench.site.meanwhile = lambda: bench.corpus.add([b"new"], "somebody else")
-        bench.site.keeps = [unit("new")[0]]
+        bench.site.result = dict([unit("new")])
         bench.merge()
         assert unit("new")[0] in bench.units
 
@@ -188,18 +233,19 @@ class TestMeanwhile:
         assert bench.units == {bench.names[1]}
 
     def test_names_that_are_not_in_the_corpus_are_ignored(self, bench: Bench) -> None:
-        bench.site.keeps = [unit("forged")[0], "../../x", "-rf", "\033[31m", "latin\udcff", "", bench.names[3]]
+        names = [unit("forged")[0], "../../x", "-rf", "\033[31m", "latin\udcff", "", bench.names[3]]
+        bench.site.result = dict.fromkeys(names, b"other content")
         assert bench.merge().accepted
         assert bench.units == {bench.names[3]}
 
     def test_if_there_are_no_others_nothing_came_of_it(self, bench: Bench) -> None:
-        bench.site.keeps = [unit("forged")[0], "../../x"]
+        bench.site.result = dict.fromkeys([unit("forged")[0], "../../x"], b"other content")
         assert bench.merge().reason == "nothing came of it"
         assert bench.units == set(bench.names)
 
 
 class TestFaults:
-    @pytest.mark.parametrize("when", ["-merge=1", CORPUS, MERGED])
+    @pytest.mark.parametrize("when", ["-merge=1", BEFORE, AFTER])
     @pytest.mark.parametrize(
         "error",
         [
@@ -217,6 +263,26 @@ class TestFaults:
         assert bench.units == set(bench.names)
         assert bench.site.calls[-1] == "prepare", "nothing of it is left in the guest"
         assert bench.site.files == {}
+
+    @pytest.mark.parametrize("fault", ["lost", "cut off", "more"])
+    @pytest.mark.parametrize("when", ["first", "last"])
+    def test_a_guest_that_has_other_units_than_it_was_given_judges_nothing(
+        self, bench: Bench, fault: str, when: str
+    ) -> None:
+        """Else what never came would count neither before nor afterwards, and go."""
+
+        faults = {"lost": {bench.names[0]: b""}, "cut off": {unit("long")[0]: b"lon"}, "more": dict([unit("more")])}
+        bench.corpus.add([b"long"], "seed")
+        bench.site.result |= dict([unit("long")])
+
+        def spoil(files: dict[str, bytes]) -> None:
+            if files and bool(bench.site.measured) == (when == "last"):
+                files.update(faults[fault])
+
+        bench.site.pushed = spoil
+        merged = bench.merge(tolerance=0.9)
+        assert merged.reason == "the guest's corpus differs from what it was given: units: 1"
+        assert (merged.accepted, bench.units) == (False, {*bench.names, unit("long")[0]})
 
     def test_a_guest_that_dies_in_the_middle_is_told(self, bench: Bench) -> None:
         def die() -> None:

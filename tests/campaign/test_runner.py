@@ -154,6 +154,14 @@ class TestBudget:
         assert seeds == [entry.seed for entry in again.of(Started)]
         assert not set(seeds) & {entry.seed for entry in other.of(Started)}
 
+    def test_a_corpus_remembers_that_a_campaign_counts_more_as_covered(self, bench: Bench) -> None:
+        bench.world.behaviours[A] = Behaviour(units=4)
+        bench.run(bench.definition(FuzzerPlan(A, Budget(5), 5, options=(("use_value_profile", "1"),))))
+        bench.run(bench.definition(FuzzerPlan(A, Budget(5), 5)))
+        words = [words for _, words in bench.world.runs if "-merge=1" in words]
+        assert len(words) == 2
+        assert all("-use_value_profile=1" in merge for merge in words)
+
     def test_the_seeds_of_the_definition_come_into_the_corpus(self, bench: Bench, tmp_path: Path) -> None:
         bench.world.merged_part = 1.0
         (tmp_path / "seeds").mkdir()

@@ -1,6 +1,7 @@
 """The manifest: what is written is understood, and nothing else is."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.corpus import Corpus, Coverage, Manifest, Merge, Unit
 from pipeline.errors import StoreError
-from tests.corpus.conftest import XYZ, contents, name_of
+from tests.corpus.conftest import XYZ, contents, merge, name_of
 
 AB = "da23614e02469a0d7c7bd1bdab5c9c474b1904dc"
 
@@ -71,6 +72,23 @@ def test_the_frozen_sample_is_what_is_written_and_understood(corpus: Corpus, mon
     assert file.read_text() == json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
+def test_what_counts_as_covered_is_remembered(corpus: Corpus) -> None:
+    """An earlier version has no such key, and reads a manifest that has it."""
+    corpus.add([b"a", b"b"], "seed")
+    corpus.count_value_profile(0)
+    assert "value_profile" not in json.loads((corpus.directory / "manifest.json").read_text())
+    corpus.count_value_profile(2)
+    corpus.count_value_profile(1)
+    assert merge(corpus, [b"a", b"b"], [b"a"])
+    corpus.add([b"c"], "x")
+    assert corpus.recover() == 2
+    content = json.loads((corpus.directory / "manifest.json").read_text())
+    assert content["value_profile"] == corpus.manifest().value_profile == 3
+    assert Manifest.decode(json.dumps(json.loads(SAMPLE) | {"value_profile": 1}).encode()) == replace(
+        MEANING, value_profile=1
+    )
+
+
 CHANGES: list[dict[str, object]] = [
     {"schema": 2},
     {"units": []},
@@ -82,6 +100,7 @@ CHANGES: list[dict[str, object]] = [
     {"units": {XYZ: {"bytes": 3}}},
     {"merges": None},
     {"merges": {"count": "x", "last": None}},
+    {"value_profile": "x"},
 ]
 DAMAGES = [
     *("", "{", "[]", "null", "1", "{}", "\udcff", "[" * 50000),
