@@ -81,6 +81,18 @@ class Booted(Entry):
 
 
 @dataclass(frozen=True)
+class Seeded(Entry):
+    """Seeds were imported. Their contents are not imported again: a merge may have dropped some of them since."""
+
+    kind: ClassVar[str] = "seeded"
+    fuzzer: str
+    names: tuple[str, ...]
+    """Of the units that they are, sorted; those are left out of which an earlier entry tells."""
+    new: int
+    """How many of them the corpus did not have."""
+
+
+@dataclass(frozen=True)
 class Started(Entry):
     """An attempt at a slice began: one run of the fuzzer."""
 
@@ -198,7 +210,8 @@ class Proved(Entry):
 
 
 KINDS: dict[str, type[Entry]] = {
-    one.kind: one for one in (Opened, Booted, Started, Harvested, Crashed, Ended, Closed, Merged, Benched, Proved)
+    one.kind: one
+    for one in (Opened, Booted, Seeded, Started, Harvested, Crashed, Ended, Closed, Merged, Benched, Proved)
 }
 """The classes by their kinds."""
 
@@ -222,8 +235,8 @@ def decode(line: bytes) -> Entry:
         values = {key: value for key, value in data.items() if key not in ("schema", "kind", "at")}
         if "subject" in values:
             values["subject"] = Subject(**values["subject"])
-        if "arguments" in values:
-            values["arguments"] = tuple(map(str, values["arguments"]))
+        for name in {"arguments", "names"} & values.keys():
+            values[name] = tuple(map(str, values[name]))
         if "curve" in values:
             values["curve"] = tuple(tuple(point) for point in values["curve"])
         return kind(**values)

@@ -15,7 +15,20 @@ from hypothesis import strategies as st
 
 from pipeline import ledger
 from pipeline.errors import InstanceBusy, StoreError
-from pipeline.ledger import Closed, Crashed, Ended, Entry, Harvested, Started, Subject, decode, encode, opened, read
+from pipeline.ledger import (
+    Closed,
+    Crashed,
+    Ended,
+    Entry,
+    Harvested,
+    Seeded,
+    Started,
+    Subject,
+    decode,
+    encode,
+    opened,
+    read,
+)
 from tests.waiting import SOON
 
 SUBJECT = Subject("example-fuzzers/crash_fuzzer", "b3:build", "b3:plan")
@@ -26,6 +39,12 @@ FROZEN = (
 )
 STARTED = Started(SUBJECT, 3, 1, "pool-0", "6ed5", 4711, ("-max_len=16", "data/corpus"))
 
+FROZEN_SEEDED = (
+    b'{"at": "2026-11-29T06:00:00Z", "fuzzer": "example-fuzzers/crash_fuzzer", "kind": "seeded", '
+    b'"names": ["66b27417d37e024c46526c2f6d358a754fc552f3"], "new": 1, "schema": 1}\n'
+)
+SEEDED = Seeded(SUBJECT.fuzzer, ("66b27417d37e024c46526c2f6d358a754fc552f3",), 1)
+
 numbers = st.integers(0, 10**18)
 seconds = st.floats(0, 1e9)
 subjects = st.builds(Subject, st.text(), st.text(), st.text())
@@ -35,6 +54,7 @@ entries: st.SearchStrategy[Entry] = st.one_of(
     st.builds(Harvested, subjects, numbers, numbers, seconds, numbers, numbers, numbers, numbers),
     st.builds(Crashed, subjects, numbers, numbers, st.text(), st.booleans(), st.text()),
     st.builds(Closed, subjects, numbers, st.text()),
+    st.builds(Seeded, st.text(), st.lists(st.text()).map(tuple), numbers),
     st.builds(
         Ended,
         *(subjects, numbers, numbers, st.sampled_from(["done", "crash"]), st.text(), seconds, numbers, numbers),
@@ -43,9 +63,11 @@ entries: st.SearchStrategy[Entry] = st.one_of(
 )
 
 
-def test_a_frozen_line() -> None:
+def test_frozen_lines() -> None:
     assert encode(STARTED, "2026-11-25T14:00:00Z") == FROZEN
     assert decode(FROZEN) == STARTED
+    assert encode(SEEDED, "2026-11-29T06:00:00Z") == FROZEN_SEEDED
+    assert decode(FROZEN_SEEDED) == SEEDED
 
 
 @given(entries)

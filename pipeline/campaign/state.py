@@ -16,6 +16,7 @@ from pipeline.ledger import (
     Point,
     Proved,
     Result,
+    Seeded,
     Started,
     Subject,
 )
@@ -115,6 +116,8 @@ class State:
     boots: list[Booted] = field(default_factory=list)
     proofs: dict[tuple[str, str], Proved] = field(default_factory=dict)
     """The last one for each host and build."""
+    seeded: dict[str, set[str]] = field(default_factory=dict)
+    """By fuzzer, the names of the units that its seeds have brought."""
     processes: int = 0
     """That have worked at it."""
     merging: float = 0.0
@@ -145,6 +148,8 @@ class State:
                 self._opened()
             case Booted():
                 self.boots.append(entry)
+            case Seeded():
+                self.seeded.setdefault(entry.fuzzer, set()).update(entry.names)
             case Proved():
                 self.proofs[entry.host, entry.build] = entry
             case Started() | Harvested() | Ended() | Closed() | Crashed() | Merged() | Benched():
