@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pipeline.corpus import Corpus
 from tests.conftest import Workspace
 
 FILE = """name = "nightly"
@@ -45,11 +46,33 @@ def test_a_sound_file_becomes_a_table(nightly: Workspace) -> None:
     assert done.text.splitlines() == [
         "fuzzer                        budget        slice  slices  options                 dictionary  seeds",
         "example-fuzzers/crash_fuzzer  100,000 runs  40 s   -       max_len=4096            -           -",
-        "example-fuzzers/maze_fuzzer   1m30s         40 s   3       max_len=4096 timeout=5  maze.dict   1 file",
+        "example-fuzzers/maze_fuzzer   1m30s         40 s   3       max_len=4096 timeout=5  maze.dict   1 unit",
         "example-fuzzers/noop_fuzzer   10m00s        40 s   15      max_len=4096            -           -",
         "",
         "nightly: 3 fuzzers, 18 slices in 11m30s, 100,000 runs; seed 1, allocation gain",
     ]
+
+
+def test_of_seeds_exactly_those_are_counted_that_would_be_imported(nightly: Workspace) -> None:
+    seeds = nightly.directory / "seeds"
+    nightly.configure((nightly.directory / "luigi.cfg").read_text() + "unit_size = 8\n")
+    for name, text in {"b": "b", "same": "b", "large": "much too large", "larger": "much too large!"}.items():
+        (seeds / name).write_text(text)
+    (seeds / "dangling").symlink_to("nowhere")
+    (seeds / "link").symlink_to("../maze.dict")
+    maze = Corpus.of(nightly.store.root, "example-fuzzers/maze_fuzzer")
+    maze.quarantine(b"a", "it crashes")
+    done = nightly.topcoat("campaign", "check", "nightly.toml")
+    assert done.stdout.decode().splitlines()[2].endswith("maze.dict   2 units"), "b, and what the link leads to"
+    warning = "nightly.toml: warning: seeds left out: "
+    assert [line.partition(" (")[0].removeprefix(warning) for line in done.stderr.decode().splitlines()] == [
+        f"1 in quarantine, such as {seeds}/a",
+        f"2 larger than [campaign] unit_size, such as {seeds}/large",
+        f"1 no files that can be read, such as {seeds}/dangling",
+    ]
+    assert maze.units() == {}, "it is only asked"
+    told = json.loads(nightly.topcoat("campaign", "check", "--json", "nightly.toml").stdout)
+    assert [(one["file"], one["key"]) for one in told["warnings"]] == [("nightly.toml", "seeds")] * 3
 
 
 def test_for_machines(nightly: Workspace) -> None:

@@ -9,6 +9,7 @@ from pipeline.corpus import Corpus, Coverage, Manifest, Merge, Unit
 from tests.conftest import Workspace
 
 MAZE = "example-fuzzers/maze_fuzzer"
+SOME = Coverage(20, 31)
 MERGE = Merge("2026-11-25T14:00:00Z", 1200, 2, Coverage(20, 3100), Coverage(20, 3099))
 
 
@@ -178,7 +179,7 @@ def test_an_export_needs_a_directory(workspace: Workspace, corpus: Corpus, where
 
 def test_what_is_imported_is_counted(workspace: Workspace, corpus: Corpus, directory: Path) -> None:
     done = workspace.topcoat("corpus", "import", MAZE, "elsewhere")
-    assert (done.status, done.stdout) == (0, b"elsewhere: 1 new, 1 known, 1 in quarantine\n")
+    assert (done.status, done.stdout) == (0, b"elsewhere: 1 new, 1 known; 1 in quarantine, such as elsewhere/c\n")
     assert {unit.source for unit in corpus.units().values()} == {"seed", "import"}
 
 
@@ -214,9 +215,20 @@ def test_the_limits_are_those_of_campaigns(workspace: Workspace, directory: Path
     workspace.configure("[campaign]\nunit_size = 3\ncorpus_units = 1\n")
     said = workspace.topcoat("corpus", "import", MAZE, "elsewhere").stdout.decode()
     assert said == (
-        "elsewhere: 1 new, 0 known, 1 larger than [campaign] unit_size, "
-        "1 beyond [campaign] corpus_size or corpus_units\n"
+        "elsewhere: 1 new, 0 known; 1 larger than [campaign] unit_size, such as elsewhere/c; "
+        "1 beyond [campaign] corpus_size or corpus_units, such as elsewhere/below/b\n"
     )
+
+
+def test_what_a_merge_has_dropped_comes_back_for_whoever_asks_for_it(
+    workspace: Workspace, corpus: Corpus, directory: Path
+) -> None:
+    given = set(corpus.units())
+    assert corpus.replace(given, [min(given)], [], before=SOME, after=SOME, tolerance=0.0, source="merge")
+    (directory / "dropped").write_bytes(b"three")
+    (directory / "link").symlink_to("dropped")
+    workspace.topcoat("corpus", "import", MAZE, "elsewhere")
+    assert given < set(corpus.units())
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,10 @@
 
 import json
 import math
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.corpus.files import files_below
 from pipeline.digests import digest
 from pipeline.faults import host_faults
 from pipeline.settings import Allocation
@@ -48,13 +47,18 @@ class FuzzerPlan:
         """How many slices the budget comes to, the last of which may be shorter; None for a budget of runs."""
         return None if self.budget.seconds is None else math.ceil(self.budget.seconds / self.slice)
 
-    def seed_files(self) -> tuple[Path, ...]:
-        """The regular files that are seeds or lie below them, sorted. Links to directories are not followed.
+    def seed_paths(self) -> tuple[Path, ...]:
+        """All that is named as seed, or lies below what is, but directories; sorted. See pipeline.corpus.files.
 
-        Raises StoreError if they cannot be listed.
+        Also what is no file, and cannot be imported: somebody must tell of it. Raises StoreError.
         """
         with host_faults(f"the seeds of {self.name} cannot be listed"):
-            return tuple(sorted({file for seed in self.seeds for file in _files(seed)}))
+            below = {path for seed in self.seeds if seed.is_dir() for path in files_below(seed)}
+            return tuple(sorted(below.union(seed for seed in self.seeds if not seed.is_dir())))
+
+    def seed_files(self) -> tuple[Path, ...]:
+        """Those that are regular files, or links to some; and what was named itself, whatever it is by now."""
+        return tuple(path for path in self.seed_paths() if path.is_file() or path in self.seeds)
 
     def digest(self) -> str:
         """Of all that the results of a slice depend on and the campaign can change: a ledger records it.
@@ -107,15 +111,3 @@ class Definition:
             "schema": SCHEMA,
             "seed": self.seed,
         }
-
-
-def _files(seed: Path) -> Iterator[Path]:
-    if not seed.is_dir():
-        yield seed
-        return
-    for directory, _, names in os.walk(seed, onerror=_raise):
-        yield from (path for name in names if (path := Path(directory, name)).is_file())
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -12,7 +12,7 @@ from functools import partial
 from hashlib import sha256
 
 from pipeline import ledger
-from pipeline.campaign import allocation, budget, canary, merging
+from pipeline.campaign import allocation, budget, canary, merging, seeds
 from pipeline.campaign.allocation import Candidate
 from pipeline.campaign.attempt import Attempt, Places, Work
 from pipeline.campaign.definition import Definition, FuzzerPlan
@@ -195,10 +195,12 @@ class Runner:
         self.note(Opened(socket.gethostname(), os.getpid(), self.definition.encode()))
 
     def _import_seeds(self) -> None:
-        for plan in self.definition.fuzzers:
+        """Give the corpora of whatever will run their seeds; a merge by itself brings nothing."""
+        only = self._only
+        plans = [one for one in self.definition.fuzzers if not only or (only.slice and only.fuzzer == one.name)]
+        for plan in plans:
             self.corpus(plan.name).count_value_profile(value_profile(dict(plan.options)))
-            if plan.seeds:
-                self.corpus(plan.name).add(plan.seed_files(), "seed")
+        seeds.bring(plans, self.corpus, self.state.seeded, lambda name: self.standing(name).attempts > 0, self.note)
 
     def _prove(self) -> None:
         """Look for the canary, unless it has been found by this build on this host."""

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.campaign.definition import Definition, FuzzerPlan
     from pipeline.campaign.draft import Draft
     from pipeline.campaign.problems import Problem
+    from pipeline.corpus import Added
 
 SCHEMA = 1
 """Of `topcoat campaign check --json`. docs/campaign.md describes it."""
@@ -28,18 +29,35 @@ _COLUMNS = ("fuzzer", "budget", "slice", "slices", "options", "dictionary", "see
 
 def check(chosen: Settings, options: argparse.Namespace) -> int:
     """Tell what a campaign's file says, for the fuzzers of the build, or all that is wrong with it."""
-    from pipeline.campaign import draft
+    from pipeline.campaign import draft, seeds
+    from pipeline.corpus import Corpus, Limits
 
     found = draft.look(Path(options.file), chosen.campaign)
     names, why_not = _names(chosen)
     problems = found.problems if names is None else found.problems_with(names)
     definition = None if problems or names is None else found.expand(names)
+    judged = {
+        plan.name: seeds.judge(plan, Corpus.of(chosen.store.root, plan.name, Limits.of(chosen.campaign)))
+        for plan in (definition.fuzzers if definition else ())
+        if plan.seeds
+    }
+    warnings = [*found.warnings, *_left_out(found, judged.values())]
     if options.json:
-        facts = _encoded(found, problems, definition) | {"not_expanded": why_not or None}
+        facts = _encoded(warnings, problems, definition) | {"not_expanded": why_not or None}
         print(json.dumps(facts, indent=2, sort_keys=True))
     else:
-        _tell(found, problems, definition, why_not)
+        for warning in warnings:
+            print(f"{warning.place}: warning: {warning.advice}", file=sys.stderr)
+        _tell(found, problems, definition, judged, why_not)
     return _WRONG if problems else 0
+
+
+def _left_out(found: "Draft", seeds: "Iterable[Added]") -> "Iterator[Problem]":
+    from pipeline.campaign.problems import Problem
+    from pipeline.corpus import Added
+
+    for reason in sum(seeds, Added()).reasons:
+        yield Problem(found.source.name, None, "seeds", f"seeds left out: {reason}", reason.hint)
 
 
 def _names(chosen: Settings) -> tuple[list[str] | None, str]:
@@ -55,35 +73,41 @@ def _names(chosen: Settings) -> tuple[list[str] | None, str]:
         return None, error.message
 
 
-def _encoded(found: "Draft", problems: "Sequence[Problem]", definition: "Definition | None") -> dict[str, object]:
+def _encoded(
+    warnings: "Sequence[Problem]", problems: "Sequence[Problem]", definition: "Definition | None"
+) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "definition": definition.encode() if definition else None,
         "problems": [problem.encode() for problem in problems],
-        "warnings": [warning.encode() for warning in found.warnings],
+        "warnings": [warning.encode() for warning in warnings],
     }
 
 
-def _tell(found: "Draft", problems: "Sequence[Problem]", definition: "Definition | None", why_not: str) -> None:
-    for warning in found.warnings:
-        print(f"{warning.place}: warning: {warning.advice}", file=sys.stderr)
+def _tell(
+    found: "Draft",
+    problems: "Sequence[Problem]",
+    definition: "Definition | None",
+    seeds: "Mapping[str, Added]",
+    why_not: str,
+) -> None:
     for problem in problems:
         print(problem, file=sys.stderr)
     if definition:
-        print(*_table(definition), "", _totals(definition), sep="\n")
+        print(*_table(definition, seeds), "", _totals(definition), sep="\n")
     elif not problems:
         print(f"{found.source.name}: nothing is wrong with the file itself")
     if why_not:
         print(f"not compared with the fuzzers of the build: {one_line(why_not)}", file=sys.stderr)
 
 
-def _table(definition: "Definition") -> list[str]:
-    return columns([_COLUMNS, *map(_row, definition.fuzzers)], texts=len(_COLUMNS))
+def _table(definition: "Definition", seeds: "Mapping[str, Added]") -> list[str]:
+    rows = (_row(plan, seeds.get(plan.name)) for plan in definition.fuzzers)
+    return columns([_COLUMNS, *rows], texts=len(_COLUMNS))
 
 
-def _row(plan: "FuzzerPlan") -> tuple[str, ...]:
+def _row(plan: "FuzzerPlan", seeds: "Added | None") -> tuple[str, ...]:
     seconds, runs = plan.budget.seconds, plan.budget.runs
-    files = len(plan.seed_files())
     return (
         one_line(plan.name),
         _time(seconds) if seconds else _counted(runs or 0, "run"),
@@ -91,7 +115,7 @@ def _row(plan: "FuzzerPlan") -> tuple[str, ...]:
         str(plan.slices or "-"),
         " ".join(f"{name}={value}" for name, value in plan.options) or "-",
         one_line(plan.dictionary.name) if plan.dictionary else "-",
-        _counted(files, "file") if plan.seeds else "-",
+        _counted(len(seeds.names), "unit") if seeds else "-",
     )
 
 

@@ -24,13 +24,6 @@ _TEXTS = ("fuzzer", "last unit", "last merge")
 _NUMBERS = ("units", "size", "in quarantine", "merged units", "merged features")
 _SOURCE = "import"
 _SEE = "see which corpora there are: topcoat corpus list"
-_LEFT_OUT = {
-    "quarantined": "in quarantine",
-    "too_large": "larger than [campaign] unit_size",
-    "over_cap": "beyond [campaign] corpus_size or corpus_units",
-    "torn": "not what their names say",
-    "refused": "no files that can be read",
-}
 
 
 @dataclass(frozen=True)
@@ -94,9 +87,8 @@ def bring(chosen: Settings, options: argparse.Namespace) -> int:
     _warn_if_unknown(chosen, options.fuzzer)
     for directory in directories:
         added = corpus.import_directory(directory, _SOURCE)
-        left_out = [f"{count} {why}" for name, why in _LEFT_OUT.items() if (count := getattr(added, name))]
-        told = [f"{added.new} new", f"{added.known} known", *left_out]
-        print(f"{one_line(str(directory))}: {', '.join(told)}")
+        told = [f"{added.new} new, {added.known} known", *map(str, added.reasons)]
+        print(f"{one_line(str(directory))}: {'; '.join(told)}")
     return 0
 
 

@@ -12,7 +12,7 @@ removed by the next one that writes.
 """
 
 from pipeline.corpus.corpus import Corpus
-from pipeline.corpus.intake import Added, Limits
+from pipeline.corpus.intake import Added, Limits, Reason
 from pipeline.corpus.manifest import Coverage, Manifest, Merge, Unit
 
-__all__ = ["Added", "Corpus", "Coverage", "Limits", "Manifest", "Merge", "Unit"]
+__all__ = ["Added", "Corpus", "Coverage", "Limits", "Manifest", "Merge", "Reason", "Unit"]

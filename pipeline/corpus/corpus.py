@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.corpus.files import content_of, has_own_name, is_name, name_of, sizes_in
+from pipeline.corpus.files import content_of, files_below, followed, has_own_name, is_name, name_of, sizes_in
 from pipeline.corpus.intake import Added, Intake, Limits
 from pipeline.corpus.manifest import Coverage, Manifest, Merge, Unit
 from pipeline.corpus.quarantine import Quarantine
@@ -86,18 +86,25 @@ class Corpus:
         with host_faults(f"reading the corpus of {self.fuzzer}"):
             return self._quarantine.reasons()
 
-    def add(self, contents: Iterable[Path | bytes], source: str) -> Added:
+    def add(self, contents: Iterable[Path | bytes], source: str, without: Collection[str] = ()) -> Added:
         """Add content, or that of regular files. All that is `new` is in the corpus and on the disk, for good.
 
         Files are copied: what is stored is what was hashed, whoever goes on writing to them. Their names count for
-        one thing only: see Added.torn. Content is read one by one, so `contents` can be larger than memory.
+        one thing only: see Added.torn. Content is read one by one, so `contents` can be larger than memory. That of
+        units with the names `without` is passed over, and not counted.
         """
         with self._opened() as old:
             intake = self._intake(old.units, old)
-            added = intake.take(contents, source)
+            added = intake.take(contents, source, without)
             if added.new:
                 self._publish(replace(old, units=intake.units))
         return added
+
+    def judge(self, contents: Iterable[Path | bytes]) -> Added:
+        """What `add` would say of it now. Nothing changes, and nobody is waited for."""
+        now = self._read() or Manifest({})
+        with host_faults(f"reading what may come into the corpus of {self.fuzzer}"):
+            return self._intake(now.units, now).judge(contents)
 
     def quarantine(self, unit: bytes | str, reason: str) -> bool:
         """Take a unit, by content or by name, out of the corpus for good; `add` will not take it again.
@@ -159,9 +166,13 @@ class Corpus:
                 self._publish(replace(old, value_profile=old.value_profile | bits))
 
     def import_directory(self, directory: Path, source: str) -> Added:
-        """Add the files in a directory and below, but for hidden directories: as libFuzzer reads one."""
+        """Add the files in a directory and below, but for hidden directories, as libFuzzer reads one.
+
+        A link to a file counts as that file. What a merge has dropped, or was imported before, comes back: whoever asks
+        for it gets it.
+        """
         with host_faults("reading what is to be imported"):
-            files = list(_files_below(directory))
+            files = list(map(followed, files_below(directory)))
         return self.add(files, source)
 
     def export_directory(self, directory: Path) -> int:
@@ -319,16 +330,6 @@ def _check(before: Coverage, after: Coverage, tolerance: float) -> None:
         raise _NotTaken("nothing was measured")
     if not after.suffices(before, tolerance):
         raise _NotTaken(f"it covers less: {after} after {before}")
-
-
-def _files_below(directory: Path) -> Iterator[Path]:
-    for parent, directories, files in os.walk(directory, onerror=_fail):
-        directories[:] = sorted(name for name in directories if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(files))
-
-
-def _fail(error: OSError) -> None:
-    raise error
 
 
 def _is_there(path: Path, unit: Unit) -> bool:

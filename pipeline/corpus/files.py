@@ -38,6 +38,26 @@ def content_of(path: Path, most: int) -> bytes | None:
         raise
 
 
+def files_below(directory: Path) -> Iterator[Path]:
+    """All that lies in a directory and below it but directories, sorted; as libFuzzer, without hidden directories.
+
+    Links are there too, to whatever they lead: no directory is entered by a link. Raises OSError.
+    """
+    for parent, directories, names in os.walk(directory, onerror=_fail):
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
+        links = [name for name in directories if Path(parent, name).is_symlink()]
+        yield from (Path(parent, name) for name in sorted([*names, *links]))
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def followed(path: Path) -> Path:
+    """What a link to a regular file leads to; any other path as it is. For files of a user who is trusted."""
+    return path.resolve() if path.is_symlink() and path.is_file() else path
+
+
 def has_own_name(path: Path) -> bool:
     """Whether it is a regular file named by its content. Raises OSError."""
     with _opened(path) as stream:

@@ -1,10 +1,10 @@
 """What comes into a corpus: each piece of content is judged, and what is new is written."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -52,10 +52,57 @@ class Added:
     refused: int = 0
     """No regular files, or such that cannot be read, or are gone."""
 
+    names: frozenset[str] = field(default=frozenset(), compare=False)
+    """Of what is in the corpus now: of what is new, and of what was known."""
+    examples: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """A file of each sort, by the sort's name."""
+
     @property
     def left_out(self) -> int:
         """How many are not in the corpus."""
-        return self.quarantined + self.too_large + self.over_cap + self.torn + self.refused
+        return sum(getattr(self, sort) for sort in LEFT_OUT)
+
+    @property
+    def reasons(self) -> list["Reason"]:
+        """Why any are not in the corpus."""
+        return [
+            Reason(count, what, self.examples.get(sort, ""), hint)
+            for sort, (what, hint) in LEFT_OUT.items()
+            if (count := getattr(self, sort))
+        ]
+
+    def __add__(self, other: "Added") -> "Added":
+        """What has become of both."""
+        counts = {sort: getattr(self, sort) + getattr(other, sort) for sort in ("new", "known", *LEFT_OUT)}
+        return Added(**counts, names=self.names | other.names, examples={**other.examples, **self.examples})
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why some content is not in a corpus."""
+
+    count: int
+    what: str
+    """What it is, as in `3 larger than [campaign] unit_size`."""
+    example: str
+    """The path of one of them, fit to print; empty if they are no files."""
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.count:,} {self.what}" + (f", such as {self.example}" if self.example else "")
+
+
+LEFT_OUT = {
+    "quarantined": ("in quarantine", "they ended the fuzzer before: take them out of the seeds"),
+    "too_large": ("larger than [campaign] unit_size", "raise that, or make them smaller"),
+    "over_cap": ("beyond [campaign] corpus_size or corpus_units", "raise these, or leave some out"),
+    "torn": (
+        "not what their names say",
+        "a name of 40 hex digits is the SHA-1 of a unit: get them anew, or rename them",
+    ),
+    "refused": ("no files that can be read", "put regular files there, or links to some"),
+}
+"""Of each sort of content that stays outside: what it is, and what to do about it."""
 
 
 class Intake:
@@ -81,24 +128,41 @@ class Intake:
         self._quarantined = quarantined
         self._bytes = sum(unit.bytes for unit in units.values())
 
-    def take(self, contents: Iterable[Path | bytes], source: str) -> Added:
-        """Take what is new. All files of it are on the disk in the end. Raises OSError."""
-        counts: Counter[str] = Counter()
-        added, source = utc_now(), one_line(source)
-        waiting: deque[Future[None]] = deque()
+    def take(self, contents: Iterable[Path | bytes], source: str, without: Collection[str] = ()) -> Added:
+        """Take what is new, but for units with the names `without`. All files of it are on the disk in the end.
+
+        Raises OSError.
+        """
+        tally, waiting = _Tally(without), deque[Future[None]]()
         with ThreadPoolExecutor(_WRITERS) as pool:
-            for item in contents:
-                verdict, name, content = self._judge(item)
-                counts[verdict] += 1
-                if verdict == "new" and self._note(Unit(name, len(content), added, source)):
-                    waiting.append(pool.submit(write_new, self._directory / name, content))
+            for unit, content in self._new(contents, source, tally):
+                if unit.name not in self._stored:
+                    waiting.append(pool.submit(write_new, self._directory / unit.name, content))
                 if len(waiting) >= _AHEAD:
                     waiting.popleft().result()
             for write in waiting:
                 write.result()
-        if counts["new"]:
+        if tally.counts["new"]:
             sync_one(self._directory)
-        return Added(**counts)
+        return tally.added
+
+    def judge(self, contents: Iterable[Path | bytes]) -> Added:
+        """What `take` would say, which is not to be called any more: nothing was written. Raises OSError."""
+        tally = _Tally(())
+        for _ in self._new(contents, "", tally):
+            pass
+        return tally.added
+
+    def _new(self, contents: Iterable[Path | bytes], source: str, tally: "_Tally") -> Iterator[tuple[Unit, bytes]]:
+        """What is new, each once, with its content; it is one of the units then."""
+        added, source = utc_now(), one_line(source)
+        for item in contents:
+            verdict, name, content = self._judge(item)
+            if tally.count(item, verdict, name) and verdict == "new":
+                unit = Unit(name, len(content), added, source)
+                self.units[name] = self._stored.get(name, unit)
+                self._bytes += unit.bytes
+                yield unit, content
 
     def _judge(self, item: Path | bytes) -> tuple[Verdict, str, bytes]:
         """What to do with it, the name that its content has, and its content."""
@@ -121,8 +185,27 @@ class Intake:
             return "over_cap"
         return "new"
 
-    def _note(self, unit: Unit) -> bool:
-        """Count it in. Returns whether its file is yet to be written."""
-        self.units[unit.name] = self._stored.get(unit.name, unit)
-        self._bytes += unit.bytes
-        return unit.name not in self._stored
+
+class _Tally:
+    """Counts what becomes of content."""
+
+    def __init__(self, without: Collection[str]) -> None:
+        self.counts: Counter[str] = Counter()
+        self._without = without
+        self._names: set[str] = set()
+        self._examples: dict[str, str] = {}
+
+    def count(self, item: Path | bytes, verdict: Verdict, name: str) -> bool:
+        """Returns whether it counts."""
+        if name in self._without:
+            return False
+        self.counts[verdict] += 1
+        if verdict in ("new", "known"):
+            self._names.add(name)
+        elif isinstance(item, Path):
+            self._examples.setdefault(verdict, one_line(str(item)))
+        return True
+
+    @property
+    def added(self) -> Added:
+        return Added(**self.counts, names=frozenset(self._names), examples=self._examples)

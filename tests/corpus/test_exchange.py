@@ -16,8 +16,12 @@ def test_a_directory_is_imported_as_libfuzzer_reads_it(corpus: Corpus, tmp_path:
         (tmp_path / "seeds" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "seeds" / path).write_text(path)
     (tmp_path / "seeds/loop").symlink_to(".")
-    assert corpus.import_directory(tmp_path / "seeds", "import") == Added(new=4)
-    assert contents(corpus) == {b"a", b".hidden-file", b"below/b", b"below/deeper/c"}
+    (tmp_path / "seeds/below/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_text("linked")
+    added = corpus.import_directory(tmp_path / "seeds", "import")
+    assert added == Added(new=5, refused=1)
+    assert list(map(str, added.reasons)) == [f"1 no files that can be read, such as {tmp_path}/seeds/loop"]
+    assert contents(corpus) == {b"a", b".hidden-file", b"below/b", b"below/deeper/c", b"linked"}
     with pytest.raises(StoreError, match="imported"):
         corpus.import_directory(tmp_path / "nothing", "import")
 

@@ -1,0 +1,49 @@
+"""The seeds of a campaign: what its corpora start with."""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from pipeline.campaign.definition import FuzzerPlan
+from pipeline.corpus import Added, Corpus
+from pipeline.corpus.files import followed
+from pipeline.ledger import Entry, Seeded
+
+log = logging.getLogger("topcoat")
+
+SOURCE = "seed"
+
+
+def judge(plan: FuzzerPlan, corpus: Corpus) -> Added:
+    """What would become of all seeds of a fuzzer if they came into its corpus now. Raises StoreError."""
+    return corpus.judge(map(followed, plan.seed_paths()))
+
+
+def bring(
+    plans: Iterable[FuzzerPlan],
+    corpus_of: Callable[[str], Corpus],
+    seeded: Mapping[str, Collection[str]],
+    ran: Callable[[str], bool],
+    note: Callable[[Entry], None],
+) -> None:
+    """Import the seeds of these fuzzers, each content once in a campaign: a merge may have dropped it since.
+
+    `seeded` has, by fuzzer, the names of the units that were imported before; `note` adds to the ledger what is
+    imported now, once it is in the corpus, so that a process that is killed has the next one do it again. What is left
+    out is tried again each time, and told once for all fuzzers. Raises StoreError.
+
+    Earlier versions noted nothing: the seeds of a fuzzer that `ran` with the very same ones were imported then.
+    """
+    whole = Added()
+    for plan in plans:
+        if not plan.seeds:
+            continue
+        corpus = corpus_of(plan.name)
+        if plan.name not in seeded and ran(plan.name):
+            note(Seeded(plan.name, tuple(sorted(judge(plan, corpus).names)), new=0))
+            continue
+        added = corpus.add(map(followed, plan.seed_paths()), SOURCE, seeded.get(plan.name, ()))
+        if added.names or plan.name not in seeded:
+            note(Seeded(plan.name, tuple(sorted(added.names)), added.new))
+        whole += added
+    for reason in whole.reasons:
+        log.warning("seeds left out: %s (%s)", reason, reason.hint)
