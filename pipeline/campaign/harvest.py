@@ -13,6 +13,7 @@ from pipeline.campaign.site import CORPUS
 from pipeline.corpus import Corpus, files
 from pipeline.errors import CommandError, CommandTimeout, ConnectError, StoreError, TransferRefused
 from pipeline.scratch import scratch
+from pipeline.size import readable
 from pipeline.text import one_line
 from pipeline.worker import Worker
 
@@ -160,6 +161,9 @@ class Harvest:
                 came = landing / name
                 if came.is_file() and came.stat().st_size <= LARGEST_ARTIFACT:
                     self.artifacts[name] = came.read_bytes()
+                else:
+                    what = f"larger than {readable(LARGEST_ARTIFACT)}" if came.is_file() else "not there any more"
+                    log.warning("an artifact of %s is left out: it is %s: %s", self._source, what, one_line(path))
         except CommandError as error:
             self._refusals.append(path)
             final = isinstance(error, CommandTimeout | TransferRefused) or self._refusals.count(path) > 1

@@ -48,7 +48,10 @@ class Site(Protocol):
         """The files in a directory of the fuzzer's: names and sizes, as the guest says."""
 
     def fetch(self, directory: str, names: Collection[str], into: Path) -> None:
-        """Copy the files with these names into a directory of the host that has none yet."""
+        """Copy the files with these names into a directory of the host that has none yet, but for those that are gone.
+
+        A fuzzer replaces its units all the time, so nobody is told of these.
+        """
 
     def remove(self, directory: str, names: Collection[str]) -> None:
         """Delete these files, where they are, from a directory of the fuzzer's."""

@@ -152,7 +152,8 @@ class Connector:
     def fetch(self, directory: str, names: Collection[str], target: Path) -> None:
         """Copy the files with these names in a directory of the guest into `target` on the host, as `get` does.
 
-        What has gone meanwhile is left out, with a warning. `target` holds no other files.
+        What has gone meanwhile is left out, without a warning: a fuzzer replaces its units all the time. `target` holds
+        no other files.
         """
         self._transfer().fetch(directory, names, target)
 

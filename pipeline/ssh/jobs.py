@@ -165,7 +165,7 @@ def statting(path: bytes, *, follow: bool) -> Request:
 
 def attributes_of(reply: Reply) -> Attributes | None:
     """What was asked for by `statting`; None if nothing is there."""
-    return None if reply.code == SFTP_NO_SUCH_FILE else _attributes(reply.expect(CMD_ATTRS))
+    return None if is_gone(reply) else _attributes(reply.expect(CMD_ATTRS))
 
 
 def _attributes(message: Message) -> Attributes:
@@ -181,9 +181,13 @@ def _attributes(message: Message) -> Attributes:
     return Attributes(mode, size)
 
 
-def fetch(path: bytes, write: Callable[[bytes], object]) -> Job[None]:
-    """Read a file to its end, whatever its size is said to be."""
-    (opened,) = yield [opening(path, write=False)]
+def is_gone(reply: Reply) -> bool:
+    """Whether the request was refused because nothing is there."""
+    return reply.code == SFTP_NO_SUCH_FILE
+
+
+def fetch(opened: Reply, path: bytes, write: Callable[[bytes], object]) -> Job[None]:
+    """Read a file, which was opened by `opening`, to its end, whatever its size is said to be."""
     handle = opened.expect(CMD_HANDLE).get_string()
     offset, ahead = 0, 2  # a small file and its end come at once
     while True:

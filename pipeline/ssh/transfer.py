@@ -46,6 +46,8 @@ class _Match:
     name: PathInside
     """Under which it lands: one name, or none for what is in "."."""
     directory: bool
+    missed: bool = True
+    """Whether anybody is to be told if it is not there any more."""
 
     @property
     def word(self) -> str:
@@ -90,7 +92,10 @@ class Transfer:
     def fetch(self, parent: str, names: Collection[str], directory: Path) -> None:
         """See Connector.fetch."""
         where = encoded(parent).rstrip(b"/")
-        matches = [_Match(where + b"/" + encoded(name), where, (encoded(name),), directory=False) for name in names]
+        matches = [
+            _Match(where + b"/" + encoded(name), where, (encoded(name),), directory=False, missed=False)
+            for name in names
+        ]
         with Landing(directory, self._limits) as landing, Sftp(self._connection, self._limits.stall) as session:
             try:
                 self._land(session, landing, matches)
@@ -207,7 +212,8 @@ def _unpacked(reader: tar.Reader, landing: Landing, batch: "list[_Match]") -> It
             with landing.file(name) as incoming:
                 reader.content(incoming.write)
         else:
-            yield _followed(landing, b"/".join((batch[0].parent or b".", *name)), name)
+            path = b"/".join((batch[0].parent or b".", *name))
+            yield _followed(landing, path, name, missed=batch[0].missed)
 
 
 def _got_by_sftp(landing: Landing, matches: "list[_Match]") -> deque[Job[None]]:
@@ -217,7 +223,7 @@ def _got_by_sftp(landing: Landing, matches: "list[_Match]") -> deque[Job[None]]:
         if match.directory:
             queue.append(_tree(queue, landing, match.path, match.name))
         else:
-            queue.append(_followed(landing, match.path, match.name))
+            queue.append(_followed(landing, match.path, match.name, missed=match.missed))
     return queue
 
 
@@ -234,20 +240,33 @@ def _tree(queue: deque[Job[None]], landing: Landing, path: bytes, name: PathInsi
             queue.append(_fetched(landing, there, inside) if what.file else _followed(landing, there, inside))
 
 
-def _fetched(landing: Landing, path: bytes, name: PathInside) -> Job[None]:
+def _fetched(landing: Landing, path: bytes, name: PathInside, *, missed: bool = True) -> Job[None]:
+    (opened,) = yield [jobs.opening(path, write=False)]
+    if jobs.is_gone(opened):
+        _gone(path, missed=missed)
+        return
     with landing.file(name) as incoming:
-        yield from jobs.fetch(path, incoming.write)
+        yield from jobs.fetch(opened, path, incoming.write)
 
 
-def _followed(landing: Landing, path: bytes, name: PathInside) -> Job[None]:
+def _followed(landing: Landing, path: bytes, name: PathInside, *, missed: bool = True) -> Job[None]:
     """Fetches what a path leads to, if that is a file: reading a device or a FIFO could take for ever."""
     (reply,) = yield [jobs.statting(path, follow=True)]
     there = jobs.attributes_of(reply)
     if there is not None and there.file:
-        yield from _fetched(landing, path, name)
-    else:
-        what = "links to nothing" if there is None else "is no file, and no link to one"
-        log.warning("%s in the guest is left out: it %s", one_line(path), what)
+        yield from _fetched(landing, path, name, missed=missed)
+        return
+    if there is None:
+        (reply,) = yield [jobs.statting(path, follow=False)]
+        if jobs.is_gone(reply):
+            _gone(path, missed=missed)
+            return
+    what = "links to nothing" if there is None else "is no file, and no link to one"
+    log.warning("%s in the guest is left out: it %s", one_line(path), what)
+
+
+def _gone(path: bytes, *, missed: bool) -> None:
+    log.log(logging.WARNING if missed else logging.DEBUG, "%s in the guest has gone meanwhile", one_line(path))
 
 
 def _has(directory: Path, match: _Match) -> bool:

@@ -53,7 +53,8 @@ class Directory(ScriptedSite):
         for name in names:
             self.asked.append(name)
             self._raise(name)
-            shutil.copy(self.root / directory / name, into / name)
+            if (self.root / directory / name).exists():
+                shutil.copy(self.root / directory / name, into / name)
 
     def _raise(self, name: str) -> None:
         if error := self.faults.get(name):
@@ -275,7 +276,9 @@ class TestArtifacts:
         harvest.take()
         assert harvest.artifacts == {"crash-1": b"boom"}
 
-    def test_one_that_is_too_large_is_not_kept(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_is_too_large_is_not_kept(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
         monkeypatch.setattr(harvests, "LARGEST_ARTIFACT", 10)
         bench.site.write("tmp", ("crash-1", b"x" * 10), ("crash-2", b"x" * 11))
         harvest = bench.harvest()
@@ -283,6 +286,16 @@ class TestArtifacts:
         harvest.found("tmp/crash-2")
         harvest.take()
         assert harvest.artifacts == {"crash-1": b"x" * 10}
+        assert caplog.messages == ["an artifact of fuzzers/a#1.1 is left out: it is larger than 10 B: tmp/crash-2"]
+
+    def test_one_that_is_gone_is_told(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+        """Units go all the time, and nobody tells of them; an artifact is what the fuzzer was run for."""
+        bench.site.write("tmp")
+        harvest = bench.harvest()
+        harvest.found("tmp/crash-1")
+        harvest.take()
+        assert (harvest.artifacts, bench.came) == ({}, 1)
+        assert caplog.messages == ["an artifact of fuzzers/a#1.1 is left out: it is not there any more: tmp/crash-1"]
 
     def test_of_very_many_only_the_first_are_fetched(self, bench: Bench) -> None:
         names = [f"crash-{number}" for number in range(harvests.MOST_ARTIFACTS + 5)]

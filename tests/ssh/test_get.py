@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import NoMatch, StoreError, TransferRefused, UsageError
-from pipeline.ssh import Connector, Limits
+from pipeline.ssh import Connector, Limits, jobs
 from tests.fakes import sshd
 from tests.ssh.conftest import FILES, PATIENT, PROMPT, address, below, make, tree
 
@@ -24,6 +24,22 @@ def small_disk(directory: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", directory], check=True)
+
+
+def test_one_that_goes_before_it_is_fetched_is_told_and_the_others_come(
+    connector: Connector, root: Path, here: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(root, {"d/a": b"first", "d/b": b"second"})
+    opening = jobs.opening
+
+    def opened_late(path: bytes, *, write: bool) -> jobs.Request:
+        (root / "d/a").unlink(missing_ok=True)
+        return opening(path, write=write)
+
+    monkeypatch.setattr(jobs, "opening", opened_late)
+    connector.get("d/*", here)
+    assert tree(here) == {"b": b"second"}
+    assert [record.message.rpartition("/")[2] for record in caplog.records] == ["a in the guest has gone meanwhile"]
 
 
 @pytest.mark.usefixtures("way")
