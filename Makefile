@@ -1,12 +1,32 @@
 # make boot: a running guest, from nothing.   make test: the tests, real boots included.
 .DEFAULT_GOAL := help
-.PHONY: help setup qemu boot campaign test check bench clean
+.PHONY: help setup qemu boot campaign test check bench newcomer clean
 
-PYTHON ?= python3
+# Any that fits and can make virtual environments: python3 may be another one, which somebody has put before it in PATH
+FITS := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+CANDIDATES := python3 /usr/bin/python3 python3.13 python3.12 python3.11
+PYTHON ?= $(shell for each in $(CANDIDATES); do $$each -c '$(FITS)' 2>&- && echo $$each && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
-QEMU_PACKAGES := qemu-system-x86 qemu-utils
-INSTALL_QEMU := apt-get install -y --no-install-recommends $(QEMU_PACKAGES)
+OS_RELEASE := /etc/os-release
+
+# $(call install,WHAT,PACKAGES): by apt, if we may. Package lists can be missing or old, so a failure counts only with
+# new ones
+define install
+. $(OS_RELEASE) 2>/dev/null; \
+if ! command -v apt-get >/dev/null; then \
+  echo "error: $(1) is missing, and this is $${PRETTY_NAME:-a system} without apt." \
+    "Install it, or run Topcoat on Debian 12 or 13, or in a container of one" >&2; exit 1; \
+elif [ "$$(id -u)" != 0 ]; then \
+  echo "error: $(1) is missing. As root: apt-get update && apt-get install --no-install-recommends $(2)" >&2; exit 1; \
+fi; \
+echo "installing $(1)"; \
+export DEBIAN_FRONTEND=noninteractive; \
+try() { apt-get install -y --no-install-recommends $(2) 2>&1; }; \
+said=$$(try) || said=$$(apt-get update -q 2>&1; try) || { \
+  echo "error: apt cannot install $(1): $(2). It said at last:" >&2; \
+  echo "$$said" | tail -n 8 | sed 's/^/  | /' >&2; exit 1; }
+endef
 
 help:
 	@echo "make boot    set up, prepare, and boot a guest named i0"
@@ -14,6 +34,7 @@ help:
 	@echo "make test    set up and run all tests"
 	@echo "make check   ruff and mypy"
 	@echo "make bench   compare a boot with the bare QEMU command"
+	@echo "make newcomer  make boot and make test in fresh, minimal Debian 12 and 13 (as root)"
 	@echo "make setup   only make .venv"
 	@echo "make clean   stop all guests of this directory; remove .venv and out/"
 
@@ -23,8 +44,7 @@ setup: $(VENV)/.complete
 $(VENV)/.complete: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo "error: Topcoat needs Python 3.11 to 3.13; say which: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	  { echo "error: $(PYTHON) cannot make virtual environments; as root: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call install,what $(PYTHON) makes virtual environments with,python3-venv); }
 	@echo "setting up $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -35,13 +55,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 qemu:
 	@if [ -n "$${FUCHSIA_DIR:-}$${FUCHSIA_RESOURCES_DIR+set}" ]; then exit 0; fi; \
 	if command -v qemu-system-x86_64 >/dev/null && command -v qemu-img >/dev/null; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "installing QEMU"; \
-	  export DEBIAN_FRONTEND=noninteractive; \
-	  $(INSTALL_QEMU) >/dev/null 2>&1 || { apt-get update -qq && $(INSTALL_QEMU) >/dev/null; }; \
-	else \
-	  echo "error: QEMU is missing. As root: apt-get install --no-install-recommends $(QEMU_PACKAGES)" >&2; exit 1; \
-	fi
+	$(call install,QEMU,qemu-system-x86 qemu-utils)
 
 boot: setup qemu
 	@$(BIN)/luigi --module tasks BootInstance
@@ -60,6 +74,10 @@ check: setup
 
 bench: setup qemu
 	@$(BIN)/python bench/boot_overhead.py
+
+# In minimal systems of each release, as root. RELEASES, TESTS, NEWCOMER_DIR: see the script
+newcomer:
+	@tests/newcomer.sh $(RELEASES)
 
 clean:
 	@if [ -x $(BIN)/topcoat ]; then $(BIN)/topcoat stop --all; fi

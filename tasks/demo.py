@@ -13,32 +13,32 @@ if TYPE_CHECKING:
     from pipeline.demo.packages import Packages
 
 
-def _provided(names: tuple[str, ...]) -> Mapping[str, Path]:
-    """The files in `[demo] packages` that belong to these packages."""
+def _provided() -> Mapping[str, Path]:
+    """The files in `[demo] packages`."""
     from pipeline.demo.packages import Packages
 
     directory = settings.load().demo_packages
-    return {path.name: path for path in Packages(directory, names).present()} if directory else {}
+    return {path.name: path for path in Packages(directory).files()} if directory else {}
 
 
 class DemoPackages(ArtifactTask):
     """The Debian packages: downloaded by apt, or copied from `[demo] packages`; and their list."""
+
+    version = 2
 
     def artifacts(self) -> tuple[Path, ...]:
         demo = settings.load().store.demo
         return (demo / "packages.json", *sorted((demo / "packages").glob("*.deb")))
 
     def inputs(self) -> Mapping[str, Path]:
-        from pipeline.demo.packages import GUEST
-
-        return _provided(GUEST)
+        return _provided()
 
     def make(self) -> None:
-        from pipeline.demo import packages
+        from pipeline.demo import initramfs
 
         chosen = settings.load()
-        demo, provided = chosen.store.demo, chosen.demo_packages
-        found = packages.collect(demo, provided, timeout=chosen.tools.timeout)
+        demo, timeout = chosen.store.demo, chosen.tools.timeout
+        found = initramfs.collect(demo / "packages", chosen.demo_packages, demo / "apt", timeout=timeout)
         publish_json(demo / "packages.json", found.listing())
 
 
@@ -48,9 +48,9 @@ class _DemoPart(ArtifactTask):
 
     @property
     def packages(self) -> "Packages":
-        from pipeline.demo.packages import collected_in
+        from pipeline.demo.packages import Packages
 
-        return collected_in(settings.load().store.demo)
+        return Packages(settings.load().store.demo / "packages")
 
 
 class DemoKernel(_DemoPart):
@@ -67,6 +67,8 @@ class DemoKernel(_DemoPart):
 
 class DemoSystem(_DemoPart):
     """busybox, an SSH server and the virtio modules; beside it the host key that is in it."""
+
+    version = 2
 
     def artifacts(self) -> tuple[Path, Path]:
         demo = settings.load().store.demo
@@ -88,21 +90,21 @@ class DemoSystem(_DemoPart):
 class DemoCompiler(ArtifactTask):
     """Debian's clang and llvm-symbolizer, and what fuzzers are compiled against; of packages that do not stay."""
 
+    version = 2
+
     def artifacts(self) -> tuple[Path, ...]:
         demo = settings.load().store.demo
         return (demo / "sysroot.tar", *sorted((demo / "llvm").glob("*")))
 
     def inputs(self) -> Mapping[str, Path]:
-        from pipeline.demo.compiler import PACKAGES
-
-        return _provided(PACKAGES)
+        return _provided()
 
     def make(self) -> None:
         from pipeline.demo import compiler
 
         chosen = settings.load()
-        demo = chosen.store.demo
-        compiler.install(demo / "llvm", demo / "sysroot.tar", chosen.demo_packages, timeout=chosen.tools.timeout)
+        demo, timeout = chosen.store.demo, chosen.tools.timeout
+        compiler.install(demo / "llvm", demo / "sysroot.tar", chosen.demo_packages, demo / "apt", timeout=timeout)
 
 
 class DemoFuzzers(ArtifactTask):

@@ -6,67 +6,62 @@ the programs and the libraries that they load, and the `sysroot` that fuzzers ar
 """
 
 import io
-import os
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.demo.packages import Packages, gather, opened
+from pipeline.demo import libraries
+from pipeline.demo.gathering import gather
+from pipeline.demo.libraries import Selection
+from pipeline.demo.packages import Packages, content, members, opened
 from pipeline.errors import PackageError
 from pipeline.faults import host_faults
 from pipeline.publish import publish
 from pipeline.tools import Tool, require_output, run
 
-TARGET = "x86_64-linux-gnu"
+TARGET = libraries.TARGET
 _LLVM = "usr/lib/llvm-19"  # with build ids in stacks, which clang 14 does not print yet; in Debian 12 and 13
 _RUNTIME = f"{_LLVM}/lib/clang/19"
-_GCC = f"usr/lib/gcc/{TARGET}/12"
+_GCC = rf"usr/lib/gcc/{TARGET}/\d+"
+_LIB = f"usr/lib/{TARGET}"
 
 _PROGRAMS = {
     "clang-19": {f"{_LLVM}/bin/clang": "clang"},
     "lld-19": {f"{_LLVM}/bin/lld": "ld.lld"},
     "llvm-19": {f"{_LLVM}/bin/llvm-objcopy": "llvm-objcopy", f"{_LLVM}/bin/llvm-symbolizer": "llvm-symbolizer-19"},
 }
-_LIBRARIES = {
-    "libbsd0": ("libbsd.so.0",),
-    "libclang-cpp19": ("libclang-cpp.so.19.1",),
-    "libedit2": ("libedit.so.2",),
-    "libffi8": ("libffi.so.8",),
-    "libgcc-s1": ("libgcc_s.so.1",),
-    "libicu72": ("libicudata.so.72", "libicuuc.so.72"),
-    "libllvm19": ("libLLVM.so.19.1",),
-    "liblzma5": ("liblzma.so.5",),
-    "libmd0": ("libmd.so.0",),
-    "libstdc++6": ("libstdc++.so.6",),
-    "libtinfo6": ("libtinfo.so.6",),
-    "libxml2": ("libxml2.so.2",),
-    "libz3-4": ("libz3.so.4",),
-    "libzstd1": ("libzstd.so.1",),
-    "zlib1g": ("libz.so.1",),
-}
-"""What the programs load, by the names under which they ask for it. libc is the host's."""
 _SYSROOT = {
-    "libc6": rf"(usr/)?lib/{TARGET}/(libc|libm|libmvec|ld-linux-x86-64)\.so\.\d",
-    "libc6-dev": rf"usr/include/.*\.h|usr/lib/{TARGET}/(Scrt1\.o|crt[in]\.o|lib(c|m)\.so|libc_nonshared\.a)",
+    "libc6": rf"{_LIB}/(libc|libm|libmvec|ld-linux-x86-64)\.so\.\d",
+    "libc6-dev": rf"usr/include/.*\.h|{_LIB}/(Scrt1\.o|crt[in]\.o|lib(c|m)\.so|libc_nonshared\.a)",
     "libclang-common-19-dev": rf"{_RUNTIME}/include/(__)?(std|limits|float)\w*\.h",
     "libclang-rt-19-dev": rf"{_RUNTIME}/lib/linux/libclang_rt\.(asan|asan_static|asan-preinit|fuzzer)-x86_64\.(a|so)",
     # Without crtbegin.o clang does not take the directory for one of gcc
-    "libgcc-12-dev": rf"{_GCC}/(crt(begin|end)S?\.o|libgcc\.a|libgcc_s\.so)",
-    "libgcc-s1": rf"(usr/)?lib/{TARGET}/libgcc_s\.so\.1",
-    "libstdc++6": rf"usr/lib/{TARGET}/libstdc\+\+\.so\.6\.[\d.]+",
-    "linux-libc-dev": rf"usr/include/(linux/\w+|asm-generic/\S+|{TARGET}/asm/\S+)\.h",
+    "libgcc-[0-9]*-dev": rf"{_GCC}/(crt(begin|end)S?\.o|libgcc\.a|libgcc_s\.so)",
+    "libgcc-s1": rf"{_LIB}/libgcc_s\.so\.1",
+    "libstdc++6": rf"{_LIB}/libstdc\+\+\.so\.6\.[\d.]+",
+    "linux-libc-dev": rf"usr/include/(linux/\w+|asm-generic/\S+|{TARGET}/asm/\S+)\.h|usr/lib/linux/uapi/x86/asm/\S+\.h",
 }
 _LOADER = "lib64/ld-linux-x86-64.so.2"
-_CXX = f"{_GCC}/libstdc++.so"
-_RENAMED = {r".*/ld-linux-x86-64\.so\.2": _LOADER, r".*/libstdc\+\+\.so\.6\.[\d.]+": _CXX}
-"""Where linker scripts and the linker look for what is a link in Debian's packages."""
+_CXX = f"{_LIB}/libstdc++.so"
+_RENAMED = {
+    rf"{_LIB}/ld-linux-x86-64\.so\.2": _LOADER,
+    rf"{_LIB}/(lib(?:c|m|mvec)\.so\.\d)": rf"lib/{TARGET}/\1",
+    rf"{_LIB}/libstdc\+\+\.so\.6\.[\d.]+": _CXX,
+    r"usr/lib/linux/uapi/x86/asm/(\S+)": rf"usr/include/{TARGET}/asm/\1",
+}
+"""Where linker scripts, the linker and headers look for what is a link in Debian's packages, or in a merged /usr."""
 
-PACKAGES = tuple(dict.fromkeys((*_PROGRAMS, *_LIBRARIES, *_SYSROOT)))
-"""All that is fetched."""
+_LIBC = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2")
+_CURL = "libcurl.so.4"
+COMPILER = Selection(
+    packages=tuple(dict.fromkeys((*_PROGRAMS, *_SYSROOT))),
+    programs=_PROGRAMS,
+    # libc is the host's; of libcurl see below
+    without=frozenset((*_LIBC, _CURL)),
+)
+"""What is fetched, beside the libraries that the programs load."""
 
 SANITIZER = f"{_RUNTIME}/lib/linux/libclang_rt.asan-x86_64.so"
 RUNTIME = {SANITIZER: "libclang_rt.asan-x86_64.so", _CXX: "libstdc++.so.6"}
@@ -84,74 +79,38 @@ LD_LIBRARY_PATH="${0%/*}" exec "${0%/*}/llvm-symbolizer-19" "$@"
 _NO_CURL = "CURL_OPENSSL_4 { *; };\n"
 
 
-def install(directory: Path, sysroot: Path, provided: Path | None, *, timeout: float) -> None:
+def install(directory: Path, sysroot: Path, provided: Path | None, state: Path, *, timeout: float) -> None:
     """Make the directory with all programs, and the tar file `sysroot`, of packages that do not stay.
 
-    `provided`: a directory that has the packages; without, apt fetches them. Raises StoreError, ToolMissing,
-    PackageError or another ToolError.
+    `provided`: a directory that has the packages; without, apt fetches them, and keeps its lists in `state`. Raises
+    StoreError, ToolMissing, PackageError or another ToolError.
     """
     with host_faults("installing the compiler"):
         shutil.rmtree(directory, ignore_errors=True)
         with publish(directory) as programs, publish(sysroot) as archive:
             work = programs.parent
-            packages = gather(work / "packages", provided, PACKAGES, timeout=timeout)
-            _unpack(packages, programs, archive)
+            packages, found = gather(work / "packages", COMPILER, provided, state, timeout=timeout)
+            programs.mkdir()
+            for name, path in {**found.programs(), **found.loaded()}.items():
+                path.rename(programs / name)
+            _write_sysroot(packages, archive)
             _make_symbolizer(programs, work, timeout)
-
-
-def _unpack(packages: Packages, programs: Path, sysroot: Path) -> None:
-    programs.mkdir()
-    # Decompression does without the interpreter's lock
-    with ThreadPoolExecutor(os.cpu_count()) as workers:
-        jobs = [workers.submit(_unpack_programs, packages, name, programs) for name in (*_PROGRAMS, *_LIBRARIES)]
-        _write_sysroot(packages, sysroot)
-        for job in jobs:
-            job.result()
-
-
-def _unpack_programs(packages: Packages, package: str, directory: Path) -> None:
-    libraries = _LIBRARIES.get(package, ())
-    missing = {*_PROGRAMS.get(package, {}).values(), *libraries}
-
-    def stored_as(name: str) -> str | None:
-        path = PurePosixPath(name)
-        # The file libz.so.1.2.13 is asked for as libz.so.1
-        asked = next((library for library in libraries if path.name.startswith(library)), None)
-        in_place = str(path.parent) in (f"lib/{TARGET}", f"usr/lib/{TARGET}")
-        return (asked if in_place else None) or _PROGRAMS.get(package, {}).get(name)
-
-    for name, data in _files(packages.find(package), stored_as):
-        (directory / name).write_bytes(data)
-        (directory / name).chmod(0o755)
-        missing.discard(name)
-    _refuse_lack(package, sorted(missing))
-
-
-def _refuse_lack(package: str, missing: list[str]) -> None:
-    if missing:
-        raise PackageError(f"{package} does not hold {', '.join(missing)}", hint="use the package of Debian 12")
-
-
-def _files(package: Path, stored_as: Callable[[str], str | None]) -> Iterator[tuple[str, bytes]]:
-    with opened(package) as archive:
-        for member in archive:
-            name = stored_as(str(PurePosixPath(member.name))) if member.isfile() else None
-            content = archive.extractfile(member) if name else None
-            if name and content:
-                yield name, content.read()
 
 
 def _write_sysroot(packages: Packages, sysroot: Path) -> None:
     with tarfile.open(sysroot, "w") as archive:
         for package, pattern in _SYSROOT.items():
             for name, data in sorted(_matching(packages.find(package), re.compile(pattern)).items()):
-                renamed = (new for old, new in _RENAMED.items() if re.fullmatch(old, name))
+                renamed = (re.sub(old, new, name) for old, new in _RENAMED.items() if re.fullmatch(old, name))
                 _add(archive, next(renamed, name), data)
 
 
 def _matching(package: Path, names: re.Pattern[str]) -> dict[str, bytes]:
-    found = dict(_files(package, lambda name: name if names.fullmatch(name) else None))
-    _refuse_lack(package.name, [] if found else [names.pattern])
+    with opened(package) as archive:
+        files = ((name, member) for name, member in members(archive) if member.isfile() and names.fullmatch(name))
+        found = {name: content(archive, member) for name, member in files}
+    if not found:
+        raise PackageError(f"{package.name} does not hold {names.pattern}", hint="use the packages of Debian 12 or 13")
     return found
 
 
@@ -164,7 +123,7 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 def _make_symbolizer(directory: Path, work: Path, timeout: float) -> None:
     versions = work / "libcurl.versions"
     versions.write_text(_NO_CURL)
-    library = directory / "libcurl.so.4"
+    library = directory / _CURL
     clang = Compiler(directory).program("clang")
     # Not by -Wl, which takes a comma in a path for its own
     options = (
@@ -232,7 +191,17 @@ SOURCES_SHOWN = "pipeline/demo/fuzzers"
 
 
 def unpack(sysroot: Path, directory: Path) -> Path:
-    """Make `directory` and unpack the sysroot into it."""
+    """Make `directory` and unpack the sysroot into it: regular files, none of them outside. Raises PackageError."""
     with tarfile.open(sysroot) as archive:
-        archive.extractall(directory, filter="data")
+        for member in archive:
+            name = PurePosixPath(member.name)
+            # By hand: tarfile has filters only from Python 3.11.4 on, and Debian 12 has 3.11.2
+            if not member.isfile() or name.is_absolute() or ".." in name.parts:
+                raise PackageError(
+                    f"{name} does not belong into {sysroot}", hint="make it anew: topcoat force DemoCompiler"
+                )
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content(archive, member))
+            path.chmod(member.mode & 0o755)
     return directory

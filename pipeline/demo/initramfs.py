@@ -2,14 +2,19 @@
 
 import lzma
 import re
-import tarfile
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pipeline.demo import INIT
-from pipeline.demo.packages import LIBRARIES, Packages, opened
+from pipeline.demo.gathering import gather
+from pipeline.demo.libraries import Libraries, Selection
+from pipeline.demo.packages import KERNEL, Packages, content, members, opened
 from pipeline.errors import PackageError
+from pipeline.faults import host_faults
 from pipeline.images import cpio
+from pipeline.publish import publish
 
 USER = "clusterfuchsia"
 """The user of Fuchsia's launcher; here another name for root."""
@@ -17,13 +22,25 @@ USER = "clusterfuchsia"
 MODULES = ("virtio_pci", "virtio_net", "virtio_blk")
 """The drivers that the guest needs; what they depend on is loaded before them."""
 
-_LIBRARY_DIRECTORIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
-_PROGRAMS = {
-    "busybox-static": {"bin/busybox": "bin/busybox", "usr/bin/busybox": "bin/busybox"},
-    "dropbear-bin": {"usr/sbin/dropbear": "bin/dropbear"},
-    # Where dropbear looks for it
-    "openssh-sftp-server": {"usr/lib/openssh/sftp-server": "usr/lib/sftp-server"},
+_PLACES = {
+    "busybox": "bin/busybox",
+    "dropbear": "bin/dropbear",
+    "sftp-server": "usr/lib/sftp-server",  # where dropbear looks for it
 }
+_LOADER = "lib64/ld-linux-x86-64.so.2"
+_WHOLE = ("libc6", "libgcc-s1")
+GUEST = Selection(
+    packages=(KERNEL, "busybox-static", "dropbear-bin", "openssh-sftp-server", *_WHOLE),
+    programs={
+        "busybox-static": {"usr/bin/busybox": "busybox"},
+        "dropbear-bin": {"usr/sbin/dropbear": "dropbear"},
+        "openssh-sftp-server": {"usr/lib/openssh/sftp-server": "sftp-server"},
+    },
+    # It depends on today's kernel
+    through=("linux-image-cloud-amd64",),
+)
+"""All of the guest itself. What its fuzzers are compiled with is in `pipeline.demo.compiler`; they load libgcc_s."""
+
 # Fuchsia's name and arguments; here the kernel's log is the only one
 _LOG_LISTENER = """#!/bin/busybox sh
 [ "$1 $2" = "--dump_logs --pid" ] || { echo "usage: log_listener --dump_logs --pid PID" >&2; exit 1; }
@@ -45,6 +62,15 @@ _DIRECTORIES = (
 )  # fmt: skip
 
 
+def collect(directory: Path, provided: Path | None, state: Path, *, timeout: float) -> Packages:
+    """Make `directory` with all packages of the guest, as `gather` does. Raises StoreError too."""
+    with host_faults("collecting the packages of the demo guest"):
+        shutil.rmtree(directory, ignore_errors=True)
+        with publish(directory) as made:
+            gather(made, GUEST, provided, state, timeout=timeout)
+    return Packages(directory)
+
+
 def build(packages: Packages, host_key: bytes) -> bytes:
     """The whole initramfs as an uncompressed cpio archive. `host_key` is dropbear's private key file.
 
@@ -61,68 +87,48 @@ def build(packages: Packages, host_key: bytes) -> bytes:
         cpio.file("etc/dropbear/host_key", host_key, 0o600),
         *(cpio.file(name, text.encode()) for name, text in _ETC.items()),
         *_programs(packages),
-        *_libraries(packages),
         *_modules(packages),
     ]
     return cpio.encode(entries)
 
 
 def _programs(packages: Packages) -> Iterator[cpio.Entry]:
-    for package, wanted in _PROGRAMS.items():
-        found = {wanted[name]: data for name, data in _files(packages, package, wanted)}
-        if not found:
-            raise PackageError(
-                f"{package} does not hold {' or '.join(wanted)}", hint="use the package of a Debian release from 12 on"
-            )
-        yield from (cpio.file(name, data, 0o755) for name, data in found.items())
-
-
-def _files(packages: Packages, package: str, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    with opened(packages.find(package)) as archive:
-        for member in archive:
-            name = str(PurePosixPath(member.name))
-            if name in wanted and member.isfile():
-                yield name, _content(archive, member)
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = archive.extractfile(member)
-    assert stream is not None  # the caller asked isfile()
-    return stream.read()
-
-
-def _libraries(packages: Packages) -> Iterator[cpio.Entry]:
-    """All shared libraries at the top of the library directories, flat in /lib, and the loader in /lib64."""
-    for package in LIBRARIES:
-        with opened(packages.find(package)) as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                if str(path.parent) not in _LIBRARY_DIRECTORIES or ".so" not in path.name:
-                    continue
-                name = f"lib/{path.name}"
-                if member.issym():
-                    yield cpio.symlink(name, PurePosixPath(member.linkname).name)
-                elif member.isfile():
-                    yield cpio.file(name, _content(archive, member), 0o755)
-    yield cpio.symlink("lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-x86-64.so.2")
+    """The programs, and flat in /lib the libraries that they load; libc with all that it loads when it likes."""
+    with tempfile.TemporaryDirectory(prefix="topcoat-") as unpacked:
+        found = Libraries(Path(unpacked), GUEST)
+        found.add(package for package in packages.files() if package != packages.kernel())
+        for name, path in found.programs().items():
+            yield cpio.file(_PLACES[name], path.read_bytes(), 0o755)
+        whole = {name: path for package in _WHOLE for name, path in found.of(package).items()}
+        for name, path in sorted({**whole, **found.loaded()}.items()):
+            yield cpio.file(f"lib/{name}", path.read_bytes(), 0o755)
+    yield cpio.symlink(_LOADER, f"/lib/{PurePosixPath(_LOADER).name}")
 
 
 def _modules(packages: Packages) -> Iterator[cpio.Entry]:
     """The modules, uncompressed and flat in /modules, and the file `order` with their names in loading order."""
     package = packages.kernel()
     modules: dict[str, bytes] = {}
+    built_in: set[str] = set()
     with opened(package) as archive:
-        for member in archive:
-            match = re.fullmatch(r"([^.]+)\.ko(\.xz)?", PurePosixPath(member.name).name)
-            if match and member.isfile() and re.search(r"/drivers/(virtio|net|block)/|/net/core/", member.name):
-                data = _content(archive, member)
-                modules[match[1].replace("-", "_")] = lzma.decompress(data) if match[2] else data
-    missing = [name for name in MODULES if name not in modules]
+        for path, member in members(archive):
+            match = re.fullmatch(r"([^.]+)\.ko(\.xz)?", PurePosixPath(path).name)
+            if match and member.isfile() and re.search(r"/drivers/(virtio|net|block)/|/net/core/", path):
+                data = content(archive, member)
+                modules[_module(match[1])] = lzma.decompress(data) if match[2] else data
+            elif PurePosixPath(path).name == "modules.builtin" and member.isfile():
+                built_in |= {_module(PurePosixPath(line).stem) for line in content(archive, member).decode().split()}
+    missing = [name for name in MODULES if name not in modules and name not in built_in]
     if missing:
         raise PackageError(f"{package.name} lacks the modules {missing}", hint="use another linux-image package")
     order = loading_order(modules)
     yield from (cpio.file(f"modules/{name}.ko", modules[name]) for name in order)
     yield cpio.file("modules/order", "".join(f"{name}.ko\n" for name in order).encode())
+
+
+def _module(name: str) -> str:
+    """To the kernel both are the same."""
+    return name.replace("-", "_")
 
 
 def loading_order(modules: dict[str, bytes], wanted: Iterable[str] = MODULES) -> list[str]:
@@ -150,4 +156,4 @@ def loading_order(modules: dict[str, bytes], wanted: Iterable[str] = MODULES) ->
 def _dependencies(module: bytes) -> list[str]:
     # .modinfo is a section of NUL-terminated KEY=VALUE texts; packages without depmod's lists have no other source
     match = re.search(rb"\0depends=([^\0]*)\0", module)
-    return [name.replace("-", "_") for name in match[1].decode().split(",") if name] if match else []
+    return [_module(name) for name in match[1].decode().split(",") if name] if match else []

@@ -4,6 +4,7 @@ Format: the System V ABI, chapters 4 and 5 (elf.h). QEMU's `-kernel` starts an E
 header (Zircon's `multiboot.bin`) or with a PVH entry: Xen, include/public/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY.
 """
 
+import itertools
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _MACHINES |= {243: "RISC-V", 258: "LoongArch"}
 _X86 = (3, 62)
 _SEGMENTS = {0: "NULL", 1: "LOAD", 2: "DYNAMIC", 3: "INTERP", 4: "NOTE", 5: "SHLIB", 6: "PHDR", 7: "TLS"}
 _SEGMENTS |= {0x6474E550: "GNU_EH_FRAME", 0x6474E551: "GNU_STACK", 0x6474E552: "GNU_RELRO", 0x6474E553: "GNU_PROPERTY"}
+_LOAD = 1
+_DYNAMIC = 2
 _NOTE = 4
 _NO_BITS = (0, 8)  # types of sections that take no room in the file
 _ELSEWHERE = 0xFFFF  # a count that does not fit in the header stands in section 0
@@ -32,6 +35,8 @@ _LONGEST_NAME = 256
 _NAMES_LARGEST = 16 << 20
 _NOTES_LARGEST = 1 << 16
 _NOTES_MOST = 64
+_DYNAMIC_LARGEST = 1 << 16
+_NEEDED, _STRINGS, _STRINGS_SIZE = 1, 5, 10  # tags of the dynamic section
 _XEN_PHYS32_ENTRY = 18
 _MULTIBOOT = 0x1BADB002
 _MULTIBOOT_WITHIN = 8192
@@ -116,6 +121,44 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
             problems=tuple(problems),
             parts=(*_shown_segments(source, segments), *_shown_sections(source, header, sections, digests)),
         )
+
+
+def needed(path: Path) -> tuple[str, ...]:
+    """The libraries that the loader loads for this program or library (DT_NEEDED), by the names that it looks for.
+
+    Nothing for a file that is no ELF file, such as a script. Raises ImageDamaged or ImageTooLarge, and UsageError and
+    StoreError as `opened` does.
+    """
+    with opened(path) as source:
+        if source.at(0, min(len(MAGIC), source.size)) != MAGIC:
+            return ()
+        header = _header(source)
+        segments = _segments(source, header, _sections(source, header))
+        dynamic = (segment for segment in segments if segment.type == _DYNAMIC)
+        entries = [entry for segment in dynamic for entry in _dynamic(source, header, segment)]
+        table, names = dict(entries), [value for tag, value in entries if tag == _NEEDED]
+        if not names:
+            return ()
+        size = table.get(_STRINGS_SIZE, 0)
+        strings = source.at(_offset_of(table.get(_STRINGS, 0), size, segments), size)
+        return tuple(strings[name:].partition(b"\0")[0].decode(errors="replace") for name in names)
+
+
+def _dynamic(source: Source, header: _Header, segment: _Segment) -> Iterator[tuple[int, int]]:
+    """Tag and value of each entry, up to the one that ends them."""
+    if segment.size > _DYNAMIC_LARGEST:
+        raise ImageTooLarge(f"{segment.size} bytes of dynamic section", expected=f"{_DYNAMIC_LARGEST}", hint=_HINT)
+    form = struct.Struct(header.order + ("QQ" if header.layout.bits == 64 else "II"))
+    content = source.at(segment.offset, segment.size - segment.size % form.size)
+    return itertools.takewhile(lambda entry: entry[0] != 0, form.iter_unpack(content))
+
+
+def _offset_of(address: int, size: int, segments: list[_Segment]) -> int:
+    """Where in the file lies what is loaded to this address."""
+    for segment in segments:
+        if segment.type == _LOAD and segment.address <= address <= address + size <= segment.address + segment.size:
+            return segment.offset + address - segment.address
+    raise ImageDamaged(f"names of libraries at {address:#x}", expected="in a LOAD segment", hint=_HINT)
 
 
 def _header(source: Source) -> _Header:

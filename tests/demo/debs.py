@@ -5,14 +5,12 @@ import io
 import lzma
 import struct
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import lz4.block
 import zstandard
-
-from pipeline.demo.packages import LIBRARIES, PROGRAMS
 
 KERNEL_NAME = "linux-image-6.1.0-9-cloud-amd64"
 
@@ -56,18 +54,47 @@ def zstd(data: bytes) -> bytes:
     return zstandard.ZstdCompressor().compress(data)
 
 
-def deb(data: bytes, member: str = "data.tar.xz") -> bytes:
+def deb(data: bytes, member: str = "data.tar.xz", control: bytes = b"Package: x\n") -> bytes:
     """A package around a compressed data archive."""
-    return ar({"debian-binary": b"2.0\n", "control.tar.xz": lzma.compress(tar({"control": b"x"})), member: data})
+    packed = lzma.compress(tar({"control": control}))
+    return ar({"debian-binary": b"2.0\n", "control.tar.xz": packed, member: data})
 
 
-def write(directory: Path, name: str, files: Mapping[str, Content], *, version: str = "1", how: str = "xz") -> Path:
+def write(
+    directory: Path,
+    name: str,
+    files: Mapping[str, Content],
+    *,
+    version: str = "1",
+    how: str = "xz",
+    depends: Sequence[str] = (),
+) -> Path:
     """Write the package `name` with these files, compressed by xz or zst."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}_{version}_amd64.deb"
-    packed = lzma.compress(tar(files)) if how == "xz" else zstd(tar(files))
-    path.write_bytes(deb(packed, f"data.tar.{how}"))
+    fields = {"Package": name, "Version": version, "Architecture": "amd64", "Maintainer": "nobody"}
+    fields |= {"Depends": ", ".join(depends)} if depends else {}
+    control = "".join(f"{field}: {value}\n" for field, value in {**fields, "Description": "a test"}.items())
+    packers = {"xz": lzma.compress, "zst": zstd, "gz": gzip.compress}
+    path.write_bytes(deb(packers[how](tar(files)), f"data.tar.{how}", control.encode()))
     return path
+
+
+def elf(*needs: str, text: bytes = b"") -> bytes:
+    """A program or library that loads others: a header, a LOAD and a DYNAMIC segment, the names, and `text`."""
+    names = b"\0" + b"".join(name.encode() + b"\0" for name in needs)
+    at, address = 64 + 2 * 56, 0x1000
+    positions = [names.index(b"\0" + name.encode() + b"\0") + 1 for name in needs]
+    entries = [*((1, position) for position in positions), (5, address + at), (10, len(names)), (0, 0)]
+    dynamic = b"".join(struct.pack("<QQ", *entry) for entry in entries)
+    size = at + len(names) + len(dynamic)
+    header = b"\x7fELF\2\1\1".ljust(16, b"\0") + struct.pack(
+        "<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0
+    )
+    load = struct.pack("<IIQQQQQQ", 1, 5, 0, address, address, size, size, 4096)
+    where = at + len(names)
+    segment = struct.pack("<IIQQQQQQ", 2, 4, where, address + where, 0, len(dynamic), len(dynamic), 8)
+    return header + load + segment + names + dynamic + text
 
 
 def module(*depends: str) -> bytes:
@@ -112,11 +139,15 @@ def bzimage(packed: bytes, setup_sectors: int = 1) -> bytes:
 
 VMLINUX = b"\x7fELF" + bytes(range(256)) * 40
 
-MODULES = "lib/modules/6.1.0-9-cloud-amd64/kernel"
+RELEASE = "6.1.0-9-cloud-amd64"
+MODULES = f"lib/modules/{RELEASE}/kernel"
+LIB = "lib/x86_64-linux-gnu"
+LIBC = "libc.so.6"
 CONTENTS: dict[str, dict[str, Content]] = {
     KERNEL_NAME: {
-        "boot/config-6.1.0-9-cloud-amd64": b"CONFIG_PVH=y\n",
-        "boot/vmlinuz-6.1.0-9-cloud-amd64": bzimage(payload(VMLINUX, "lz4")),
+        f"boot/config-{RELEASE}": b"CONFIG_PVH=y\n",
+        f"boot/vmlinuz-{RELEASE}": bzimage(payload(VMLINUX, "lz4")),
+        f"lib/modules/{RELEASE}/modules.builtin": b"kernel/fs/ext4/ext4.ko\n",
         f"{MODULES}/drivers/virtio/virtio.ko": module("virtio_ring"),
         f"{MODULES}/drivers/virtio/virtio_ring.ko.xz": lzma.compress(module()),
         f"{MODULES}/drivers/virtio/virtio_pci.ko": module("virtio", "virtio-ring"),
@@ -127,23 +158,33 @@ CONTENTS: dict[str, dict[str, Content]] = {
         f"{MODULES}/drivers/net/dummy.ko": module(),
     },
     "busybox-static": {"bin/busybox": b"the busybox", "usr/share/doc/x": b"doc"},
-    "dropbear-bin": {"usr/sbin/dropbear": b"the dropbear", "usr/bin/dropbearkey": b"keys"},
-    "openssh-sftp-server": {"usr/lib/openssh/sftp-server": b"the sftp-server"},
-    **{name: {f"usr/lib/x86_64-linux-gnu/{name}.so.1": name.encode()} for name in LIBRARIES},
+    "dropbear-bin": {"usr/sbin/dropbear": elf("libtommath.so.1", "libz.so.1", LIBC), "usr/bin/dropbearkey": b"keys"},
+    "openssh-sftp-server": {"usr/lib/openssh/sftp-server": elf(LIBC)},
     "libc6": {
-        "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2": b"the loader",
-        "lib/x86_64-linux-gnu/libc.so.6": b"the libc",
-        "lib/x86_64-linux-gnu/gconv/UTF-7.so": b"too deep",
-        "lib64/ld-linux-x86-64.so.2": Link("/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"),
+        f"{LIB}/ld-linux-x86-64.so.2": b"the loader",
+        f"{LIB}/{LIBC}": elf("ld-linux-x86-64.so.2"),
+        f"{LIB}/libnss_files.so.2": b"loaded by libc when it likes",
+        f"{LIB}/gconv/UTF-7.so": b"too deep",
+        "lib64/ld-linux-x86-64.so.2": Link(f"/{LIB}/ld-linux-x86-64.so.2"),
     },
-    "zlib1g": {
-        "lib/x86_64-linux-gnu/libz.so.1": Link("/usr/lib/x86_64-linux-gnu/libz.so.1.2.13"),
-        "lib/x86_64-linux-gnu/libz.so.1.2.13": b"the zlib",
-    },
+    "libgcc-s1": {f"{LIB}/libgcc_s.so.1": elf(LIBC)},
+    "libgmp10": {f"usr/{LIB}/libgmp.so.10": Link("libgmp.so.10.4.1"), f"usr/{LIB}/libgmp.so.10.4.1": elf(LIBC)},
+    "libtommath1": {f"usr/{LIB}/libtommath.so.1": elf("libgmp.so.10"), f"usr/{LIB}/libextra.so.1": b"not loaded"},
+    # Named otherwise than its library, and a link from one half of the merged /usr into the other
+    "zlib1g": {f"{LIB}/libz.so.1": Link(f"/usr/{LIB}/libz.so.1.2"), f"usr/{LIB}/libz.so.1.2": elf(LIBC, text=b"zlib")},
 }
+DEPENDS: dict[str, tuple[str, ...]] = {
+    KERNEL_NAME: ("linux-base (>= 1)", "kmod | module-init"),
+    "dropbear-bin": ("libc6 (>= 1)", "libtommath1 (>= 1)", "zlib1g (>= 1~rc1)"),
+    "openssh-sftp-server": ("libc6 (>= 1)",),
+    "libgcc-s1": ("libc6 (>= 1)",),
+    "libgmp10": ("libc6 (>= 1)",),
+    "libtommath1": ("libc6", "libgmp10 (>= 0.6)"),
+    "zlib1g": ("libc6 (>= 1)",),
+}
+"""The packages of a small demo guest, and what they depend on; dropbear loads libgmp through libtommath."""
 
 
 def write_all(directory: Path) -> list[str]:
     """Write all packages of the demo guest and return the names of their files, sorted."""
-    assert CONTENTS.keys() == {KERNEL_NAME, *PROGRAMS, *LIBRARIES}
-    return sorted(write(directory, name, files).name for name, files in CONTENTS.items())
+    return sorted(write(directory, name, files, depends=DEPENDS.get(name, ())).name for name, files in CONTENTS.items())

@@ -1,0 +1,151 @@
+"""apt with a state of its own in the store, so that neither what the host has installed nor its lists matter.
+
+Of the host come its sources, its keyrings, and how it reaches them. No root is needed, and nothing of the host changes.
+"""
+
+import fnmatch
+import logging
+import platform
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.demo.libraries import Selection
+from pipeline.demo.packages import ARCHITECTURE, name_of
+from pipeline.errors import PackageError, ToolFailed, ToolMissing
+from pipeline.publish import locked
+from pipeline.tools import Tool, run
+
+T = TypeVar("T")
+
+log = logging.getLogger("topcoat")
+
+_CONFIGURATION = Path(__file__).with_name("apt.conf")
+_OTHER_HOSTS = (
+    "run Topcoat on Debian 12 or 13, or in a container of one; or put the .deb files of one of them into a directory, "
+    "and name it with [demo] packages"
+)
+
+
+class Apt:
+    """apt-get for one selection of packages; see `of`."""
+
+    def __init__(self, apt: Tool, state: Path, cache: Path, selection: Selection, timeout: float) -> None:
+        self._apt, self._state, self._timeout = apt, state, timeout
+        self._options = (
+            f"-c{_CONFIGURATION}",
+            f"-oDir::State={state}",
+            f"-oDir::State::lists={state}/lists",
+            f"-oDir::State::status={state}/status",
+            f"-oDir::Etc::Preferences={state}/preferences",
+            f"-oDir::Cache={cache}",
+        )
+        self._asked = (*selection.through, *(name for name in selection.packages if "*" not in name))
+        self._known: frozenset[str] | None = None
+        for directory in (state / "lists/partial", cache / "archives/partial"):
+            directory.mkdir(parents=True, exist_ok=True)
+        (state / "status").write_bytes(b"")
+        (state / "preferences").write_text(_preferences())
+
+    @classmethod
+    @contextmanager
+    def of(cls, state: Path, cache: Path, selection: Selection, *, timeout: float) -> "Iterator[Apt]":
+        """apt for the packages of the selection and all that they depend on.
+
+        Its lists are in the directory `state`, which stays and is locked during the body; `cache` may be deleted after
+        it. `timeout` is in seconds, for one run of apt. Raises ToolMissing or PackageError where there is none.
+        """
+        if platform.machine() != "x86_64":
+            raise PackageError(
+                f"the demo guest is made of {ARCHITECTURE} packages, and this is a {platform.machine()} machine",
+                hint="provide them in a directory and name it with [demo] packages",
+            )
+        try:
+            apt = Tool.in_path("apt-get", hint="")
+        except ToolMissing:
+            names = ", ".join(selection.packages).replace("[0-9]*", "VERSION")
+            raise ToolMissing(
+                f"the demo guest is made of Debian packages, and there is no apt to fetch them: this is {_host()}",
+                hint=_OTHER_HOSTS,
+                detail=f"{names}, and the packages of the libraries that they load",
+            ) from None
+        with locked(state):
+            yield cls(apt, state, cache, selection, timeout)
+
+    def named(self, pattern: str) -> str | None:
+        """The package that apt would install by this name or pattern of names with the selection, if there is one."""
+        if self._known is None:
+            simulated = self._run("-s", "--no-install-recommends", "install", *self._asked)
+            self._known = frozenset(re.findall(r"^Inst (\S+)", simulated, re.MULTILINE))
+        return next(iter(sorted(fnmatch.filter(self._known, pattern))), None)
+
+    def bring(self, names: Iterable[str], directory: Path) -> list[Path]:
+        """Download these packages into the directory, and return their files. Raises PackageError."""
+        wanted = set(names)
+        self._run("download", *sorted(wanted), cwd=directory)
+        return sorted(path for path in directory.glob("*.deb") if name_of(path) in wanted)
+
+    def with_fresh_lists(self, action: Callable[[], T]) -> T:
+        """The outcome of `action`. If it fails, or there are no lists to begin with, new ones are fetched, and it is
+        done again, once. Raises PackageError.
+        """
+        if any((self._state / "lists").glob("*Packages*")):
+            try:
+                return action()
+            except PackageError as error:
+                log.info("fetching new package lists, as %s", error.detail.splitlines()[-1] if error.detail else error)
+        failed = self._update()
+        try:
+            return action()
+        except PackageError as error:
+            raise failed or error from None
+
+    def _update(self) -> PackageError | None:
+        """Fetch new lists. If that fails, it need not matter: one of the host's sources of several may be broken."""
+        self._known = None
+        try:
+            self._run("update")
+        except PackageError as error:
+            return error
+        return None
+
+    def _run(self, *arguments: str, cwd: Path | None = None) -> str:
+        try:
+            return run(self._apt, "-q", *self._options, *arguments, timeout=self._timeout, cwd=cwd)
+        except ToolFailed as error:
+            raise PackageError(
+                "apt could not fetch " + ("its package lists" if arguments == ("update",) else _WHAT),
+                hint=_hint(),
+                detail=error.detail,
+            ) from error
+
+
+_WHAT = "the packages of the demo guest"
+
+
+def _hint() -> str:
+    system = _release()
+    if system.get("ID", "debian") != "debian":
+        return f"this is {_host()}: {_OTHER_HOSTS}"
+    return "is the network up, and is Debian's main archive in apt's sources (/etc/apt/sources.list.d)?"
+
+
+def _preferences() -> str:
+    """Packages of the host's own release come before all others, as its libc is what the compiler runs with."""
+    codename = _release().get("VERSION_CODENAME", "")
+    if not re.fullmatch(r"[a-z]+", codename):
+        return ""
+    return f"Package: *\nPin: release n=/^{codename}(-updates|-security)?$/\nPin-Priority: 990\n"
+
+
+def _host() -> str:
+    return _release().get("PRETTY_NAME", "a system without /etc/os-release")
+
+
+def _release() -> dict[str, str]:
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}

@@ -1,0 +1,82 @@
+"""Bringing the packages of a selection together, with those that hold the libraries of its programs."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.demo.apt import Apt
+from pipeline.demo.libraries import Libraries, Selection, likely
+from pipeline.demo.packages import Packages, file_for
+from pipeline.errors import PackageError
+
+
+class Source(Protocol):
+    """Where packages come from."""
+
+    def named(self, pattern: str) -> str | None:
+        """The name of the package that is had by this name or pattern of names, if there is one."""
+
+    def bring(self, names: Iterable[str], directory: Path) -> list[Path]:
+        """Put these packages, which are to be had, into the directory, and return their files."""
+
+
+class Provided:
+    """A directory with packages, `[demo] packages`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._packages = Packages(directory)
+
+    def named(self, pattern: str) -> str | None:
+        """See Source."""
+        found = self._packages.newest(pattern)
+        return found.name.partition("_")[0] if found else None
+
+    def bring(self, names: Iterable[str], directory: Path) -> list[Path]:
+        """See Source."""
+        return [Path(shutil.copyfile(path, directory / path.name)) for path in map(self._packages.find, names)]
+
+
+def gather(
+    directory: Path, selection: Selection, provided: Path | None, state: Path, *, timeout: float
+) -> tuple[Packages, Libraries]:
+    """Make `directory` and fill it: copied from the directory `provided`, else downloaded by apt.
+
+    apt has its lists in `state`. Beside `directory` there will be the programs and libraries that were found, unpacked.
+    Raises ToolMissing or PackageError, which name all that is missing.
+    """
+    if provided:
+        return _gather(directory, selection, Provided(provided), f"in {provided}")
+    with Apt.of(state, directory.parent / "apt", selection, timeout=timeout) as apt:
+        return apt.with_fresh_lists(lambda: _gather(directory, selection, apt, "in Debian's archive"))
+
+
+def _gather(directory: Path, selection: Selection, source: Source, where: str) -> tuple[Packages, Libraries]:
+    unpacked = directory.parent / "unpacked"
+    for made in (directory, unpacked):
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+    libraries = Libraries(unpacked, selection)
+    had = {wanted: source.named(wanted) for wanted in selection.packages}
+    next_ones = {name for name in had.values() if name}
+    while next_ones:
+        libraries.add(source.bring(sorted(next_ones), directory))
+        possible = {library: filter(source.named, packages) for library, packages in libraries.lacking().items()}
+        next_ones = {name for library, packages in possible.items() for name in likely(library, packages)}
+    _refuse_lack([wanted for wanted, name in had.items() if name is None], libraries, where)
+    return Packages(directory), libraries
+
+
+def _refuse_lack(wanted: list[str], libraries: Libraries, where: str) -> None:
+    for_libraries: dict[str, list[str]] = {}
+    for library, packages in libraries.lacking().items():
+        files = " or ".join(map(file_for, likely(library, packages))) or "the package that has it"
+        for_libraries.setdefault(files, []).append(library)
+    missing = [f"put {file_for(name)} of Debian there" for name in wanted]
+    missing += [f"put {files} there, for {', '.join(names)}" for files, names in sorted(for_libraries.items())]
+    if missing:
+        raise PackageError(
+            f"{len(missing)} packages of the demo guest are missing {where}",
+            hint="provide the files above; [demo] packages names the directory",
+            detail="\n".join(missing),
+        )
