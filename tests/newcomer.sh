@@ -129,14 +129,25 @@ flock -n 9 || fail "another run works in $PLACE"
 : >"$PLACE/figures"
 releases=("$@")
 [ $# -gt 0 ] || releases=(bookworm trixie)
-trap 'rm -rf "${releases[@]/#/$PLACE/}"' EXIT
+inner=
+ended() {
+    [ -z "$inner" ] || { kill -KILL "$inner" && wait "$inner"; } 2>/dev/null || true
+    rm -rf "${releases[@]/#/$PLACE/}"
+}
+trap ended EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 for release in "${releases[@]}"; do
     base=$(base_of "$release")
     rm -rf "${PLACE:?}/$release"
     cp -a --reflink=auto "$base" "$PLACE/$release"
     introduce "$PLACE/$release" "$release"
-    # --kill-child: what is left of it ends with the first of its processes, and this one ends with us
-    unshare --mount --propagation private --pid --fork --kill-child "$0" --within "$release"
+    # Ends with us, by SIGKILL too; and all that runs in it with the first of its processes
+    setpriv --pdeathsig KILL \
+        unshare --mount --propagation private --pid --fork --kill-child "$0" --within "$release" </dev/null &
+    inner=$!
+    wait "$inner"
+    inner=
     rm -rf "${PLACE:?}/$release"
 done
 echo "== figures: $(nproc) cores, $(date -I)"

@@ -85,16 +85,15 @@ def install(directory: Path, sysroot: Path, provided: Path | None, state: Path, 
     `provided`: a directory that has the packages; without, apt fetches them, and keeps its lists in `state`. Raises
     StoreError, ToolMissing, PackageError or another ToolError.
     """
-    with host_faults("installing the compiler"):
-        shutil.rmtree(directory, ignore_errors=True)
-        with publish(directory) as programs, publish(sysroot) as archive:
-            work = programs.parent
-            packages, found = gather(work / "packages", COMPILER, provided, state, timeout=timeout)
-            programs.mkdir()
-            for name, path in {**found.programs(), **found.loaded()}.items():
-                path.rename(programs / name)
-            _write_sysroot(packages, archive)
-            _make_symbolizer(programs, work, timeout)
+    with host_faults("installing the compiler"), publish(directory) as programs, publish(sysroot) as archive:
+        work = programs.parent
+        packages, found = gather(work / "packages", COMPILER, provided, state, timeout=timeout)
+        programs.mkdir()
+        for name, path in {**found.programs(), **found.loaded()}.items():
+            path.rename(programs / name)
+        _write_sysroot(packages, archive)
+        _make_symbolizer(programs, work, timeout)
+        shutil.rmtree(directory, ignore_errors=True)  # which publish could not replace
 
 
 def _write_sysroot(packages: Packages, sysroot: Path) -> None:

@@ -64,10 +64,9 @@ _DIRECTORIES = (
 
 def collect(directory: Path, provided: Path | None, state: Path, *, timeout: float) -> Packages:
     """Make `directory` with all packages of the guest, as `gather` does. Raises StoreError too."""
-    with host_faults("collecting the packages of the demo guest"):
-        shutil.rmtree(directory, ignore_errors=True)
-        with publish(directory) as made:
-            gather(made, GUEST, provided, state, timeout=timeout)
+    with host_faults("collecting the packages of the demo guest"), publish(directory) as made:
+        gather(made, GUEST, provided, state, timeout=timeout)
+        shutil.rmtree(directory, ignore_errors=True)  # which publish could not replace
     return Packages(directory)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from pipeline.demo.packages import content, depends, members, name_of, opened
-from pipeline.errors import PackageError
+from pipeline.errors import ImageError, PackageError
 from pipeline.images import elf
 
 TARGET = "x86_64-linux-gnu"
@@ -133,7 +133,10 @@ class Libraries:
 def _written(package: str, path: Path, data: bytes) -> _File:
     path.write_bytes(data)
     path.chmod(0o755)
-    return _File(package, path, elf.needed(path))
+    try:
+        return _File(package, path, elf.needed(path))
+    except ImageError as error:
+        raise PackageError(f"{path.name} of {package} is damaged: {error}", hint="fetch that package anew") from error
 
 
 def likely(library: str, packages: Iterable[str]) -> list[str]:

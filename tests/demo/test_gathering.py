@@ -81,6 +81,12 @@ def test_a_link_to_nothing_is_no_library(tmp_path: Path, library: Link) -> None:
     assert caught.value.detail == "put the package that has it there, for libx.so.1"
 
 
+def test_a_damaged_program_is_named_with_its_package(tmp_path: Path) -> None:
+    write(tmp_path, "program", {"bin/program": elf("libx.so.1")[:100]})
+    with pytest.raises(PackageError, match=r"^program of program is damaged: "):
+        gathered(tmp_path)
+
+
 def test_all_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
     write(
         tmp_path,

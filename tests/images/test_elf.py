@@ -17,6 +17,7 @@ from pipeline.digests import digest
 from pipeline.errors import ImageDamaged, ImageError
 from pipeline.images import elf
 from pipeline.images.part import Fact, Part
+from tests.demo import debs
 
 PVH = 18
 
@@ -230,3 +231,44 @@ def test_no_damage_is_too_much(
         data[offset] = value
     with suppress(ImageError):
         assert told(tmp_path_factory.getbasetemp() / "damaged", bytes(data[:size])).kind == "ELF"
+
+
+def test_what_a_real_program_loads() -> None:
+    program = Path(sys.executable).resolve()
+    loaded = {Path(line.split()[-1]).name for line in Path("/proc/self/maps").read_text().splitlines()}
+    found = elf.needed(program)
+    assert "libc.so.6" in found
+    assert loaded.issuperset(found)
+
+
+@pytest.mark.parametrize("names", [(), ("libz.so.1",), ("libc.so.6", "libm.so.6", "libc.so.6")])
+def test_the_libraries_are_told_in_their_order(path: Path, names: tuple[str, ...]) -> None:
+    path.write_bytes(debs.elf(*names))
+    assert elf.needed(path) == names
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fEL", b"#!/bin/sh\n", Elf().encode()])
+def test_what_loads_nothing(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    assert elf.needed(path) == ()
+
+
+@pytest.mark.parametrize("offset", [64 + 8, 64 + 16, 64 + 56 + 8, 64 + 56 + 32])
+def test_names_that_do_not_lie_in_the_file(path: Path, offset: int) -> None:
+    data = bytearray(debs.elf("libz.so.1"))
+    struct.pack_into("<Q", data, offset, 2**40)
+    path.write_bytes(data)
+    with pytest.raises(ImageError):
+        elf.needed(path)
+
+
+@given(changes=st.lists(st.tuples(st.integers(4, 276), st.integers(0, 255)), max_size=20), size=st.integers(4, 300))
+def test_no_damage_is_too_much_for_the_names(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], size: int
+) -> None:
+    data, file = bytearray(debs.elf("libz.so.1", "libc.so.6")), tmp_path_factory.getbasetemp() / "damaged-names"
+    for offset, value in changes:
+        data[offset] = value
+    file.write_bytes(data[:size])
+    with suppress(ImageError):
+        assert len(elf.needed(file)) <= 64

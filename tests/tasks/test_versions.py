@@ -9,7 +9,7 @@ from types import ModuleType
 
 import tasks
 from pipeline import prepare, ssh_keys
-from pipeline.demo import compiler, disk, fuzzers, initramfs, kernel, packages
+from pipeline.demo import apt, compiler, disk, fuzzers, gathering, initramfs, kernel, libraries, packages
 from pipeline.demo.fuzzers import making
 from pipeline.images import cpio, fvm
 from tasks.base import ArtifactTask
@@ -18,10 +18,10 @@ PARTS: dict[str, tuple[Callable[..., object] | ModuleType, ...]] = {
     "SSHKeyPair": (ssh_keys,),
     "InitrdWithKey": (prepare.make_initrd,),
     "ExtendedBlk": (prepare.make_disk,),
-    "DemoPackages": (packages.collect, packages.gather, packages.fetch, packages.Packages),
+    "DemoPackages": (initramfs.collect, gathering, apt, libraries, packages),
     "DemoKernel": (kernel,),
-    "DemoSystem": (initramfs, cpio.encode, ssh_keys.dropbear_host_key),
-    "DemoCompiler": (compiler, packages.gather, packages.fetch, packages.Packages),
+    "DemoSystem": (initramfs, libraries, packages, cpio.encode, ssh_keys.dropbear_host_key),
+    "DemoCompiler": (compiler, gathering, apt, libraries, packages),
     "DemoFuzzers": (making, fuzzers, compiler.Compiler, compiler.unpack, cpio.encode),
     "DemoInitramfs": (),
     "DemoDisk": (disk, fvm.create),
