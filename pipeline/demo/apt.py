@@ -63,7 +63,7 @@ class Apt:
                 hint="provide them in a directory and name it with [demo] packages",
             )
         try:
-            apt = Tool.in_path("apt-get", hint="")
+            found = Tool.in_path("apt-get", hint="")
         except ToolMissing:
             names = ", ".join(selection.packages).replace("[0-9]*", "VERSION")
             raise ToolMissing(
@@ -71,6 +71,8 @@ class Apt:
                 hint=_OTHER_HOSTS,
                 detail=f"{names}, and the packages of the libraries that they load",
             ) from None
+        # Which packages do not fit together it says on its standard output, and only then on the other that they do not
+        apt = Tool(found.name, ("sh", "-c", 'exec "$0" "$@" 2>&1', *found.argv), found.files)
         with locked(state):
             yield cls(apt, state, cache, selection, timeout)
 

@@ -137,6 +137,12 @@ class TestFailing:
             fetched(tmp_path)
         assert "Unable to locate package dropbear-bin" in caught.value.detail
 
+    def test_packages_that_do_not_fit_together(self, host: HostApt, archive: Archive, tmp_path: Path) -> None:
+        archive.publish(depends={"dropbear-bin": ("libc6 (>= 7)",)})
+        with pytest.raises(PackageError) as caught:
+            fetched(tmp_path)
+        assert " dropbear-bin : Depends: libc6 (>= 7) but 1 is to be installed" in caught.value.detail
+
     def test_a_library_that_no_package_depends_on(self, host: HostApt, archive: Archive, tmp_path: Path) -> None:
         archive.publish(depends={"dropbear-bin": ("libc6", "libtommath1")})
         with pytest.raises(
