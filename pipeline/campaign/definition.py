@@ -2,8 +2,10 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.corpus.files import files_below
 from pipeline.digests import digest
@@ -41,6 +43,8 @@ class FuzzerPlan:
     """Absolute."""
     seeds: tuple[Path, ...] = ()
     """Directories and files; absolute."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Variables and their values, sorted, which it has besides those that pipeline.fuzzer.sanitizers gives to all."""
 
     @property
     def slices(self) -> int | None:
@@ -63,18 +67,20 @@ class FuzzerPlan:
     def digest(self) -> str:
         """Of all that the results of a slice depend on and the campaign can change: a ledger records it.
 
-        It covers the options, and the contents of the dictionary and of all seeds; no name or path, and neither budget
-        nor slice, so a campaign that is prolonged goes on. Raises StoreError if a file cannot be read.
+        It covers options and environment, and the contents of the dictionary and of all seeds; no name or path, and
+        neither budget nor slice, so a campaign that is prolonged goes on. Raises StoreError if a file cannot be read.
         """
         from blake3 import blake3
 
         files = self.seed_files()
         with host_faults(f"the dictionary and seeds of {self.name} cannot be read"):
-            facts = {
+            facts: dict[str, object] = {
                 "options": dict(self.options),
                 "dictionary": digest(self.dictionary) if self.dictionary else None,
                 "seeds": sorted({digest(file) for file in files}),
             }
+        if self.environment:  # digests of before there was any still hold
+            facts["environment"] = dict(self.environment)
         return f"b3:{blake3(json.dumps(facts, sort_keys=True).encode()).hexdigest()}"
 
     def encode(self) -> dict[str, object]:
@@ -83,11 +89,25 @@ class FuzzerPlan:
             "budget": self.budget.encode(),
             "dictionary": str(self.dictionary) if self.dictionary else None,
             "digest": self.digest(),
+            "environment": dict(self.environment),
             "name": self.name,
             "options": dict(self.options),
             "seeds": [str(seed) for seed in self.seeds],
             "slice": self.slice,
         }
+
+    @classmethod
+    def decode(cls, data: Mapping[str, Any]) -> "FuzzerPlan":
+        """What `encode` has written, but for the digest. Raises KeyError, TypeError or AttributeError."""
+        return cls(
+            name=data["name"],
+            budget=Budget(**data["budget"]),
+            slice=data["slice"],
+            options=tuple(sorted(data["options"].items())),
+            dictionary=Path(data["dictionary"]) if data["dictionary"] else None,
+            seeds=tuple(map(Path, data["seeds"])),
+            environment=tuple(sorted(data.get("environment", {}).items())),
+        )
 
 
 @dataclass(frozen=True)
@@ -101,6 +121,15 @@ class Definition:
     allocation: Allocation
     fuzzers: tuple[FuzzerPlan, ...]
     """At least one, sorted by name, each once."""
+
+    @classmethod
+    def decode(cls, data: Mapping[str, Any]) -> "Definition":
+        """What `encode` has written. Raises ValueError."""
+        try:
+            plans = tuple(map(FuzzerPlan.decode, data["fuzzers"]))
+            return cls(data["name"], data["seed"], data["allocation"], plans)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a field of the definition is missing or wrong: {error}") from error
 
     def encode(self) -> dict[str, object]:
         """For JSON, with sorted keys. Raises StoreError if a dictionary or a seed cannot be read."""

@@ -18,8 +18,8 @@ from pipeline.errors import UsageError
 from pipeline.settings import Allocation, Campaign
 from pipeline.text import one_line
 
-KEYS = ("name", "fuzzers", "exclude", "budget", "slice", "seed", "allocation", "options", "fuzzer")
-FUZZER_KEYS = ("name", "budget", "slice", "options", "dictionary", "seeds")
+KEYS = ("name", "fuzzers", "exclude", "budget", "slice", "seed", "allocation", "options", "environment", "fuzzer")
+FUZZER_KEYS = ("name", "budget", "slice", "options", "environment", "dictionary", "seeds")
 """docs/campaign.md tells of all of them."""
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}", re.ASCII)
@@ -62,13 +62,15 @@ class Choice:
     options: Mapping[str, str] = field(default_factory=dict)
     dictionary: Path | None = None
     seeds: tuple[Path, ...] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def over(self, other: "Choice") -> "Choice":
-        """Both, where this one prevails, key by key and option by option."""
+        """Both, where this one prevails, key by key, option by option and variable by variable."""
         return Choice(
             budget=self.budget or other.budget,
             slice=self.slice or other.slice,
             options={**other.options, **self.options},
+            environment={**other.environment, **self.environment},
             dictionary=self.dictionary or other.dictionary,
             seeds=other.seeds if self.seeds is None else self.seeds,
         )
@@ -148,6 +150,7 @@ class Draft:
             budget=budget,
             slice=min(length, budget.seconds or length),
             options=tuple(sorted(choice.options.items())),
+            environment=tuple(sorted(choice.environment.items())),
             dictionary=choice.dictionary,
             seeds=choice.seeds or (),
         )
@@ -259,7 +262,7 @@ def _default(table: Table, defaults: Campaign) -> Choice:
 
 
 def _choice(table: Table) -> Choice:
-    return Choice(_budget(table), table.seconds("slice"), _options(table))
+    return Choice(_budget(table), table.seconds("slice"), _options(table), environment=_environment(table))
 
 
 def _budget(table: Table) -> Budget | None:
@@ -284,6 +287,21 @@ def _options(table: Table) -> dict[str, str]:
         else:
             if not options.is_known(name):
                 table.warn(f"libFuzzer has no option {name}", options.hint_for(name), "options", name)
+    return found
+
+
+def _environment(table: Table) -> dict[str, str]:
+    found: dict[str, str] = {}
+    inner = table.table("environment")
+    for name, value in inner.content.items() if inner else ():
+        try:
+            found[name] = options.variable(name, value)
+        except options.Misused as error:
+            table.refuse(error.message, error.hint, "environment", name)
+        else:
+            if options.lets_go_on(name, found[name]):
+                hint = "without halt_on_error=0 the input is kept, and counts as a crash"
+                table.warn(f"what is found in spite of {name} is told, and lost", hint, "environment", name)
     return found
 
 

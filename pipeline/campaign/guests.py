@@ -1,9 +1,10 @@
 """The guests of a campaign: leased from the pool, with a way into each, and what it is known to hold of each fuzzer."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from pipeline.campaign.site import OverSsh, Site
@@ -105,7 +106,11 @@ class PooledGuest:
 class PooledGuests:
     """Guests of the pool, reached over SSH; a connection lasts as long as its guest."""
 
-    def __init__(self, pool: Pool, guests: QemuGuests) -> None:
+    def __init__(
+        self, pool: Pool, guests: QemuGuests, variables: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    ) -> None:
+        """`variables`: of the environment of fuzzers, by their full names."""
+        self._variables = variables
         settings, build = guests.settings, guests.build
         self._memory = guests.memory >> 20
         self._pool, self._settings, self._build = pool, settings, build
@@ -123,7 +128,9 @@ class PooledGuests:
             connector = self._connector(name, handle)
 
             def make_site(fuzzer: str) -> Site:
-                return OverSsh(Fuzzer.of(self._build, fuzzer), connector, handle.process)
+                return OverSsh(
+                    Fuzzer.of(self._build, fuzzer, variables=self._variables.get(fuzzer, {})), connector, handle.process
+                )
 
             yield PooledGuest(lease, self._memory, self._rooms[handle.boot_id], make_site)
 

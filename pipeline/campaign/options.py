@@ -1,4 +1,4 @@
-"""The options of libFuzzer that a campaign may set.
+"""The options of libFuzzer that a campaign may set, and the variables of a fuzzer's environment.
 
 The flags and their types are those of llvm-project, compiler-rt/lib/fuzzer/FuzzerFlags.def at commit 0ffea756ec5b.
 """
@@ -54,6 +54,8 @@ TEXTS = frozenset(_TEXTS.split())
 """Options whose value is text."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
+_HIDES = re.compile(r"(?:^|[\s:,])log_path=")
+_GOES_ON = re.compile(r"(?:^|[\s:,])halt_on_error=['\"]?(?:0|no|false)\b")
 _INT = range(-(1 << 31), 1 << 31)
 
 
@@ -83,6 +85,24 @@ def encoded(name: str, value: object) -> str:
     if isinstance(value, str) and not is_plain(value):
         raise Misused(f"the option {name} has control characters", "leave them out")
     return str(value)
+
+
+def variable(name: str, value: object) -> str:
+    """The value of a variable of the environment; numbers as text. Raises Misused."""
+    if _NAME.fullmatch(name) is None:
+        raise Misused(f"{name!r} is no name of a variable", 'write it as a shell does: UBSAN_OPTIONS = "…"')
+    if isinstance(value, bool) or not isinstance(value, int | str) or (isinstance(value, int) and value not in _INT):
+        raise Misused(f"the variable {name} cannot have this value", f'write it in quotes: {name} = "…"')
+    if isinstance(value, str) and not is_plain(value):
+        raise Misused(f"the variable {name} has control characters", "leave them out")
+    if _HIDES.search(str(value)) and name.endswith("SAN_OPTIONS"):
+        raise Misused(f"log_path cannot be set in {name}", "Topcoat reads reports from the output of the fuzzer")
+    return str(value)
+
+
+def lets_go_on(name: str, value: str) -> bool:
+    """Whether the variable has a sanitizer go on after what it finds."""
+    return name.endswith("SAN_OPTIONS") and _GOES_ON.search(value) is not None
 
 
 def is_known(name: str) -> bool:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from pipeline.build import Build
 from pipeline.deadline import Deadline
@@ -38,13 +39,19 @@ class Fuzzer:
     symbolizer: Symbolizer
 
     @classmethod
-    def of(cls, build: Build, name: str, environ: Mapping[str, str] = os.environ) -> "Fuzzer":
-        """The fuzzer of the build with this full name.
+    def of(
+        cls,
+        build: Build,
+        name: str,
+        environ: Mapping[str, str] = os.environ,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> "Fuzzer":
+        """The fuzzer of the build with this full name, to be run with these variables of its own.
 
         Raises UnknownFuzzer, MissingResource, SettingsError and NotSupported; no guest is asked.
         """
         target = FuzzTargets.of(build).find(name)
-        return cls(target, style_of(build, target, environ), Symbolizer.of(build))
+        return cls(target, style_of(build, target, environ, variables), Symbolizer.of(build))
 
     def absolute(self, path: str) -> str:
         """Where in the guest the file is that users of the fuzzer call `path`, such as data/corpus."""

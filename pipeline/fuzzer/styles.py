@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from pipeline.build import Build
@@ -10,6 +11,7 @@ from pipeline.errors import CommandExited, NotSupported, SettingsError
 from pipeline.fuzz_targets import FuzzTarget
 from pipeline.fuzzer.arguments import MUTABLE, Arguments, mutable
 from pipeline.fuzzer.connector import Command, Connector
+from pipeline.fuzzer.sanitizers import environment
 
 FFX_SWITCH = "UNDERCOAT_USE_FFX_FUZZ"
 _TRUE = ("1", "t", "T", "true", "True", "TRUE")
@@ -129,11 +131,14 @@ class Linux:
     name = "linux"
     merged = False  # its output is its error output
 
-    _ENVIRONMENT = ("ASAN_OPTIONS=symbolize=0", "UBSAN_OPTIONS=symbolize=0:print_stacktrace=1", "TMPDIR=tmp")
     _INTERRUPTED = 72
     _CODES = ("timeout_exitcode", "error_exitcode")
 
-    def __init__(self, target: FuzzTarget, root: str = "/data/fuzz") -> None:
+    def __init__(
+        self, target: FuzzTarget, root: str = "/data/fuzz", variables: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """`variables`: of its environment, besides those that all have."""
+        self._environment = [f"{name}={value}" for name, value in environment({"TMPDIR": "tmp", **variables}).items()]
         self._program = f"pkg/{target.name}"
         self._directory = f"{root}/{target.full_name}"
 
@@ -155,7 +160,7 @@ class Linux:
 
         libFuzzer and the sanitizers speak on stderr; what the target itself prints to stdout is of no use to anybody.
         """
-        words = shlex.join(["env", *self._ENVIRONMENT, self._program, *arguments.words])
+        words = shlex.join(["env", *self._environment, self._program, *arguments.words])
         line = f"cd {shlex.quote(self._directory)} 2>&1 || exit 127; exec {words} 2>&1 >/dev/null"
         return connector.command(line, shell=True)
 
@@ -189,13 +194,26 @@ def wants_ffx(environ: Mapping[str, str] = os.environ) -> bool:
     return word in _TRUE
 
 
-def style_of(build: Build, target: FuzzTarget, environ: Mapping[str, str] = os.environ) -> Style:
-    """How the fuzzer is run. Raises SettingsError, and NotSupported where `ffx fuzz` is asked for."""
+def style_of(
+    build: Build,
+    target: FuzzTarget,
+    environ: Mapping[str, str] = os.environ,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Style:
+    """How the fuzzer is run, with these variables of its own in its environment.
+
+    Raises SettingsError, and NotSupported where `ffx fuzz` is asked for, or variables where a guest takes none.
+    """
     if wants_ffx(environ):
         raise NotSupported(
             f"{FFX_SWITCH}={environ[FFX_SWITCH]}: fuzzers cannot be run by `ffx fuzz` yet",
             hint=f"unset {FFX_SWITCH}: fuzz_ctl in the guest runs them then",
         )
     if build.kind == "demo":
-        return Linux(target)
+        return Linux(target, variables=variables)
+    if variables:
+        raise NotSupported(
+            f"{target.full_name} cannot be given {', '.join(variables)}: on Fuchsia its manifest has its environment",
+            hint="set it in the component's manifest, and build that anew; or take environment out of the campaign",
+        )
     return V1(target) if target.generation == "v1" else FuzzCtl(target)

@@ -124,6 +124,22 @@ class TestValues:
     def test_options_that_are_texts(self, tmp_path: Path) -> None:
         assert maze(tmp_path, 'options.focus_function = "a b=c"').options == (("focus_function", "a b=c"),)
 
+    def test_variables_are_those_of_the_campaign_and_of_the_fuzzer(self, tmp_path: Path) -> None:
+        made = definition(
+            tmp_path,
+            'name = "n"\nfuzzers = ["*/*"]\nenvironment = { MODE = "a b", LEVEL = 1 }\n'
+            '[[fuzzer]]\nname = "*/maze_fuzzer"\nenvironment = { LEVEL = 2, UBSAN_OPTIONS = "suppressions=x" }\n',
+        )
+        own = {plan.name: dict(plan.environment) for plan in made.fuzzers}
+        assert own.pop(NAMES[1]) == {"LEVEL": "2", "MODE": "a b", "UBSAN_OPTIONS": "suppressions=x"}
+        assert set(map(str, own.values())) == {"{'LEVEL': '1', 'MODE': 'a b'}"}
+
+    def test_a_sanitizer_that_is_to_go_on_is_warned_of(self, tmp_path: Path) -> None:
+        text = LEAST + 'environment = { UBSAN_OPTIONS = "print_stacktrace=0:halt_on_error=false" }\n'
+        (warning,) = draft.look(written(tmp_path, text), DEFAULTS).warnings
+        assert (warning.line, warning.key) == (3, "environment.UBSAN_OPTIONS")
+        assert "is told, and lost" in warning.message
+
     def test_options_that_libfuzzer_does_not_have_are_passed_on_with_a_warning(self, tmp_path: Path) -> None:
         text = LEAST + 'options = { mx_len = 1.5, own_one_of_mine = "x" }\n'
         made = draft.read(written(tmp_path, text), DEFAULTS)
@@ -203,6 +219,15 @@ class TestProblems:
             ("[options]\nown = []", "4: the option own cannot have this value"),
             ("[options]\nown = 0x" + "f" * 5000, "4: the option own cannot have this value"),
             ('[options]\nown = "\\u001b"', "4: the option own has control characters"),
+            ("environment = 5", "3: environment = 5 cannot be used (environment is a table)"),
+            ('[environment]\n"A-B" = "x"', "4: 'A-B' is no name of a variable (write it as a shell does"),
+            ("[environment]\nA = []", "4: the variable A cannot have this value (write it in quotes"),
+            ("[environment]\nA = true", "4: the variable A cannot have this value (write it in quotes"),
+            ('[environment]\nA = "\\u0000"', "4: the variable A has control characters"),
+            (
+                '[environment]\nASAN_OPTIONS = "a=1:log_path=/x"',
+                "4: log_path cannot be set in ASAN_OPTIONS (Topcoat reads reports from the output of the fuzzer",
+            ),
             ("[options]\n-max_len = 5", "4: '-max_len' is no name of an option"),
             *((f"[options]\n{name} = 1", f"4: the option {name} cannot be set (") for name in options.REFUSED),
             ("fuzzer = 5", "3: fuzzer = 5 cannot be used (fuzzer is a list)"),

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.build import Resource
 from pipeline.errors import CommandExited, NotSupported, SettingsError
-from pipeline.fuzz_targets import FuzzTarget
-from pipeline.fuzzer import Fuzzer
+from pipeline.fuzz_targets import FuzzTarget, Generation
+from pipeline.fuzzer import Fuzzer, sanitizers
 from pipeline.fuzzer.arguments import Arguments
 from pipeline.fuzzer.styles import V1, FuzzCtl, Linux, style_of
 from pipeline.symbolize import Symbolizer
@@ -134,21 +134,30 @@ def test_commands(connector: FakeConnector, style: V1 | FuzzCtl, words: tuple[st
 
 
 def test_a_command_of_linux_quotes_for_the_shell(connector: FakeConnector) -> None:
-    Linux(TARGET).command(connector, Arguments({"b": "$(x)"}, ("a b",)))
-    assert connector.calls == [
-        (
-            "shell",
-            (
-                "cd /data/fuzz/cff/fuzzer 2>&1 || exit 127; exec env ASAN_OPTIONS=symbolize=0 "
-                "UBSAN_OPTIONS=symbolize=0:print_stacktrace=1 TMPDIR=tmp pkg/fuzzer '-b=$(x)' 'a b' 2>&1 >/dev/null"
-            ),
-        )
-    ]
+    Linux(TARGET, variables={"MODE": "a b"}).command(connector, Arguments({"b": "$(x)"}, ("a b",)))
+    ((kind, line),) = connector.calls
+    assert kind == "shell"
+    assert line.startswith("cd /data/fuzz/cff/fuzzer 2>&1 || exit 127; exec env ASAN_OPTIONS=")
+    assert line.endswith(" TMPDIR=tmp 'MODE=a b' pkg/fuzzer '-b=$(x)' 'a b' 2>&1 >/dev/null")
+
+
+@pytest.mark.parametrize("name", ["ASAN", "HWASAN", "MSAN", "TSAN", "UBSAN"])
+def test_each_sanitizer_halts_at_what_it_finds_and_its_own_options_come_last(name: str) -> None:
+    plain = sanitizers.environment({})[f"{name}_OPTIONS"]
+    assert {"halt_on_error=1", "symbolize=0", "exitcode=1"} <= set(plain.split(":"))
+    mine = sanitizers.environment({f"{name}_OPTIONS": "halt_on_error=0", "MODE": "x"})
+    assert (mine[f"{name}_OPTIONS"], mine["MODE"]) == (f"{plain}:halt_on_error=0", "x")
+
+
+@pytest.mark.parametrize("generation", ["v1", "v2"])
+def test_a_guest_that_takes_no_variables_refuses_them(tmp_path: Path, generation: Generation) -> None:
+    with pytest.raises(NotSupported, match="a/b cannot be given MODE: on Fuchsia its manifest has its environment"):
+        style_of(build(tmp_path), FuzzTarget("a", "b", generation), {}, {"MODE": "x"})
 
 
 def test_linux_really_runs_where_tmp_is(linux: Guest) -> None:
     said_to_nobody = "echo what the target itself prints"
-    told = 'pwd -P; echo $ASAN_OPTIONS $TMPDIR; for word; do echo "[$word]"; done'
+    told = 'pwd -P; echo "${ASAN_OPTIONS##*:}" $TMPDIR; for word; do echo "[$word]"; done'
     linux.install(f"#!/bin/sh\n{said_to_nobody}\nexec >&2; {told}; echo x >tmp/new", as_it_is=True)
     linux.fuzzer.prepare(linux.connector)
     _, said = linux.run("-dict=pkg/it's", "data/*", "two words")
