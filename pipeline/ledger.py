@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -65,6 +65,18 @@ class Opened(Entry):
     pid: int
     definition: Mapping[str, Any]
     """What is to be done, as JSON: pipeline.campaign.definition."""
+    started: str = ""
+    """When, UTC. This and all below is empty in ledgers of before it was written."""
+    process: Mapping[str, Any] = field(default_factory=dict)
+    """pipeline.process.Process, as JSON: a pid alone is reused."""
+    workers: int = 1
+    """Guests at the same time, at most."""
+    builds: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the fuzzers as they were built, by full names."""
+    proof: str = ""
+    """What the canary must have been found for: see Proved."""
+    part: bool = False
+    """Whether it works at one piece only, whose definition is not that of the campaign."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +216,7 @@ class Proved(Entry):
     kind: ClassVar[str] = "proved"
     host: str
     build: str
+    """Digest of what it was looked for with, see pipeline.campaign.proofs; in old ledgers of the build alone."""
     proved: bool
     reason: str
     seconds: float
@@ -218,7 +231,7 @@ KINDS: dict[str, type[Entry]] = {
 
 def encode(entry: Entry, at: str) -> bytes:
     """The line of an entry."""
-    data = {field.name: getattr(entry, field.name) for field in fields(entry)}
+    data = {one.name: getattr(entry, one.name) for one in fields(entry)}
     if isinstance(subject := data.get("subject"), Subject):
         data["subject"] = vars(subject)
     whole = data | {"schema": SCHEMA, "kind": entry.kind, "at": at}

@@ -55,14 +55,18 @@ class CampaignTask(BuildTask, FreshTask):
         return {"key": SSHKeyPair(), "initrd": InitrdWithKey(), "disk": ExtendedBlk()}
 
     def definition(self) -> "Definition":
-        """What is to be done, for today's build. Raises SettingsError with all that is wrong."""
+        """What is to be done, for today's build. Raises SettingsError with all that is wrong, or NotSupported."""
         from pipeline.campaign import draft
         from pipeline.fuzz_targets import FuzzTargets
+        from pipeline.fuzzer.styles import style_of
 
         chosen, build = current()
-        names = [target.full_name for target in FuzzTargets.of(build).all]
+        targets = FuzzTargets.of(build)
+        names = [target.full_name for target in targets.all]
         if self.file:
             found = draft.read(Path(self.file), chosen.campaign).expand(names)
+            for plan in found.fuzzers:  # a guest that takes no variables says so before anything runs
+                style_of(build, targets.find(plan.name), variables=dict(plan.environment))
             return replace(found, name=self.name or found.name)
         return draft.from_parameters(
             chosen.campaign,
@@ -89,9 +93,10 @@ class CampaignTask(BuildTask, FreshTask):
     def state(self, definition: "Definition") -> "State":
         """How far it has come."""
         from pipeline import ledger
+        from pipeline.campaign.reading import LEDGER
         from pipeline.campaign.state import State
 
-        return State.of(ledger.read(self.directory(definition) / "ledger.jsonl"))
+        return State.of(ledger.read(self.directory(definition) / LEDGER))
 
     def complete(self) -> bool:
         """Whether nothing must be done. A mistake in the definition ends luigi: whatever it is, it says what to do."""
@@ -110,7 +115,7 @@ class CampaignTask(BuildTask, FreshTask):
         """Work at the campaign, or at one piece of it, in guests of the pool. Raises TopcoatError."""
         if (parent := multiprocessing.parent_process()) and parent.pid:  # luigi's worker, which somebody may kill
             die_with_parent(parent.pid, signal.SIGTERM)()
-        from pipeline.campaign import display
+        from pipeline.campaign import display, reading
         from pipeline.campaign.guests import PooledGuests
         from pipeline.campaign.runner import Runner
         from pipeline.pool import Pool
@@ -121,15 +126,17 @@ class CampaignTask(BuildTask, FreshTask):
         boot = BootInstance(name="pool")
         guests = QemuGuests(chosen, build, "ssh", lambda: boot.key(digests()))
         with ending_quietly(), Pool(chosen, guests) as pool:
-            pooled = PooledGuests(pool, guests)
+            pooled = PooledGuests(pool, guests, {plan.name: dict(plan.environment) for plan in definition.fuzzers})
             workers = min(luigi.interface.core().workers, pool.size)
             runner = Runner(definition, self.subjects(definition), pooled, chosen.store, chosen.campaign, workers, only)
             try:
                 with display.shown() as shown:
-                    file = runner.directory / "status.json"
+                    file = None if only else runner.directory / reading.STATUS
                     reporter = display.Reporter(shown, file, self.tell)
                     runner.run(lambda running: reporter.report(running.status()))
             finally:
+                if only:
+                    reading.renew(runner.directory)
                 pooled.close()
         return runner
 
@@ -179,7 +186,8 @@ class FuzzCampaign(CampaignTask):
         status, groups = runner.status(), runner.groups()
         whole = result.encode(status, runner.definition, runner.state, runner.subjects, groups)
         publish_json(runner.directory / result.RESULT, whole)
-        print("\n".join(result.summary(status, runner.state, groups, result.from_here(runner.directory))), flush=True)
+        here, present = result.from_here(runner.directory), runner.subjects.of.values()
+        print("\n".join(result.summary(status, runner.state, present, groups, here)), flush=True)
         if benched := [one for one in status.fuzzers if one.benched]:
             raise CampaignError(
                 f"{len(benched)} of {len(status.fuzzers)} fuzzers were benched, the first one: "

@@ -3,17 +3,21 @@
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from pipeline.campaign.capture import Capture
 from pipeline.campaign.definition import FuzzerPlan
+from pipeline.campaign.failures import KEPT, Failures
 from pipeline.campaign.guests import Guest, Room
 from pipeline.campaign.harvest import Harvest
 from pipeline.campaign.site import CORPUS, DICTIONARY, PACKAGE
+from pipeline.campaign.state import FAILURES
+from pipeline.campaign.status import Live
 from pipeline.corpus import Corpus
 from pipeline.corpus.files import name_of
 from pipeline.crashes import report as reports
@@ -24,7 +28,7 @@ from pipeline.errors import CommandError, ConnectError, FuzzerError, FuzzerTimeo
 from pipeline.fuzzer.progress import Final, Progress, ProgressScanner
 from pipeline.ledger import Crashed, Ended, Entry, Harvested, Point, Result, Started, Subject
 from pipeline.settings import Campaign
-from pipeline.text import one_line, printable
+from pipeline.text import one_line
 
 log = logging.getLogger("topcoat")
 
@@ -42,8 +46,10 @@ GRACE = 60.0
 REPORT_LIMIT = 5.0
 """Seconds in which the report of an artifact that was fetched must have come through the symbolizer."""
 
-_REPORT_END = 64 << 10
-"""Bytes at the end of the output in which a report that has just been written has its summary and its artifact."""
+_BY_ITSELF = "it ended by itself, before its time or its runs were over, and reported nothing"
+_GOES_ON = "runtime error"
+# FuzzerLoop.cpp and FuzzerTracePC.cpp, for -exit_on_src_pos and -exit_on_item
+_FOUND = re.compile(rb"^INFO: found (?:line matching|item with checksum) '.{0,1000}', exiting\.$", re.MULTILINE)
 
 _NOTHING = Progress(seconds=0.0, event="", executions=0)
 
@@ -103,6 +109,7 @@ class Places:
 
     corpus: Corpus
     vault: Vault
+    failures: Failures
     note: Callable[[Entry], None]
     """Adds an entry to the ledger."""
 
@@ -124,7 +131,7 @@ class Attempt:
         self._began: float | None = None
         self._took: float | None = None
         """Seconds for which the fuzzer ran, once it has ended."""
-        self._halted_after = 0.0
+        self._halted_after: float | None = None
         self._halted = threading.Event()
         self._said = threading.Condition()
         self._storing = threading.Lock()
@@ -134,22 +141,27 @@ class Attempt:
 
     @property
     def seconds(self) -> float:
-        """For which the fuzzer has been running."""
+        """For which the fuzzer has been running, until it ended or was to be ended."""
+        if self._took is not None:
+            return self._took
+        if self._halted_after is not None:
+            return self._halted_after
         return 0.0 if self._began is None else self._clock() - self._began
 
     @property
     def latest(self) -> Progress:
         """What the fuzzer told last of how far it has come."""
-        return self._progress.progress or _NOTHING
+        now, final = self._progress.progress or _NOTHING, self._progress.final or Final()
+        return replace(now, executions=max(now.executions, final.executions), rss=max(now.rss, final.rss))
 
     @property
-    def runs(self) -> bool:
-        """Whether the fuzzer runs, and is not just being prepared or taken in."""
-        return self._began is not None and self._took is None
+    def live(self) -> Live:
+        """What it adds as long as its end is not noted. No number of it is larger than what will be noted then."""
+        return Live(self.seconds, self.latest, self._harvest.added if self._harvest else 0)
 
     def halt(self) -> None:
         """End the fuzzer. `run` returns soon, and what was found until then is taken. Call it again if it does not."""
-        if not self._halted.is_set():
+        if self._halted_after is None:
             self._halted_after = self.seconds
         self._halted.set()
         if self._room is not None and self._took is None:  # it would end too what fetches the units after the run
@@ -174,7 +186,11 @@ class Attempt:
             self._take_crashes()
         except StoreError as failure:
             error = failure
-        ended = self._ended(*self._judge(error))
+        result, reason = self._judge(error)
+        if result in (*FAILURES, "host"):
+            said = self._places.failures.keep(work.subject.fuzzer, f"{work.slice}.{work.attempt}", self._end())
+            reason = "; ".join(filter(None, (reason, said)))
+        ended = self._ended(result, reason)
         self._places.note(ended)
         if error and ended.result == "host":
             raise error
@@ -220,7 +236,7 @@ class Attempt:
                 room.site.run(words, self, self.work.limit, harvest.found)
         finally:
             # On a busy host a fuzzer that was killed may take long to be gone
-            self._took = self._halted_after if self._halted.is_set() else self.seconds
+            self._took = self.seconds
             with self._said:
                 self._said.notify_all()
             harvest.end(harvester)
@@ -256,7 +272,7 @@ class Attempt:
         """Wait until the output tells of these artifacts, and what happened; or until all of it has come."""
 
         def told() -> bool:
-            end = self._capture.end(_REPORT_END)
+            end = self._capture.end(KEPT)
             return self._took is not None or (b"SUMMARY: " in end and all(os.fsencode(name) in end for name in names))
 
         with self._said:
@@ -323,9 +339,19 @@ class Attempt:
         if self._halted.is_set():
             return "stopped", "it was asked to"
         if error is None:
-            ran = self.latest.executions or self._progress.done
-            return ("done", "") if ran else ("failed", self._last_words())
+            return ("done", self._passed_over()) if self._is_over() else ("failed", _BY_ITSELF)
         return self._fault(error), one_line(str(error))
+
+    def _is_over(self) -> bool:
+        """Whether the fuzzer has told that its time or its runs were over, or that it found what it was to look for.
+
+        That its command ended well says nothing: the target can end it, by `_exit(0)`.
+        """
+        return bool(self._progress.done or self._progress.final) or _FOUND.search(self._end()) is not None
+
+    def _passed_over(self) -> str:
+        """What a sanitizer told of, after which the target went on, so that no input of it was kept."""
+        return next((f"it went on after a {problem}" for problem in self._progress.problems if _GOES_ON in problem), "")
 
     def _fault(self, error: TopcoatError) -> Result:
         if isinstance(error, FuzzerTimeout):
@@ -340,11 +366,12 @@ class Attempt:
         except TopcoatError:
             return False
 
-    def _last_words(self) -> str:
-        return f"it ended without running anything: {one_line(printable(self._capture.last_line()))}"
+    def _end(self) -> bytes:
+        with self._said:
+            return self._capture.end(KEPT)
 
     def _ended(self, result: Result, reason: str) -> Ended:
-        work, now, final, took = self.work, self.latest, self._progress.final or Final(), self._took or 0.0
+        work, now, took = self.work, self.latest, self._took or 0.0
         return Ended(
             work.subject,
             work.slice,
@@ -352,12 +379,12 @@ class Attempt:
             result,
             reason,
             round(took, 3),
-            max(now.executions, final.executions),
+            now.executions,
             now.edges,
             now.features,
             len(self._places.corpus.units()),
             self._harvest.added if self._harvest else 0,
-            max(now.rss, final.rss),
+            now.rss,
             tuple(_point(one) for one in self._progress.curve),
             round(max(0.0, self._clock() - self._entered - took), 3),
         )

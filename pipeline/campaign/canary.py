@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.campaign.attempt import Attempt, Places, Work, as_words, options_in
 from pipeline.campaign.capture import Capture
 from pipeline.campaign.definition import Budget, FuzzerPlan
+from pipeline.campaign.failures import Failures
 from pipeline.campaign.guests import Guest
 from pipeline.corpus import Corpus
 from pipeline.crashes import report as reports
@@ -64,7 +65,8 @@ class _Run:
     def ended(self) -> Ended:
         """Run it once as a campaign does."""
         work = Work(Subject(self.name, "", ""), self.plan, 1, 1, self.seconds, None, _SEED)
-        places = Places(Corpus.of(self.directory, self.name), Vault(self.directory), self.entries.append)
+        corpus, vault = Corpus.of(self.directory, self.name), Vault(self.directory)
+        places = Places(corpus, vault, Failures(self.directory), self.entries.append)
         return Attempt(work, self.guest, places, self.chosen, self.clock).run()
 
 

@@ -51,8 +51,3 @@ class Capture:
             pieces.insert(1, piece)
             held += len(piece)
         return b"".join(pieces)[-size:]
-
-    def last_line(self) -> bytes:
-        """The last line that is not empty; none if there is none."""
-        text = (b"".join(self._tail) or bytes(self._head)).rstrip()
-        return text[-4096:].rpartition(b"\n")[2]

@@ -93,8 +93,9 @@ class Reporter:
     """Tells of a campaign wherever somebody may look: on the display, in status.json, and to `tell`."""
 
     def __init__(
-        self, display: Display, file: Path, tell: Callable[[Status], None], clock: Clock = time.monotonic
+        self, display: Display, file: Path | None, tell: Callable[[Status], None], clock: Clock = time.monotonic
     ) -> None:
+        """`file`: status.json; None while the process works at a piece only, of which that does not tell."""
         self._display, self._file, self._tell = display, file, tell
         self._clock = clock
         self._next = clock()
@@ -104,5 +105,6 @@ class Reporter:
         self._display.show(status)
         if self._clock() >= self._next or status.state != "running":
             self._next = self._clock() + FILE_EVERY
-            publish_json(self._file, status.encode())
+            if self._file:
+                publish_json(self._file, status.encode())
             self._tell(status)

@@ -5,7 +5,7 @@ to work at the campaign again; docs/campaign.md tells what each name means.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pipeline.campaign.status import FuzzerStatus, Status
 from pipeline.campaign.subjects import Subjects
 from pipeline.crashes.vault import Group
 from pipeline.duration import readable_duration
+from pipeline.ledger import Subject
 from pipeline.text import columns
 
 RESULT = "campaign.json"
@@ -24,6 +25,7 @@ RESULT = "campaign.json"
 SCHEMA = 1
 """Tests hold a frozen sample."""
 
+_EARLIER = "earlier: with other builds, options, environments, dictionaries or seeds of these fuzzers"
 _COLUMNS = ("fuzzer", "state", "time", "executions", "per s", "cov", "ft", "corpus", "crashes")
 
 
@@ -31,13 +33,16 @@ def encode(
     status: Status, definition: Definition, state: State, subjects: Subjects, groups: Sequence[Group]
 ) -> dict[str, Any]:
     """campaign.json."""
+    present = state.crashes(subjects.of.values())
     return {
         "schema": SCHEMA,
         "definition": definition.encode(),
         "build": subjects.build,
         "status": status.encode(),
         "fuzzers": {name: _fuzzer(state, subjects, name) for name in sorted(subjects.of)},
-        "crashes": [asdict(group) | {"directory": f"crashes/{group.slug}"} for group in groups],
+        "crashes": [
+            asdict(group) | {"directory": f"crashes/{group.slug}", "present": present[group.slug]} for group in groups
+        ],
         "boots": _boots(state),
         "lost": lost(state),
     }
@@ -86,11 +91,13 @@ def _row(one: FuzzerStatus) -> tuple[str, ...]:
     return (one.fuzzer, one.state, readable_duration(one.seconds), *(f"{number:,}" for number in numbers))
 
 
-def summary(status: Status, state: State, groups: Sequence[Group], directory: str) -> Iterator[str]:
+def summary(
+    status: Status, state: State, subjects: Iterable[Subject], groups: Sequence[Group], directory: str
+) -> Iterator[str]:
     """All, for people."""
     yield from table(status)
     yield ""
-    yield from crashes(groups, directory)
+    yield from crashes(groups, state.crashes(subjects), directory)
     yield ""
     parts = [f"{cause} {readable_duration(seconds)}" for cause, seconds in lost(state).items()]
     yield f"{status.boots} boot{'' if status.boots == 1 else 's'}" + (
@@ -106,19 +113,27 @@ def from_here(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def crashes(groups: Sequence[Group], directory: str) -> list[str]:
-    """Groups of crashes, for people: one line each, below a head that tells where their files are."""
+def crashes(groups: Sequence[Group], present: Mapping[str, int], directory: str) -> list[str]:
+    """Groups of crashes, for people: one line each, below a head that tells where their files are.
+
+    `present` counts those of each group that are of the fuzzers as they are built and planned now.
+    """
     if not groups:
         return ["no crashes"]
-    ordered = sorted(groups, key=lambda group: (group.fuzzers, group.slug))
-    rows = [("crash", "fuzzer", "directory", "times"), *(_crash_row(group) for group in ordered)]
-    return [f"crashes, with their files in {directory}/crashes:", *columns(rows, texts=3)]
+    ordered = sorted(groups, key=lambda group: (not present.get(group.slug), group.fuzzers, group.slug))
+    rows = [("crash", "fuzzer", "directory", "times", "earlier"), *(_crash_row(one, present) for one in ordered)]
+    if all(row[-1] == "0" for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    told = f"crashes, with their files in {directory}/crashes:"
+    return [told, *columns(rows, texts=3), *([_EARLIER] if len(rows[0]) > 4 else [])]
 
 
-def _crash_row(group: Group) -> tuple[str, ...]:
+def _crash_row(group: Group, present: Mapping[str, int]) -> tuple[str, ...]:
     more = f" and {len(group.fuzzers) - 1} more" if len(group.fuzzers) > 1 else ""
     what = f"{group.kind} in {group.frames[0]}" if group.frames else group.kind
-    return (what, f"{group.fuzzers[0]}{more}" if group.fuzzers else "", group.slug, f"{group.count:,}")
+    now = present.get(group.slug, 0)
+    times = (f"{now:,}", f"{max(0, group.count - now):,}")
+    return (what, f"{group.fuzzers[0]}{more}" if group.fuzzers else "", group.slug, *times)
 
 
 def proof(status: Status) -> str:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 
@@ -16,19 +16,24 @@ from pipeline.campaign import allocation, budget, canary, merging, seeds
 from pipeline.campaign.allocation import Candidate
 from pipeline.campaign.attempt import Attempt, Places, Work
 from pipeline.campaign.definition import Definition, FuzzerPlan
+from pipeline.campaign.failures import Failures
 from pipeline.campaign.guests import Guest, Guests
 from pipeline.campaign.judging import value_profile
+from pipeline.campaign.proofs import Claim, Proofs
+from pipeline.campaign.reading import LEDGER
 from pipeline.campaign.result import RESULT
 from pipeline.campaign.state import Standing, State
-from pipeline.campaign.status import CampaignState, FuzzerStatus, Live, Status, of_campaign, of_fuzzer
+from pipeline.campaign.status import CampaignState, FuzzerStatus, Status, of_campaign, of_fuzzer
 from pipeline.campaign.subjects import Subjects
 from pipeline.corpus import Corpus, Limits
 from pipeline.crashes.vault import Group, Vault
-from pipeline.deadline import Clock, Deadline
-from pipeline.errors import BootError, CampaignError, ConnectError, NotProved
+from pipeline.deadline import Clock, Deadline, utc_now
+from pipeline.errors import BootError, CampaignError, ConnectError, NotProved, TopcoatError
 from pipeline.ledger import Benched, Booted, Closed, Ended, Entry, Ledger, Opened, Proved
+from pipeline.process import Process
 from pipeline.publish import remove
 from pipeline.settings import Campaign, Store
+from pipeline.text import one_line
 from pipeline.worker import Worker
 
 log = logging.getLogger("topcoat")
@@ -87,11 +92,14 @@ class Runner:
         self._workers, self._clock = workers, clock
         self.directory = store.campaigns / definition.name
         self._vault = Vault(self.directory, size=chosen.crash_size)
+        self._claim = Claim.of(socket.gethostname(), subjects.boot or subjects.build, chosen)
+        self._proofs = Proofs(store.root / "canary.json")
         self._book: Ledger | None = None
         self._changed = threading.Condition(threading.RLock())
         self._busy: set[str] = set()
         self._merging: dict[str, Callable[[], None]] = {}
         """What ends the merge of a fuzzer's corpus early."""
+        self._warned: frozenset[str] = frozenset()
         self._turn = 0
         self._boots = 0
         self._boot_failures = 0
@@ -115,7 +123,8 @@ class Runner:
             merges = any(self._merges(plan) for plan in self.definition.fuzzers)
             done = not merges and all(one.state in ("done", "benched") for one in fuzzers)
             what: CampaignState = "done" if done else "stopped" if self._stopping else "running"
-            return of_campaign(self.definition, self.state, fuzzers, self._proof(), self._workers, what)
+            proof = self.state.proof(self._claim.host, self._claim.key)
+            return of_campaign(self.definition, self.state, fuzzers, proof, self._workers, what)
 
     def groups(self) -> list[Group]:
         """All crashes so far, by their causes."""
@@ -123,42 +132,61 @@ class Runner:
 
     def _status(self, plan: FuzzerPlan) -> FuzzerStatus:
         standing, attempt = self.standing(plan.name), self.active.get(plan.name)
-        live = Live(attempt.seconds, attempt.latest) if attempt and attempt.runs else None
+        # Its end is noted, and added up, before it is not active any more: nothing may count twice, or not at all
+        live = attempt.live if attempt and standing.is_open(attempt.work.slice, attempt.work.attempt) else None
         merging = plan.name in self._busy and not self._runs(plan) and attempt is None
         return of_fuzzer(plan, standing, budget.left(plan, standing), live, merging=merging)
-
-    def _proof(self) -> tuple[bool | None, str]:
-        proved = self.state.proofs.get((socket.gethostname(), self.subjects.build))
-        return (proved.proved, proved.reason) if proved else (None, "")
 
     # The run
 
     def run(self, tick: Callable[["Runner"], None] | None = None, every: float = 1.0) -> State:
-        """Work until every budget is used or its fuzzer benched. `tick` is called at least each `every` seconds.
+        """Work until every budget is used or its fuzzer benched.
 
-        If interrupted, takes in what runs and raises KeyboardInterrupt. Raises InstanceBusy if another process works
-        at this campaign, StoreError, and BootError if no guest can be had: what was done until then is kept.
+        `tick` is called first, at least each `every` seconds, and when all has ended, whatever was the reason.
+
+        If interrupted, takes in what runs and raises KeyboardInterrupt. Raises CampaignBusy if another process works at
+        this campaign, StoreError, and BootError if no guest can be had: what was done until then is kept.
         """
-        path = self.directory / "ledger.jsonl"
+        path = self.directory / LEDGER
         with ledger.opened(path, _LOCK_LIMIT) as self._book:
             remove(self.directory / RESULT)  # it would say that all is done, whatever ends this run
             self.state = State.of(ledger.read(path))
             self._open()
-            self._import_seeds()
-            self._prove()
-            workers = [Worker(f"campaign {number}", self._work) for number in range(self._workers)]
-            try:
-                self._watch(workers, tick, every)
-            except KeyboardInterrupt:
-                log.info("interrupted: what runs is ended and taken in")
-                raise
-            finally:
-                self._halt(workers)
-            if tick:
-                tick(self)
+            with self._told(tick):
+                self._work_all(tick, every)
         if self._failure:
             raise self._failure
         return self.state
+
+    @contextmanager
+    def _told(self, tick: Callable[["Runner"], None] | None) -> Iterator[None]:
+        """Tell how the campaign stands before the body, and after it, however that ends."""
+        if tick:
+            tick(self)
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            try:
+                if tick:
+                    tick(self)
+            except TopcoatError as error:  # must not hide why it ended
+                log.error("%s", error.explain())
+            raise
+        if tick:
+            tick(self)
+
+    def _work_all(self, tick: Callable[["Runner"], None] | None, every: float) -> None:
+        self._import_seeds()
+        self._prove()
+        workers = [Worker(f"campaign {number}", self._work) for number in range(self._workers)]
+        try:
+            self._watch(workers, tick, every)
+        except KeyboardInterrupt:
+            log.info("interrupted: what runs is ended and taken in")
+            raise
+        finally:
+            self._halt(workers)
 
     def note(self, entry: Entry) -> None:
         """Write an entry in the ledger, and add it up."""
@@ -192,7 +220,16 @@ class Runner:
                     peak_rss=0,
                 )
             )
-        self.note(Opened(socket.gethostname(), os.getpid(), self.definition.encode()))
+        ours = Process.find(os.getpid())
+        assert ours is not None
+        self.note(
+            Opened(
+                *(self._claim.host, ours.pid, self.definition.encode(), utc_now(), asdict(ours), self._workers),
+                builds={name: subject.build for name, subject in self.subjects.of.items()},
+                proof=self._claim.key,
+                part=self._only is not None,
+            )
+        )
 
     def _import_seeds(self) -> None:
         """Give the corpora of whatever will run their seeds; a merge by itself brings nothing."""
@@ -203,15 +240,21 @@ class Runner:
         seeds.bring(plans, self.corpus, self.state.seeded, lambda name: self.standing(name).attempts > 0, self.note)
 
     def _prove(self) -> None:
-        """Look for the canary, unless it has been found by this build on this host."""
-        if self._only or self._chosen.canary == "off" or self._proof()[0]:
+        """Look for the canary, unless it has been found on this host with such guests, for whatever campaign."""
+        claim = self._claim
+        if self._only or self._chosen.canary == "off" or self.state.proof(claim.host, claim.key)[0]:
+            return
+        if before := self._proofs.find(claim):
+            log.info("the canary was found on this host before: by %s", one_line(before))
+            self.note(Proved(claim.host, claim.key, True, "", 0.0))
             return
         began = self._clock()
         with self._lease() as guest:
             reason = canary.look(guest, self.directory / "canary", self._chosen, self._clock)
         seconds = round(self._clock() - began, 3)
-        self.note(Proved(socket.gethostname(), self.subjects.build, not reason, reason, seconds))
+        self.note(Proved(claim.host, claim.key, not reason, reason, seconds))
         if not reason:
+            self._proofs.add(claim, self.definition.name)
             log.info("the canary was found, reproduced and named in %.0f s", seconds)
             return
         error = NotProved(
@@ -352,13 +395,14 @@ class Runner:
         """Work at the fuzzer's present slice until it is over, or the guest is not to be used any more."""
         number = (self._only and self._only.slice) or self.standing(plan.name).current
         while (work := self._work_left(plan, number)) is not None:
-            places = Places(self.corpus(plan.name), self._vault, self.note)
+            places = Places(self.corpus(plan.name), self._vault, Failures(self.directory), self.note)
             attempt = Attempt(work, guest, places, self._chosen, self._clock)
             with self._changed:
                 self.active[plan.name] = attempt
                 if self._stopping:
                     return
             ended = attempt.run()
+            self._warn(ended)
             self._bench(plan)
             if ended.result in ("hang", "guest died"):
                 guest.spoil(f"{plan.name}: {ended.result}: {ended.reason}")
@@ -390,6 +434,14 @@ class Runner:
         """Of libFuzzer: never 0, which it would replace, and the same whenever the campaign is run anew."""
         text = f"{self.definition.seed}/{fuzzer}/{number}/{attempt}"
         return int.from_bytes(sha256(text.encode()).digest()[:4], "big") % 0x7FFFFFFF + 1
+
+    def _warn(self, ended: Ended) -> None:
+        """Of a run that counts as good although something was found, once for each fuzzer."""
+        fuzzer = ended.subject.fuzzer
+        with self._changed:
+            told, self._warned = fuzzer in self._warned, self._warned | {fuzzer}
+        if ended.result == "done" and ended.reason and not told:
+            log.warning("%s: %s: nothing is kept of that; have it halt, see docs/campaign.md", fuzzer, ended.reason)
 
     def _bench(self, plan: FuzzerPlan) -> None:
         subject, standing = self.subjects.of[plan.name], self.standing(plan.name)

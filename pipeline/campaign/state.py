@@ -1,5 +1,6 @@
 """How far a campaign has come: what its ledger says of each fuzzer, added up."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -92,6 +93,11 @@ class Standing:
         """At all slices."""
         return sum(one.attempts for one in self.slices.values())
 
+    def is_open(self, number: int, attempt: int) -> bool:
+        """Whether this attempt at this slice is not over, so that nothing above has what it did."""
+        opened = self.slices[number].open if number in self.slices else None
+        return opened is not None and opened.attempt == attempt
+
     @property
     def current(self) -> int:
         """The number of the slice that is to be worked at; they are counted from 1."""
@@ -115,9 +121,15 @@ class State:
     standings: dict[Subject, Standing] = field(default_factory=dict)
     boots: list[Booted] = field(default_factory=list)
     proofs: dict[tuple[str, str], Proved] = field(default_factory=dict)
-    """The last one for each host and build."""
+    """The last one for each host, and what it was looked for with."""
     seeded: dict[str, set[str]] = field(default_factory=dict)
     """By fuzzer, the names of the units that its seeds have brought."""
+    opened: Opened | None = None
+    """The last process that has worked at it."""
+    whole: Opened | None = None
+    """The last one that has worked at all of it, not at a piece."""
+    builds: dict[str, str] = field(default_factory=dict)
+    """The digest of each fuzzer as it was built last."""
     processes: int = 0
     """That have worked at it."""
     merging: float = 0.0
@@ -145,7 +157,7 @@ class State:
         """Add up one more entry."""
         match entry:
             case Opened():
-                self._opened()
+                self._opened(entry)
             case Booted():
                 self.boots.append(entry)
             case Seeded():
@@ -153,11 +165,27 @@ class State:
             case Proved():
                 self.proofs[entry.host, entry.build] = entry
             case Started() | Harvested() | Ended() | Closed() | Crashed() | Merged() | Benched():
+                self.builds[entry.subject.fuzzer] = entry.subject.build
                 _add(self.standing(entry.subject), entry)
                 self.merging += entry.seconds if isinstance(entry, Merged) else 0.0
                 self.besides += entry.besides if isinstance(entry, Ended) else 0.0
 
-    def _opened(self) -> None:
+    def proof(self, host: str, key: str) -> tuple[bool | None, str]:
+        """Whether the canary was found there, with that; None if it was not looked for. And why not."""
+        proved = self.proofs.get((host, key))
+        return (proved.proved, proved.reason) if proved else (None, "")
+
+    def crashes(self, subjects: Iterable[Subject]) -> Counter[str]:
+        """How often a crash of each group was taken of these, and not of what they were before."""
+        counts: Counter[str] = Counter()
+        for subject in subjects:
+            counts.update(self.standing(subject).crashes)
+        return counts
+
+    def _opened(self, entry: Opened) -> None:
+        self.opened = entry
+        self.whole = self.whole if entry.part else entry
+        self.builds.update(entry.builds)
         self.processes += 1
         for standing in self.standings.values():  # whoever starts it again wants to see whether it works now
             standing.strikes, standing.benched = 0, ""

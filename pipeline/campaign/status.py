@@ -1,18 +1,18 @@
 """How a campaign stands, as a value: what status.json holds, and what tables are drawn from.
 
-status.json, schema 1, is written anew each few seconds while a process works at the campaign; docs/campaign.md tells
-what each name means.
+status.json, schema 1, is written anew each few seconds while a process works at the campaign, and when it ends in any
+way but by SIGKILL; pipeline.campaign.reading tells what is true in spite of that. docs/campaign.md tells what each
+name means.
 """
 
-import os
-import socket
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from pipeline.campaign.definition import Definition, FuzzerPlan
 from pipeline.campaign.state import Standing, State
 from pipeline.deadline import utc_now
 from pipeline.fuzzer.progress import Progress
+from pipeline.ledger import Opened
 
 SCHEMA = 1
 """Tests hold a frozen sample."""
@@ -53,6 +53,26 @@ class FuzzerStatus:
 
 
 @dataclass(frozen=True)
+class Author:
+    """The process that works at a campaign, or did so last."""
+
+    host: str = ""
+    pid: int = 0
+    started: str = ""
+    """When it began to, UTC."""
+    start_ticks: int = 0
+    """See pipeline.process.Process."""
+    host_boot_id: str = ""
+
+    @classmethod
+    def of(cls, opened: Opened) -> "Author":
+        """Who has written that."""
+        process = opened.process
+        ticks, boot = int(process.get("start_ticks", 0)), str(process.get("host_boot_id", ""))
+        return cls(opened.host, opened.pid, opened.started, ticks, boot)
+
+
+@dataclass(frozen=True)
 class Status:
     """How all stand."""
 
@@ -68,6 +88,9 @@ class Status:
     boots: int
     failed_boots: int
     fuzzers: tuple[FuzzerStatus, ...]
+    by: Author = Author()
+    updated: str = field(default_factory=utc_now)
+    """Until when all that has happened is in it, UTC."""
 
     @property
     def seconds(self) -> float:
@@ -95,19 +118,19 @@ class Status:
         try:
             if data["schema"] != SCHEMA:
                 raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA}")
-            own = {field.name: data[field.name] for field in fields(cls)}
-            return cls(**own | {"fuzzers": tuple(FuzzerStatus(**one) for one in data["fuzzers"])})
+            own = {one.name: data[one.name] for one in fields(cls) if one.name != "by"}
+            by = Author(**{one.name: data[one.name] for one in fields(Author)})
+            return cls(**own | {"fuzzers": tuple(FuzzerStatus(**one) for one in data["fuzzers"]), "by": by})
         except (KeyError, TypeError) as error:
             raise ValueError(f"a field is missing or wrong: {error}") from error
 
     def encode(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {
+        facts = asdict(self)
+        return {name: facts[name] for name in facts if name != "by"} | {
+            **facts["by"],
             "fuzzers": [asdict(one) for one in self.fuzzers],
             "schema": SCHEMA,
-            "updated": utc_now(),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
             "seconds": round(self.seconds, 3),
             "executions": self.executions,
             "left": None if self.left is None else round(self.left, 3),
@@ -116,10 +139,14 @@ class Status:
 
 @dataclass(frozen=True)
 class Live:
-    """What an attempt that runs adds."""
+    """What an attempt adds that is not over."""
 
     seconds: float
     progress: Progress
+    added: int = 0
+    """Units that it has brought to the corpus."""
+    works: bool = True
+    """Whether somebody works at it at this moment: not if its process is gone."""
 
 
 def of_fuzzer(plan: FuzzerPlan, standing: Standing, left: float, live: Live | None, *, merging: bool) -> FuzzerStatus:
@@ -140,7 +167,7 @@ def of_fuzzer(plan: FuzzerPlan, standing: Standing, left: float, live: Live | No
         rate=round(_rate(seconds, executions, live), 1),
         edges=max(standing.edges, now.edges if now else 0),
         features=max(standing.features, now.features if now else 0),
-        units=max(standing.units, now.units if now else 0),
+        units=standing.units + (live.added if live else 0),
         crashes=len(standing.crashes),
         peak_rss=max(standing.peak_rss, now.rss if now else 0),
         benched=standing.benched,
@@ -148,7 +175,7 @@ def of_fuzzer(plan: FuzzerPlan, standing: Standing, left: float, live: Live | No
 
 
 def _state(standing: Standing, left: float, live: Live | None, *, merging: bool) -> FuzzerState:
-    if merging or live:
+    if merging or (live and live.works):
         return "merging" if merging else "running"
     if standing.benched:
         return "benched"
@@ -156,7 +183,7 @@ def _state(standing: Standing, left: float, live: Live | None, *, merging: bool)
 
 
 def _rate(seconds: float, executions: int, live: Live | None) -> float:
-    if live and live.seconds >= STEADY:
+    if live and live.works and live.seconds >= STEADY:
         return live.progress.executions / live.seconds
     return executions / seconds if seconds else 0.0
 
@@ -176,4 +203,5 @@ def of_campaign(
         boots=len(state.boots) - failed,
         failed_boots=failed,
         fuzzers=fuzzers,
+        by=Author.of(state.opened) if state.opened else Author(),
     )

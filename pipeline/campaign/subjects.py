@@ -24,6 +24,8 @@ class Subjects:
     """By name."""
     build: str
     """Digest of all that the build gives to the guests."""
+    boot: str = ""
+    """Digest of what the canary's way depends on, if that is known and is less."""
 
 
 def find(definition: Definition, build: Build, demo: Path, digest: Callable[[Path], str]) -> Subjects:

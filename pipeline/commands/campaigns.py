@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.duration import readable_duration
-from pipeline.errors import MissingResource, ResourceDamaged, UsageError
-from pipeline.publish import is_locked
+from pipeline.errors import MissingResource, ResourceDamaged, StoreError, UsageError
 from pipeline.settings import Settings
 from pipeline.text import columns, one_line
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.campaign.definition import Definition, FuzzerPlan
     from pipeline.campaign.draft import Draft
     from pipeline.campaign.problems import Problem
+    from pipeline.campaign.reading import Reading
     from pipeline.corpus import Added
 
 SCHEMA = 1
@@ -140,21 +140,32 @@ def _time(seconds: int) -> str:
 
 def status(chosen: Settings, options: argparse.Namespace) -> int:
     """Tell how one campaign stands, or all."""
-    directories = _directories(chosen, options.name)
+    from pipeline.campaign import reading
+
+    found: dict[Path, Reading] = {}
+    for directory in _directories(chosen, options.name):
+        try:
+            found[directory] = reading.read(directory)
+        except StoreError as error:
+            if options.name:
+                raise
+            print(f"warning: {error.explain()}", file=sys.stderr)  # the others can be told all the same
     if options.json:
-        found = [json.loads((directory / "status.json").read_bytes()) for directory in directories]
-        print(json.dumps(found[0] if options.name else found, indent=2, sort_keys=True))
+        facts = [one.status.encode() for one in found.values()]
+        print(json.dumps(facts[0] if options.name else facts, indent=2, sort_keys=True))
         return 0
-    for number, directory in enumerate(directories):
-        print(*([""] if number else []), *_shown(directory), sep="\n")
-    if not directories:
+    for number, (directory, one) in enumerate(found.items()):
+        print(*([""] if number else []), *_shown(directory, one), sep="\n")
+    if not found:
         print(f"no campaigns yet; run one: {_RUN} NAME", file=sys.stderr)
     return 0
 
 
 def _directories(chosen: Settings, name: str | None) -> list[Path]:
+    from pipeline.campaign.reading import LEDGER
+
     root = chosen.store.campaigns
-    known = sorted(path.parent for path in root.glob("*/status.json"))
+    known = sorted(path.parent for path in root.glob(f"*/{LEDGER}"))
     if name is None:
         return known
     if root / name not in known:
@@ -166,18 +177,16 @@ def _directories(chosen: Settings, name: str | None) -> list[Path]:
     return [root / name]
 
 
-def _shown(directory: Path) -> list[str]:
+def _shown(directory: Path, found: "Reading") -> list[str]:
     from pipeline.campaign.display import headline
     from pipeline.campaign.result import RESULT, crashes, from_here, proof, table
-    from pipeline.campaign.status import Status
     from pipeline.crashes.vault import Vault
 
-    try:
-        found = Status.decode(json.loads((directory / "status.json").read_bytes()))
-    except ValueError as error:
-        return [f"{directory / 'status.json'} cannot be understood: {one_line(str(error))}"]
-    lines = [headline(found), *table(found), "", *crashes(Vault(directory).groups(), from_here(directory)), ""]
-    if found.state == "done" and (directory / RESULT).exists():
-        return [*lines, proof(found), f"it is done: {from_here(directory / RESULT)}"]
-    works = is_locked(directory / "ledger.jsonl")
-    return [*lines, proof(found), *([] if works else ["no process works at it; the command that began it goes on"])]
+    status, present = found.status, found.state.crashes(found.present)
+    groups = crashes(Vault(directory).groups(), present, from_here(directory))
+    lines = [headline(status), *table(status), "", *groups, "", proof(status)]
+    if found.works:
+        return [*lines, f"process {status.by.pid} works at it, since {status.by.started}"]
+    if status.state == "done" and (directory / RESULT).exists():
+        return [*lines, f"it is done: {from_here(directory / RESULT)}"]
+    return [*lines, "no process works at it; the command that began it goes on"]

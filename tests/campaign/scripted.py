@@ -52,7 +52,9 @@ class Behaviour:
     """The function in which it crashes, after `after` seconds."""
     after: float = 1.0
     fate: str = ""
-    """hangs, dies (the guest), fails, mute"""
+    """hangs, dies (the guest), fails, leaves (its command ends well, before its time is over)"""
+    last: bytes = b""
+    """What it prints last, when it fails or leaves."""
     reports: str = ""
     """An artifact that it tells of while it runs."""
     said: bytes = b""
@@ -165,6 +167,9 @@ class ScriptedSite:
         world.clock.pass_(took)
         if behaviour.reports:
             found(behaviour.reports)
+        if behaviour.fate == "leaves":
+            output.write(b"#9\tNEW    cov: 3 ft: 3 corp: 2/2b exec/s: 9 rss: 40Mb\n" + behaviour.last)
+            return
         everything = world.found.setdefault(self._fuzzer, {})
         for _ in range(behaviour.units):
             name, content = unit(f"{self._fuzzer} {len(everything)}")
@@ -188,6 +193,7 @@ class ScriptedSite:
         if behaviour.fate == "hangs":
             raise FuzzerTimeout("it did not end in time", hint="")
         if behaviour.fate == "fails":
+            output.write(behaviour.last)
             raise CommandError("unexpected return code: 66", hint="")
 
     def _crash(self, behaviour: Behaviour, output: Writer) -> None:

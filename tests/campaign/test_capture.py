@@ -42,15 +42,6 @@ def test_tiny_pieces_take_hardly_more_memory_than_they_hold() -> None:
     assert peak < 3 << 20
 
 
-def test_the_last_line_that_says_something() -> None:
-    capture = Capture(100)
-    assert capture.last_line() == b""
-    capture.write(b"first\nsecond\n\n \n")
-    assert capture.last_line() == b"second"
-    capture.write(b"x" * 500 + b"\nlast")
-    assert capture.last_line() == b"last"
-
-
 @given(st.lists(st.binary(max_size=30)), st.integers(2, 40), st.integers(1, 50))
 def test_the_end_of_what_is_kept(pieces: list[bytes], limit: int, size: int) -> None:
     capture, whole = Capture(limit), b"".join(pieces)

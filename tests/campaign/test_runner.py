@@ -1,5 +1,7 @@
 """A campaign with guests of a script: budgets, faults, and kills at any moment."""
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -41,15 +43,17 @@ class Bench:
         self.chosen = CHOSEN
         self.builds: dict[str, str] = {}
 
-    def definition(self, *plans: FuzzerPlan, seed: int = 1) -> Definition:
-        return Definition("nightly", seed, "gain", tuple(sorted(plans, key=lambda plan: plan.name)))
+    def definition(self, *plans: FuzzerPlan, seed: int = 1, name: str = "nightly") -> Definition:
+        return Definition(name, seed, "gain", tuple(sorted(plans, key=lambda plan: plan.name)))
 
-    def runner(self, definition: Definition, workers: int = 1, only: Only | None = None) -> Runner:
+    def runner(
+        self, definition: Definition, workers: int = 1, only: Only | None = None, whole: str = "whole"
+    ) -> Runner:
         subjects = {
             plan.name: Subject(plan.name, self.builds.get(plan.name, "build"), plan.digest())
             for plan in definition.fuzzers
         }
-        found = Subjects(subjects, "whole")
+        found = Subjects(subjects, whole)
         guests = ScriptedGuests(self.world)
         return Runner(definition, found, guests, self.store, self.chosen, workers, only, self.world.clock)
 
@@ -268,6 +272,64 @@ class TestFaults:
         bench.run(bench.definition(plan(A), plan(B)))
         assert [entry.result for entry in bench.of(Ended) if entry.subject.fuzzer == A] == [result] * 3
         assert bench.standing(B, plan(B)).seconds == 60
+
+    def test_one_that_ends_itself_has_not_succeeded(self, bench: Bench) -> None:
+        bench.world.behaviours[A] = Behaviour(fate="leaves", after=2)
+        bench.run(bench.definition(plan(A), plan(B)))
+        ended = [entry for entry in bench.of(Ended) if entry.subject.fuzzer == A]
+        assert [entry.result for entry in ended] == ["failed"] * 3
+        assert "it ended by itself, before its time or its runs were over, and reported nothing" in ended[0].reason
+        assert bench.standing(B, plan(B)).seconds == 60
+
+    @pytest.mark.parametrize(
+        "last",
+        [
+            b"Done 9 runs in 2 second(s)\n",
+            b"stat::number_of_executed_units: 9\n",
+            b"INFO: found line matching 'maze.c:5', exiting.\n",
+            b"INFO: found item with checksum 'ab', exiting.\n",
+        ],
+    )
+    def test_one_that_ends_as_libfuzzer_does_has(self, bench: Bench, last: bytes) -> None:
+        """Without its time being over: -verbosity=0 leaves out "Done", -exit_on_item all of it."""
+        bench.world.behaviours[A] = Behaviour(fate="leaves", after=20, last=last)
+        bench.run(bench.definition(plan(A)))
+        assert {entry.result for entry in bench.of(Ended)} == {"done"}
+
+    def test_what_went_on_is_warned_of_once(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+        bench.world.behaviours[A] = Behaviour(said=b"a.c:1:2: runtime error: shift exponent 40 is too large\n")
+        bench.run(bench.definition(plan(A)))
+        assert {entry.reason for entry in bench.of(Ended)} == {
+            "it went on after a runtime error: shift exponent 40 is too large"
+        }
+        assert len([one for one in caplog.messages if "nothing is kept of that" in one]) == 1
+
+    @pytest.mark.parametrize("fate", ["fails", "leaves"])
+    def test_what_a_failed_attempt_said_last_is_kept_and_told(self, bench: Bench, fate: str) -> None:
+        kept_size = 64 << 10
+        long = b"".join(b"%07d\n" % number for number in range(kept_size // 8))
+        bench.world.behaviours[A] = Behaviour(fate=fate, last=long + b"one\n\033[31mFUZZ_MODE\033[0m must be set\n\n")
+        runner = bench.runner(bench.definition(plan(A)))
+        runner.run()
+        (status,) = runner.status().fuzzers
+        last = f"it said last: {kept_size // 8 - 1:07} | one | FUZZ_MODE must be set (failures/{A}/1.3.txt)"
+        assert status.benched.endswith(last)
+        kept = sorted((runner.directory / "failures" / A).iterdir())
+        assert [path.name for path in kept] == ["1.1.txt", "1.2.txt", "1.3.txt"]
+        assert {path.stat().st_size for path in kept} == {kept_size}
+
+    def test_a_disk_that_takes_no_last_words_hides_no_failure(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr("pipeline.campaign.failures.publish_bytes", full)
+        bench.world.behaviours[A] = Behaviour(fate="fails", last=b"FUZZ_MODE must be set\n")
+        bench.run(bench.definition(plan(A)))
+        assert {entry.result for entry in bench.of(Ended)} == {"failed"}
+        assert all(entry.reason.endswith(" | FUZZ_MODE must be set") for entry in bench.of(Ended))
+        assert "keeping what a fuzzer said last" in caplog.text
 
     def test_units_of_a_guest_that_dies_were_harvested_before(self, bench: Bench) -> None:
         bench.chosen = Campaign(canary="off", harvest=0.001)

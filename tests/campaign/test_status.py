@@ -11,7 +11,7 @@ from pipeline.campaign.definition import Budget, Definition, FuzzerPlan
 from pipeline.campaign.display import FILE_EVERY, Lines, Reporter, headline
 from pipeline.campaign.result import encode, summary, table
 from pipeline.campaign.state import Standing, State
-from pipeline.campaign.status import FuzzerStatus, Live, Status, of_fuzzer
+from pipeline.campaign.status import Author, FuzzerStatus, Live, Status, of_fuzzer
 from pipeline.campaign.subjects import Subjects
 from pipeline.crashes.vault import Group
 from pipeline.fuzzer.progress import Progress
@@ -35,7 +35,8 @@ FUZZER = FuzzerStatus(
     peak_rss=40,
     benched="",
 )
-STATUS = Status("nightly", "running", True, "", 2, 1, 2, 0, (FUZZER,))
+AUTHOR = Author("bot-7", 4711, "2026-11-25T13:58:00Z", 815, "85b7")
+STATUS = Status("nightly", "running", True, "", 2, 1, 2, 0, (FUZZER,), AUTHOR, "2026-11-25T14:00:00Z")
 SEEN = ("2026-11-25T14:00:00Z", "2026-11-25T14:01:00Z")
 GROUP = Group("segv-trap_door-cc9d", "SEGV", ("trap_door",), *SEEN, 11, ("p/a",))
 FROZEN: dict[str, Any] = {
@@ -61,21 +62,27 @@ FROZEN: dict[str, Any] = {
             "units": 15,
         }
     ],
+    "host": "bot-7",
+    "host_boot_id": "85b7",
     "left": 524.5,
     "name": "nightly",
+    "pid": 4711,
     "processes": 1,
     "proved": True,
     "schema": 1,
     "seconds": 75.5,
+    "start_ticks": 815,
+    "started": "2026-11-25T13:58:00Z",
     "state": "running",
     "unproved": "",
+    "updated": "2026-11-25T14:00:00Z",
     "workers": 2,
 }
 
 
 def test_a_frozen_status() -> None:
     encoded = STATUS.encode()
-    assert {name: value for name, value in encoded.items() if name not in ("host", "pid", "updated")} == FROZEN
+    assert encoded == FROZEN
     assert Status.decode(json.loads(json.dumps(encoded))) == STATUS
 
 
@@ -131,15 +138,23 @@ def test_for_people() -> None:
         "fuzzer  state     time  executions   per s  cov  ft  corpus  crashes",
         "p/a     running  1m16s   1,234,567  16,352   25  28      15        1",
     ]
-    lines = list(summary(STATUS, State(), [GROUP, replace(GROUP, frames=(), fuzzers=("p/b", "p/c"))], "out/nightly"))
-    assert lines[3:7] == [
+    other = replace(GROUP, slug="segv-cc9e", frames=(), fuzzers=("p/b", "p/c"))
+    subject = Subject("p/a", "build", "plan")
+    state = State.of([Crashed(subject, 1, 1, GROUP.slug, True, "00")] * GROUP.count)
+    lines = list(summary(STATUS, state, [subject], [other, GROUP], "out/nightly"))
+    assert lines[3:8] == [
         "crashes, with their files in out/nightly/crashes:",
-        "crash              fuzzer          directory            times",
-        "SEGV in trap_door  p/a             segv-trap_door-cc9d     11",
-        "SEGV               p/b and 1 more  segv-trap_door-cc9d     11",
+        "crash              fuzzer          directory            times  earlier",
+        "SEGV in trap_door  p/a             segv-trap_door-cc9d     11        0",
+        "SEGV               p/b and 1 more  segv-cc9e                0       11",
+        "earlier: with other builds, options, environments, dictionaries or seeds of these fuzzers",
+    ]
+    assert list(summary(STATUS, state, [subject], [GROUP], "out/nightly"))[4:6] == [
+        "crash              fuzzer  directory            times",
+        "SEGV in trap_door  p/a     segv-trap_door-cc9d     11",
     ]
     assert lines[-2] == "2 boots"
-    assert list(summary(replace(STATUS, boots=1), State(), [], "out/nightly"))[-2] == "1 boot"
+    assert list(summary(replace(STATUS, boots=1), State(), [], [], "out/nightly"))[-2] == "1 boot"
     assert lines[-1].endswith("proved: the canary was found, reproduced and named")
     assert headline(STATUS) == (
         "nightly: 1 of 1 fuzzers running, 16,352 executions/s, 1m16s fuzzed, 8m44s left, 1 crash group"
@@ -156,10 +171,10 @@ def test_what_does_not_run_is_told_shortly() -> None:
 
 def test_what_runs_at_this_moment_is_added() -> None:
     plan = FuzzerPlan("p/a", Budget(60), 20)
-    live = Live(5.0, Progress(seconds=5.0, event="NEW", executions=1000, edges=7, features=9, units=3, rss=50))
+    live = Live(5.0, Progress(seconds=5.0, event="NEW", executions=1000, edges=7, features=9, units=3, rss=50), 2)
     now = of_fuzzer(plan, Standing(edges=3, features=4, units=9), 60.0, live, merging=False)
     assert (now.state, now.seconds, now.left, now.executions, now.rate) == ("running", 5.0, 55.0, 1000, 200.0)
-    assert (now.edges, now.features, now.units, now.peak_rss) == (7, 9, 9, 50)
+    assert (now.edges, now.features, now.units, now.peak_rss) == (7, 9, 11, 50)
     assert of_fuzzer(plan, Standing(), 0.0, None, merging=False).state == "done"
     assert of_fuzzer(plan, Standing(), 60.0, None, merging=True).state == "merging"
     assert of_fuzzer(plan, Standing(benched="why"), 60.0, None, merging=False).state == "benched"

@@ -1,0 +1,72 @@
+"""Campaigns with the real QEMU and the real demo guest: how a fuzzer ends decides what counts, and is told."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.demo.compiler import TARGET, Compiler, unpack
+from pipeline.ledger import Ended
+from pipeline.tools import run
+from tests.conftest import Workspace, qemus_of
+from tests.tasks.test_campaign_hostile import LIMIT, SLICE, Hostile
+
+pytestmark = pytest.mark.timeout(3 * LIMIT)
+
+OVERFLOWING = r"""
+#include <stddef.h>
+#include <stdint.h>
+
+static int add(int first, int second) { return first + second; }
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  volatile int sum = add(0x7fffff00, size > 2 && data[0] == 'U' ? data[1] | 0x100 : 0);
+  return sum == 1;
+}
+"""
+"""A fuzzer that nothing but UndefinedBehaviorSanitizer sees fail."""
+
+
+@pytest.fixture
+def hostile(demo: Workspace, tmp_path: Path) -> Iterator[Hostile]:
+    made = Hostile(demo, tmp_path)
+    demo.module("hurried", "import tasks\n")  # these end by themselves, however slow the host is
+    yield made
+    assert qemus_of(demo.directory) == []
+
+
+def compiled(workspace: Workspace, source: str, directory: Path) -> str:
+    """A fuzzer with AddressSanitizer and UndefinedBehaviorSanitizer, whose runtime the demo guest has."""
+    llvm, root = workspace.store.demo / "llvm", unpack(workspace.store.demo / "sysroot.tar", directory / "root")
+    (directory / "target.c").write_text(source)
+    options = (
+        *("--driver-mode=g++", f"--target={TARGET}", f"--sysroot={root}", "-fuse-ld=lld", f"-B{llvm}", "-O1"),
+        *(f"-resource-dir={next(root.glob('usr/lib/llvm-*/lib/clang/*'))}", "-fsanitize=fuzzer,address,undefined"),
+        *("-shared-libasan", "-nostdlib++", "-x", "c", "target.c", "-lstdc++", "-o", "target"),
+    )
+    run(Compiler(llvm).program("clang"), *options, timeout=LIMIT, cwd=directory)
+    return os.fsdecode((directory / "target").read_bytes())
+
+
+def test_what_only_undefined_behaviour_sanitizer_finds_is_a_crash(hostile: Hostile, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    with hostile.lent(compiled(hostile.workspace, OVERFLOWING, tmp_path / "made")):
+        done = hostile.run(*SLICE)
+    assert done.status == 0, done.text
+    assert {one.result for one in hostile.of(Ended)} <= {"crash", "done"}
+    (group,) = (hostile.workspace.store.campaigns / "nightly/crashes").iterdir()
+    assert group.name.startswith("integer-overflow-")
+    (kept,) = {path.read_bytes()[:1] for path in group.glob("*/input")}
+    assert kept == b"U"
+
+
+def test_a_target_that_ends_itself_has_not_succeeded_and_what_it_said_is_told(hostile: Hostile) -> None:
+    said = "echo '#9	pulse  cov: 9 ft: 9 corp: 9/9b lim: 9 exec/s: 9 rss: 31Mb' >&2; echo FUZZ_MODE must be set >&2"
+    with hostile.lent(f"#!/bin/sh\n{said}\nexit 0\n"):
+        done = hostile.run(*SLICE)
+    assert done.status == 30, done.text
+    assert [one.result for one in hostile.of(Ended)] == ["failed"]
+    assert "FUZZ_MODE must be set (failures/example-fuzzers/noop_fuzzer/1.1.txt)" in done.text
+    kept = hostile.workspace.store.campaigns / "nightly/failures/example-fuzzers/noop_fuzzer/1.1.txt"
+    assert kept.read_text().endswith("FUZZ_MODE must be set\n")
