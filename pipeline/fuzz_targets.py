@@ -1,7 +1,8 @@
 """The fuzzers of a build, as fuzzers.json (v1) and tests.json (v2) tell of them.
 
 A build has one of the files or both; only if it has neither nobody knows its fuzzers. Where both name a fuzzer, it is
-of the second generation.
+of the second generation. If one file of the demo guest is replaced by the user's, the other one does not count: it
+tells of what Topcoat has made.
 """
 
 import json
@@ -75,10 +76,10 @@ class FuzzTargets:
         targets: list[FuzzTarget] = []
         if first is not None:
             targets += _of_first_generation(*first)
-        if second is None:
-            log.warning("the build has no tests.json, so none of its fuzzers can be of the second generation")
-        else:
+        if second is not None:
             targets += _of_second_generation(*second)
+        elif "tests.json" not in build.demo_made:
+            log.warning("the build has no tests.json, so none of its fuzzers can be of the second generation")
         found = {target.full_name: target for target in targets}
         return cls(tuple(sorted(found.values())))
 
@@ -104,7 +105,8 @@ class FuzzTargets:
 
 def _content(build: Build, key: str) -> tuple[Path, object] | None:
     """A file and what it says; None if the build has no such file."""
-    if key not in build.resources:
+    lists = {"fuzzers.json", "tests.json"}
+    if key not in build.resources or (key in build.demo_made and lists - build.demo_made):
         return None
     path = build.path(key)
     try:

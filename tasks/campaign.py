@@ -17,6 +17,7 @@ from tasks.base import Check, FreshTask, Tasks, digests, say_once
 from tasks.boot import BootInstance
 from tasks.build import BuildTask, current
 from tasks.defaults import ending_quietly, refuse
+from tasks.demo import DemoCompiler, DemoFuzzers
 from tasks.parameters import Choice
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
 
@@ -46,6 +47,13 @@ class CampaignTask(BuildTask, FreshTask):
         choices=("gain", "even"), default="", significant=False, description="who gets the next slice: gain or even"
     )
 
+    def providers(self) -> Tasks:
+        """Also what tells of the demo guest's fuzzers, which need not be in the guest that is booted."""
+        made = current()[1].demo_made
+        lists: Tasks = {key: DemoFuzzers() for key in ("fuzzers.json", "tests.json") if key in made}
+        names: Tasks = {"llvm-symbolizer": DemoCompiler()} if "llvm-symbolizer" in made else {}
+        return {**super().providers(), **lists, **names}
+
     @property
     def patterns(self) -> str:
         """Of the fuzzers that take part, unless a file tells them."""
@@ -56,17 +64,21 @@ class CampaignTask(BuildTask, FreshTask):
 
     def definition(self) -> "Definition":
         """What is to be done, for today's build. Raises SettingsError with all that is wrong, or NotSupported."""
-        from pipeline.campaign import draft
-        from pipeline.fuzz_targets import FuzzTargets
-        from pipeline.fuzzer.styles import style_of
+        from pipeline.campaign import subjects
 
         chosen, build = current()
-        targets = FuzzTargets.of(build)
-        names = [target.full_name for target in targets.all]
+        found = self._drafted()
+        subjects.require(found, build, chosen.store.demo, digests().of)
+        return found
+
+    def _drafted(self) -> "Definition":
+        from pipeline.campaign import draft
+        from pipeline.fuzz_targets import FuzzTargets
+
+        chosen, build = current()
+        names = [target.full_name for target in FuzzTargets.of(build).all]
         if self.file:
             found = draft.read(Path(self.file), chosen.campaign).expand(names)
-            for plan in found.fuzzers:  # a guest that takes no variables says so before anything runs
-                style_of(build, targets.find(plan.name), variables=dict(plan.environment))
             return replace(found, name=self.name or found.name)
         return draft.from_parameters(
             chosen.campaign,
@@ -84,7 +96,8 @@ class CampaignTask(BuildTask, FreshTask):
         from pipeline.campaign import subjects
 
         chosen, build = current()
-        return subjects.find(definition, build, chosen.store.demo, digests().of)
+        canary = (chosen.campaign.canary_crash, chosen.campaign.canary_clean)
+        return subjects.find(definition, build, chosen.store.demo, digests().of, canary)
 
     def directory(self, definition: "Definition") -> Path:
         """Of the campaign, in the store."""

@@ -86,6 +86,7 @@ def test_for_machines(nightly: Workspace) -> None:
     assert maze == {
         "budget": {"seconds": 90},
         "dictionary": str(nightly.directory / "maze.dict"),
+        "environment": {},
         "name": "example-fuzzers/maze_fuzzer",
         "options": {"max_len": "4096", "timeout": "5"},
         "seeds": [str(nightly.directory / "seeds")],

@@ -35,7 +35,7 @@ def check(chosen: Settings, options: argparse.Namespace) -> int:
     found = draft.look(Path(options.file), chosen.campaign)
     names, why_not = _names(chosen)
     problems = found.problems if names is None else found.problems_with(names)
-    definition = None if problems or names is None else found.expand(names)
+    definition = None if problems or names is None else _runnable(chosen, found.expand(names))
     judged = {
         plan.name: seeds.judge(plan, Corpus.of(chosen.store.root, plan.name, Limits.of(chosen.campaign)))
         for plan in (definition.fuzzers if definition else ())
@@ -58,6 +58,16 @@ def _left_out(found: "Draft", seeds: "Iterable[Added]") -> "Iterator[Problem]":
 
     for reason in sum(seeds, Added()).reasons:
         yield Problem(found.source.name, None, "seeds", f"seeds left out: {reason}", reason.hint)
+
+
+def _runnable(chosen: Settings, definition: "Definition") -> "Definition":
+    """The definition, if guests of the build can do it, as far as that is known. Raises UsageError."""
+    from pipeline import build
+    from pipeline.campaign import subjects
+    from pipeline.digests import digest
+
+    subjects.require(definition, build.load(chosen), chosen.store.demo, digest)
+    return definition
 
 
 def _names(chosen: Settings) -> tuple[list[str] | None, str]:

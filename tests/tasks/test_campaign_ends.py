@@ -1,15 +1,18 @@
 """Campaigns with the real QEMU and the real demo guest: how a fuzzer ends decides what counts, and is told."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline import ledger
 from pipeline.demo.compiler import TARGET, Compiler, unpack
 from pipeline.ledger import Ended
 from pipeline.tools import run
 from tests.conftest import Workspace, qemus_of
+from tests.fuzzer.test_targets import v2
 from tests.tasks.test_campaign_hostile import LIMIT, SLICE, Hostile
 
 pytestmark = pytest.mark.timeout(3 * LIMIT)
@@ -70,3 +73,21 @@ def test_a_target_that_ends_itself_has_not_succeeded_and_what_it_said_is_told(ho
     assert "FUZZ_MODE must be set (failures/example-fuzzers/noop_fuzzer/1.1.txt)" in done.text
     kept = hostile.workspace.store.campaigns / "nightly/failures/example-fuzzers/noop_fuzzer/1.1.txt"
     assert kept.read_text().endswith("FUZZ_MODE must be set\n")
+
+
+def test_an_image_of_the_users_is_fuzzed_and_a_list_that_tells_of_no_fuzzer_is_refused(demo: Workspace) -> None:
+    """In a store where nothing but these is made."""
+    (demo.directory / "mine.cpio").write_bytes((demo.store.demo / "initramfs.cpio").read_bytes())
+    demo.configure("[build]\nzbi = mine.cpio\n[campaign]\ncanary = off\n")
+    done = demo.luigi(*SLICE)
+    assert done.status == 0, done.text
+    (ended,) = (one for one in ledger.read(demo.store.campaigns / "nightly/ledger.jsonl") if isinstance(one, Ended))
+    assert ended.result == "done"
+
+    (demo.directory / "tests.json").write_text(json.dumps([v2("example-fuzzers", "gone_fuzzer")]))
+    (demo.directory / "nightly.toml").write_text('name = "nightly"\nfuzzers = ["*/*"]\n')
+    demo.configure("[build]\ntests.json = tests.json\n")
+    for outcome in (demo.topcoat("campaign", "check", "nightly.toml"), demo.luigi("FuzzCampaign", "--name", "nightly")):
+        assert outcome.status == 2, outcome.text
+        assert "the demo guest has no example-fuzzers/gone_fuzzer, which " in outcome.text
+        assert "Traceback" not in outcome.text

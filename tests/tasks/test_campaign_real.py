@@ -93,6 +93,15 @@ class Nightly:
         attempts = [(one.subject, one.slice, one.attempt) for one in self.entries if isinstance(one, Ended)]
         assert len(attempts) == len(set(attempts))
 
+    def check_status(self, state: str) -> None:
+        """Whoever asks is told what the ledger has, also of attempts that nobody has ended."""
+        told = self.workspace.topcoat("campaign", "status", "nightly", "--json")
+        assert told.status == 0, told.text
+        slices = [one for standing in State.of(self.entries).standings.values() for one in standing.slices.values()]
+        known = sum(one.executions + (one.checkpoint.executions if one.checkpoint else 0) for one in slices)
+        status = json.loads(told.stdout)
+        assert (status["state"], status["executions"]) == (state, known)
+
 
 def harvested(entries: list[Entry]) -> bool:
     """Whether units have come, and the fuzzer that never crashes is in the middle of its slice."""
@@ -174,6 +183,8 @@ def test_killed_in_the_middle_of_a_slice_it_goes_on(proving: Nightly, whom: str)
         kill(process.pid, signal.SIGKILL)
         assert process.wait(SOON) == -signal.SIGKILL
     assert before, "it had harvested"
+    if whom == "all":
+        proving.check_status("stopped")
     done = proving.run(*arguments)
     assert done.status == 0, done.text
     proving.check_budgets(14, 14)
@@ -194,6 +205,8 @@ def test_interrupted_it_takes_in_what_runs(nightly: Nightly) -> None:
     assert "Traceback" not in said.decode()
     assert not is_locked(nightly.ledger)
     assert State.of(nightly.entries).interrupted() == []
+    nightly.check_status("stopped")
+    assert json.loads((nightly.directory / "status.json").read_bytes())["state"] == "stopped"
     assert qemus_of(nightly.workspace.directory) == []
     assert {one.result for one in nightly.entries if isinstance(one, Ended)} & {"stopped"}
     done = nightly.run(*arguments)
@@ -249,6 +262,8 @@ def test_one_slice_and_one_merge_by_themselves(nightly: Nightly) -> None:
     assert merged(nightly.entries)
     assert nightly.units(MAZE) <= units
     assert nightly.run(*slice_, "--slice", "2").text.count("booting") == 0
+    assert not (nightly.directory / "status.json").exists(), "that is of the whole campaign"
+    nightly.check_status("stopped")
 
 
 def test_a_mistake_is_explained(nightly: Nightly) -> None:

@@ -1,0 +1,129 @@
+"""What the fuzzers of a campaign are: of what they are made, whatever is booted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.build import Build, Resource
+from pipeline.campaign import subjects
+from pipeline.campaign.definition import Budget, Definition, FuzzerPlan
+from pipeline.digests import digest
+from pipeline.errors import NotSupported, SettingsError
+from pipeline.fuzz_targets import FuzzTargets
+from pipeline.images import cpio
+from tests.fuzzer.test_targets import v2
+
+A, B, CANARY = "fuzzers/a", "fuzzers/b", "fuzzers/canary"
+LISTS = ("fuzzers.json", "tests.json")
+
+
+class Guest:
+    """The demo guest's parts, made of nothing, and a build that boots them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        names = {"zbi": "initramfs.cpio", "blk": "fvm.blk", "kernel": "vmlinux", **{key: key for key in LISTS}}
+        for name in (*names.values(), "system.cpio"):
+            (root / name).write_text(name)
+        self.program({A: "a", B: "b", CANARY: "c"})
+        self.list(root / "tests.json", A, B, CANARY)
+        (root / "fuzzers.json").write_text("[]")
+        resources = {key: Resource(key, root / name, "") for key, name in names.items()}
+        self.build = Build("demo", "x64", "demo", "a test", resources, demo_made=frozenset(names))
+
+    def program(self, programs: dict[str, str]) -> None:
+        files = [cpio.file(f"data/fuzz/{name}/pkg/x", text.encode(), 0o755) for name, text in programs.items()]
+        (self.root / "fuzzers.cpio").write_bytes(cpio.encode(files))
+
+    @staticmethod
+    def list(path: Path, *names: str) -> None:
+        path.write_text(json.dumps([v2(*name.split("/")) for name in names]))
+
+    def replaced(self, key: str) -> Path:
+        """A file of the user's in the place of one of the demo guest's, as `[build]` names it."""
+        mine = self.root / f"my-{key}"
+        mine.write_text("[]" if key in LISTS else f"my {key}")
+        resources = {**self.build.resources, key: Resource(key, mine, "")}
+        self.build = replace(self.build, resources=resources, demo_made=self.build.demo_made - {key})
+        return mine
+
+    def found(self, *names: str) -> subjects.Subjects:
+        plans = tuple(FuzzerPlan(name, Budget(5), 5) for name in names)
+        return subjects.find(Definition("n", 1, "gain", plans), self.build, self.root, digest, (CANARY,))
+
+    def builds(self) -> dict[str, str]:
+        return {name: one.build for name, one in self.found(A, B).of.items()}
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Guest:
+    return Guest(tmp_path)
+
+
+def test_each_of_the_demo_guest_has_a_digest_of_its_own(guest: Guest) -> None:
+    before = guest.builds()
+    guest.program({A: "a", B: "new", CANARY: "c"})
+    after = guest.builds()
+    assert (after[A] == before[A], after[B] == before[B]) == (True, False)
+
+
+def test_of_an_image_of_the_users_the_whole_counts(guest: Guest) -> None:
+    mine = guest.replaced("zbi")
+    guest.list(guest.replaced("tests.json"), "fuzzers/mine", A)
+    found = guest.found("fuzzers/mine", A)
+    assert {one.build for one in found.of.values()} == {found.build}
+    mine.write_text("another")
+    assert guest.found("fuzzers/mine", A).build != found.build
+
+
+@pytest.mark.parametrize("key", ["blk", "kernel"])
+def test_another_disk_or_kernel_leaves_the_fuzzers_what_they_are(guest: Guest, key: str) -> None:
+    before = guest.builds()
+    guest.replaced(key)
+    assert guest.builds() == before
+
+
+@pytest.mark.parametrize("key", LISTS)
+def test_a_list_of_the_users_is_the_only_one(guest: Guest, key: str) -> None:
+    mine = guest.replaced(key)
+    if key == "tests.json":
+        guest.list(mine, B)
+    else:
+        mine.write_text(json.dumps([{"label": "//b", "package": "fuzzers", "fuzzer": "b"}]))
+    assert [target.full_name for target in FuzzTargets.of(guest.build).all] == [B]
+
+
+def test_a_fuzzer_that_is_only_in_the_list_is_refused(guest: Guest) -> None:
+    guest.list(guest.replaced("tests.json"), A, "fuzzers/gone", "fuzzers/too")
+    for name in ("require", "find"):
+        plans = tuple(FuzzerPlan(one, Budget(5), 5) for one in (A, "fuzzers/gone", "fuzzers/too"))
+        with pytest.raises(
+            SettingsError, match=r"the demo guest has no fuzzers/gone and 1 more, which .*my-tests\.json"
+        ):
+            getattr(subjects, name)(Definition("n", 1, "gain", plans), guest.build, guest.root, digest)
+
+
+def test_variables_are_refused_before_anything_boots_where_nobody_takes_them(guest: Guest) -> None:
+    definition = Definition("n", 1, "gain", (FuzzerPlan(A, Budget(5), 5, environment=(("MODE", "x"),)),))
+    subjects.require(definition, guest.build, guest.root, digest)
+    with pytest.raises(NotSupported, match=f"{A} cannot be given MODE"):
+        subjects.require(definition, replace(guest.build, kind="local"), guest.root, digest)
+
+
+def test_what_the_canary_was_found_with(guest: Guest) -> None:
+    """It holds whatever becomes of the other fuzzers, but not for another system, disk, kernel, or canary."""
+    seen = [guest.found(A).boot]
+    guest.program({A: "new", B: "new", CANARY: "c"})
+    assert guest.found(A).boot == seen[0]
+    for change in (
+        lambda: guest.program({A: "a", B: "b", CANARY: "new"}),
+        lambda: (guest.root / "system.cpio").write_text("new"),
+        lambda: guest.replaced("kernel"),
+        lambda: guest.replaced("blk"),
+        lambda: guest.replaced("zbi"),
+    ):
+        change()
+        seen.append(guest.found(A).boot)
+    assert len(set(seen)) == len(seen)
