@@ -36,7 +36,7 @@ help:
 	@echo "make bench   compare a boot with the bare QEMU command"
 	@echo "make newcomer  make boot and make test in fresh, minimal Debian 12 and 13 (as root)"
 	@echo "make setup   only make .venv"
-	@echo "make clean   stop all guests of this directory; remove .venv and out/"
+	@echo "make clean   stop all guests; delete .venv and what of out/ can be made again"
 
 setup: $(VENV)/.complete
 
@@ -79,6 +79,8 @@ bench: setup qemu
 newcomer:
 	@tests/newcomer.sh $(RELEASES)
 
+# Nothing makes corpora, campaigns and logs again
 clean:
-	@if [ -x $(BIN)/topcoat ]; then $(BIN)/topcoat stop --all; fi
-	@rm -rf $(VENV) out
+	@if [ -x $(BIN)/topcoat ]; then $(BIN)/topcoat stop --all && $(BIN)/topcoat clean --yes; fi
+	@rm -rf $(VENV)
+	@if [ -d out ]; then echo "kept: what is left in out/; to delete that too, corpora and all: rm -r out"; fi

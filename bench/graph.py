@@ -4,9 +4,10 @@
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.publish import publish_bytes
+from pipeline.publish import write_new
 from tasks.base import ArtifactTask, Tasks, WrapperTask
 
 import luigi  # isort: skip
@@ -26,8 +27,8 @@ class A(ArtifactTask):
     def inputs(self) -> dict[str, Path]:
         return {f"s{number}": ROOT / f"sources/a{self.i}-{number}" for number in range(3)}
 
-    def make(self) -> None:
-        publish_bytes(*self.artifacts(), b"".join(path.read_bytes() for path in self.inputs().values()))
+    def make(self, made: Sequence[Path]) -> None:
+        write_new(made[0], b"".join(path.read_bytes() for path in self.inputs().values()))
 
 
 class B(ArtifactTask):
@@ -44,8 +45,8 @@ class B(ArtifactTask):
     def inputs(self) -> dict[str, Path]:
         return {"a": ROOT / f"out/a{self.i}", "s": ROOT / f"sources/b{self.i}"}
 
-    def make(self) -> None:
-        publish_bytes(*self.artifacts(), b"".join(path.read_bytes() for path in self.inputs().values()))
+    def make(self, made: Sequence[Path]) -> None:
+        write_new(made[0], b"".join(path.read_bytes() for path in self.inputs().values()))
 
 
 class All(WrapperTask):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline import settings
 from pipeline.commands import artifacts, boots, campaigns, corpora, guests, host, images
-from pipeline.errors import CommandError, ConnectError, TopcoatError
+from pipeline.errors import CommandError, ConnectError, TopcoatError, empty_value
 from pipeline.settings import Settings
 
 SSH_FAILED = 255
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(parameters)}")
     options.parameters = words[1:] if words[:1] in _TOOLS else parameters
     try:
+        _refuse_empty_values(options)
         command: Callable[[Settings, argparse.Namespace], int] = options.run
         return command(settings.load(), options)
     except TopcoatError as error:
@@ -43,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _refuse_empty_values(options: argparse.Namespace) -> None:
+    """Raise UsageError for an empty word, except among those of a command for a guest: they arrive as they are."""
+    for name, value in vars(options).items():
+        if name != "words" and (value == "" or (isinstance(value, list) and "" in value)):
+            raise empty_value(name if name != "parameters" else "a parameter")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,6 +18,10 @@ from pipeline.size import parse_size
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
 
+_LISTS = ("arguments",)
+"""What may be empty, and means that there are none."""
+
+
 class Configuration:
     """The merged files: text and origin of each value. Every reader raises SettingsError for what it cannot use."""
 
@@ -51,6 +55,8 @@ class Configuration:
                 for key, value in parser.items(section):
                     self._check_key(path, section, key)
                     self.values[section, key] = (value.strip(), path)
+                    if not value.strip() and key not in _LISTS:
+                        self._refuse(section, key, "give it a value, or leave it out, which means the default")
 
     def _check_key(self, path: Path, section: str, key: str) -> None:
         if key not in self._known[section]:
@@ -62,9 +68,9 @@ class Configuration:
             raise SettingsError(f"{path}: [{section}] has no setting named {key}", hint=hint)
 
     def text(self, section: str, key: str) -> str | None:
-        """The text as it stands; None for what is not there or empty."""
+        """The text as it stands; None for what is not there."""
         value = self.values.get((section, key))
-        return value[0] if value and value[0] else None
+        return value[0] if value else None
 
     def choice(self, section: str, key: str, allowed: tuple[str, ...]) -> str:
         """The value, or the first of `allowed` where there is none."""
@@ -143,7 +149,10 @@ class Configuration:
 
     def _expand(self, section: str, key: str) -> str:
         try:
-            return str(Path(_VARIABLE.sub(self._variable, self.values[section, key][0])).expanduser())
+            expanded = _VARIABLE.sub(self._variable, self.values[section, key][0])
+            if not expanded:
+                self._refuse(section, key, "its variables are all empty; give it a value, or leave it out")
+            return str(Path(expanded).expanduser())
         except (KeyError, RuntimeError) as error:
             self._refuse(section, key, f"there is no such variable or user: {error}")
             raise

@@ -106,6 +106,13 @@ class UsageError(TopcoatError):
     exit_code = 2
 
 
+def empty_value(name: str) -> UsageError:
+    """What to raise about an empty value: nobody means "the default" by it, but a variable that is not set."""
+    return UsageError(
+        f"{name} has an empty value", hint="give it one, or leave it out; was it meant to come from a variable?"
+    )
+
+
 class SettingsError(UsageError):
     """luigi.cfg or the environment holds a value that cannot be used."""
 
@@ -183,6 +190,9 @@ class ToolMissing(ToolError):
 
 class ToolFailed(ToolError):
     """A host program exited with an error; the end of its stderr is in `detail`."""
+
+    code: int = 0
+    """Its exit code; of one that was ended by a signal, minus the signal's number."""
 
 
 class ToolTimeout(ToolError):

@@ -187,8 +187,10 @@ def _difference(
 def damaged(record: Record, artifacts: tuple[Path, ...], digests: DigestCache) -> str | None:
     """What has become of the artifacts since they were made: the first that is missing or changed."""
     names = {path.name for path in artifacts}
-    for name in sorted(record.outputs.keys() ^ names):
-        return f"output {name} is new" if name in names else f"output {name} missing"
+    for name in sorted(record.outputs.keys() - names):
+        return f"output {name} missing"
+    for name in sorted(names - record.outputs.keys()):
+        return f"output {name} is new"
     for path in artifacts:
         output = record.outputs[path.name]
         try:

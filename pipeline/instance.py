@@ -65,7 +65,7 @@ class SSH:
     port: int
     user: str
     key: str
-    """The path of the private key."""
+    """The path of the private key: the instance's own copy. Older handles name that of the store."""
     host_key: str | None
     """ "TYPE BASE64"; None if the guest was never spoken to."""
 
@@ -187,6 +187,16 @@ class Instance:
         return self.directory / "known_hosts"
 
     @property
+    def key(self) -> Path:
+        """Its own copy of the private key with which it was booted: the store's may be replaced while it runs."""
+        return self.directory / "sshid"
+
+    @property
+    def transient(self) -> tuple[Path, ...]:
+        """The files that it needs only while it runs."""
+        return (self.handle_file, self.pidfile, self.overlay, self.known_hosts, self.key)
+
+    @property
     def sockets(self) -> Path:
         """Where the sockets go: a short private path without blanks or commas, the same for every process.
 
@@ -286,7 +296,7 @@ class Instance:
     @property
     def has_remains(self) -> bool:
         """Whether there is more of it than logs."""
-        return any(path.exists() for path in (self.handle_file, self.pidfile, self.overlay, self.directory / "run"))
+        return any(path.exists() for path in (*self.transient, self.directory / "run"))
 
     def require_live(self) -> Handle:
         """The handle of the living instance.
@@ -343,6 +353,6 @@ class Instance:
             if booted is not None and self.live_handle() != booted:
                 return "not running"
             how = machine.stop(self.pidfile, self.sockets_in_use / "qmp", deadline.remaining, gently=gently)
-            remove(self.handle_file, self.pidfile, self.overlay, self.known_hosts)
+            remove(*self.transient)
             self.remove_sockets()
         return how

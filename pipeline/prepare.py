@@ -8,7 +8,6 @@ from pipeline.errors import StoreError
 from pipeline.faults import image_faults
 from pipeline.freshness import Proof
 from pipeline.host import free_bytes
-from pipeline.publish import publish
 from pipeline.settings import Store, Tools
 from pipeline.size import parse_size, readable
 from pipeline.tools import Tool, require_output, run
@@ -34,18 +33,17 @@ def disk_path(store: Store, build: Build) -> Path:
 
 
 def make_initrd(build: Build, public_key: Path, output: Path, tools: Tools) -> Proof | None:
-    """Put `public_key` into the build's ZBI by the chosen `zbi` tool. Returns what was proved of the outcome.
+    """Make `output`, the build's ZBI with `public_key` in it, by the chosen `zbi` tool. Returns what was proved of it.
 
     Raises ToolError, ImageError or StoreError.
     """
     from pipeline.proof import prove_initrd
 
     zbi, source = build.tool("zbitool"), build.path("zbi")
-    with publish(output) as made:
-        add_file(zbi, source, made, KEY_IN_IMAGE, public_key, tools.timeout)
-        if not tools.proof:
-            return None
-        return prove_initrd(zbi, made, source, build.arch, KEY_IN_IMAGE, public_key.read_bytes())
+    add_file(zbi, source, output, KEY_IN_IMAGE, public_key, tools.timeout)
+    if not tools.proof:
+        return None
+    return prove_initrd(zbi, output, source, build.arch, KEY_IN_IMAGE, public_key.read_bytes())
 
 
 def add_file(zbi: Tool, source: Path, output: Path, target: str, content: Path, timeout: float) -> None:
@@ -55,7 +53,7 @@ def add_file(zbi: Tool, source: Path, output: Path, target: str, content: Path, 
 
 
 def make_disk(build: Build, length: str, output: Path, tools: Tools) -> Proof | None:
-    """Copy the build's disk, sharing or skipping what can be, and extend the copy by the chosen `fvm` tool.
+    """Make `output`, a copy of the build's disk that shares or skips what can be, extended by the chosen `fvm` tool.
 
     `length` is in bytes, or with a suffix K, M or G. Returns what was proved of the outcome. Raises ToolError,
     ImageError or StoreError.
@@ -65,11 +63,10 @@ def make_disk(build: Build, length: str, output: Path, tools: Tools) -> Proof | 
     copy = Tool.in_path("cp", hint="install coreutils")
     fvm, source = build.tool("fvm"), build.path("blk")
     _refuse_sparse(source)
-    with publish(output) as made:
-        _require_room(source, made.parent)
-        run(copy, "--reflink=auto", "--sparse=always", source, made, timeout=tools.timeout)
-        extend(fvm, made, length, tools.timeout)
-        return prove_disk(fvm, made, source, parse_size(length)) if tools.proof else None
+    _require_room(source, output.parent)
+    run(copy, "--reflink=auto", "--sparse=always", source, output, timeout=tools.timeout)
+    extend(fvm, output, length, tools.timeout)
+    return prove_disk(fvm, output, source, parse_size(length)) if tools.proof else None
 
 
 def _refuse_sparse(disk: Path) -> None:
@@ -94,7 +91,8 @@ def _require_room(source: Path, directory: Path) -> None:
     if free < wanted and not _can_share(source, directory):
         raise StoreError(
             f"a copy of {source} takes {readable(wanted)}, and {readable(free)} are free",
-            hint="free some space, see topcoat gc and topcoat clean; or move the store: [store] root or TOPCOAT_ROOT",
+            hint="free some space, see topcoat gc and topcoat clean (the old copy stays until the new one is whole); "
+            "or move the store: [store] root or TOPCOAT_ROOT",
         )
 
 

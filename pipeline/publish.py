@@ -1,7 +1,8 @@
 """Files that appear whole or not at all, and the locks under which they are made.
 
-The order is always the same: take the artifact's lock, remove what is there, make the new file under a temporary
-name in the same directory, fsync, rename, fsync the directory. A kill at any moment leaves the old state or none.
+The order is always the same: take the artifact's lock, make the new file under a temporary name in the same
+directory, fsync, rename it over the old one, fsync the directory. So what is there stays until its successor is whole:
+neither a failure nor a kill at any moment takes it away. For that long, the disk must have room for both.
 """
 
 import errno
@@ -13,8 +14,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.deadline import Deadline
@@ -26,6 +27,7 @@ log = logging.getLogger("topcoat")
 LOCK_LIMIT = 3600.0
 """Seconds to wait for another process that makes the same artifact: the largest image on the slowest disk."""
 
+_ASIDE = ".previous"  # in the private directory: what is about to be replaced
 _WORK = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
 _PATIENCE = 1.0  # seconds of waiting that are not worth a word
 _LOCK_POLL = 0.05  # flock(2) knows no time limit, so the wait for it is the one place that polls
@@ -127,21 +129,62 @@ def publish(target: Path) -> Iterator[Path]:
 
     The yielded path lies in a private directory beside `target`, so that whatever else a tool leaves there goes away
     with it. When the body fails, `target` is as before. Remains of a killed predecessor are removed: the caller holds
-    `locked(target)`. Raises StoreError for a full, read-only or forbidden store.
+    `locked(target)`. Raises StoreError for a full, read-only or forbidden store, or for a directory that would replace
+    one with something in it.
     """
-    with host_faults(f"making {target.name}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for remains in _remains(target):
-            shutil.rmtree(remains)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    with _publishing((target,), Path.replace) as (made,):
+        yield made
+
+
+@contextmanager
+def replacing(targets: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
+    """As `publish`, for files and directories that belong together, whatever is there: all are made before one counts.
+
+    They are in one directory, and the caller holds the lock of the first.
+    """
+    with _publishing(targets, _replace) as made:
+        yield made
+
+
+@contextmanager
+def _publishing(targets: Sequence[Path], replace: Callable[[Path, Path], object]) -> Iterator[tuple[Path, ...]]:
+    first, place = targets[0], targets[0].parent
+    with host_faults(f"making {first.name}"):
+        place.mkdir(parents=True, exist_ok=True)
+        for remains in _remains(first):
+            _clear(remains)
+        work = Path(tempfile.mkdtemp(prefix=f".{first.name}.", suffix=".tmp", dir=place))
         try:
-            made = work / target.name
+            made = tuple(work / target.name for target in targets)
             yield made
-            sync(made)
-            made.replace(target)
-            sync_one(target.parent)
+            for one in made:
+                sync(one)
+            for one, target in zip(made, targets, strict=True):
+                replace(one, target)
+            sync_one(place)
         finally:
-            shutil.rmtree(work, ignore_errors=True)  # what stays is swept by the next publish
+            with suppress(OSError):  # what stays is cleared by the next publish
+                _clear(work)
+
+
+def _replace(made: Path, target: Path) -> None:
+    if made.is_dir() and os.path.lexists(target):  # no directory can be renamed over another one
+        (made.parent / _ASIDE).mkdir(exist_ok=True)
+        target.rename(made.parent / _ASIDE / target.name)
+    made.replace(target)
+
+
+def put_back(work: Path) -> None:
+    """Save from a directory in which `publish` has worked what was set aside, and has no successor. Raises OSError."""
+    with suppress(FileNotFoundError):
+        for old in (work / _ASIDE).iterdir():
+            if not os.path.lexists(work.parent / old.name):
+                old.rename(work.parent / old.name)
+
+
+def _clear(work: Path) -> None:
+    put_back(work)
+    shutil.rmtree(work)
 
 
 def _remains(target: Path) -> list[Path]:
@@ -176,9 +219,14 @@ def sync_one(path: Path) -> None:
 def publish_bytes(target: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a small file as `publish` does. It never exists with more rights than `mode`."""
     with publish(target) as made:
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with open(descriptor, "wb") as stream:
-            stream.write(data)
+        write_new(made, data, mode)
+
+
+def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file that is not there yet. It never exists with more rights than `mode`. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with open(descriptor, "wb") as stream:
+        stream.write(data)
 
 
 def publish_json(target: Path, value: object, mode: int = 0o644) -> None:

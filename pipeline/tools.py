@@ -93,11 +93,13 @@ def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = N
             detail=said.evidence(),
         )
     if code != 0:
-        raise ToolFailed(
+        failure = ToolFailed(
             f"{tool.name} failed " + (f"by signal {-code}" if code < 0 else f"with exit code {code}"),
             hint=hint_for(errno.ENOSPC) if _FULL in said.evidence() else "run that command by hand to look closer",
             detail=said.evidence(),
         )
+        failure.code = code
+        raise failure
     return "".join(said.stdout)
 
 

@@ -16,7 +16,7 @@ from pipeline.digests import combined
 from pipeline.errors import InputChanged
 from pipeline.faults import host_faults
 from pipeline.freshness import Key, Proof, Reason
-from pipeline.publish import locked, remove
+from pipeline.publish import locked, remove, replacing
 from pipeline.targets import ArtifactTarget
 from pipeline.tools import Tool
 
@@ -127,12 +127,28 @@ class ArtifactTask(FreshTask):
     """To be raised by hand when `make` makes something else of the same inputs."""
 
     def artifacts(self) -> tuple[Path, ...]:
-        """The files that the task makes. The first one carries the lock and the record."""
+        """What the task makes: files, and directories full of them, all in one directory.
+
+        The first one is a file: it carries the lock and the record.
+        """
         raise NotImplementedError
 
-    def make(self) -> Proof | None:
-        """Make the files. They do not exist when this is called. Returns what was proved of them."""
+    def make(self, made: Sequence[Path]) -> Proof | None:
+        """Make the artifacts at the paths `made`, in their order. Returns what was proved of them.
+
+        The paths are in a private directory and have the artifacts' names. If this raises, what was there before stays.
+        """
         raise NotImplementedError
+
+    def files(self) -> tuple[Path, ...]:
+        """All files of the artifacts, those in directories too."""
+        return tuple(file for path in self.artifacts() for file in _files(path))
+
+    def discover(self) -> None:
+        """Find out which further files go in, where only looking into others tells. Called before the files are made.
+
+        What is found must be in `inputs` from then on, also in other processes.
+        """
 
     def must_be_proved(self) -> bool:
         """Whether files that were made without a proof must be made again."""
@@ -170,26 +186,26 @@ class ArtifactTask(FreshTask):
 
     def why(self, check: Check) -> Reason | None:
         """Why the files must be made: the first reason, or None if they are fresh."""
-        artifacts = self.artifacts()
+        artifact = self.artifacts()[0]
         try:
-            record = freshness.read(artifacts[0])
+            record = freshness.read(artifact)
         except ValueError as error:
             return Reason(str(error))
         if record is None:
-            return Reason("no record" if artifacts[0].exists() else "missing")
+            return Reason("no record" if artifact.exists() else "missing")
         stale = {name: reason for name, task in self.requires().items() if (reason := check.why(task))}
         made_of = record.key.without(stale) if stale else record.key
         try:
             own = freshness.changed(made_of, self.key(check.digests, stale))
         except OSError as error:  # the run says the same, with a hint
             return Reason(f"an input cannot be read: {error.strerror}: {error.filename}")
-        own = own or freshness.damaged(record, artifacts, check.digests)
+        own = own or freshness.damaged(record, self.files(), check.digests)
         own = own or ("not proved" if self.must_be_proved() and record.proof is None else None)
         return Reason(own) if own else _first(stale.items())
 
     def output(self) -> list[ArtifactTarget]:
         """The files as luigi knows them."""
-        return [ArtifactTarget(path) for path in self.artifacts()]
+        return [ArtifactTarget(path) for path in self.files()]
 
     def run(self) -> None:
         """Make the files unless they are fresh by now: another process made them, or what they need came out equal.
@@ -205,24 +221,34 @@ class ArtifactTask(FreshTask):
             if not reason.certain:
                 raise _changed(self, str(reason))
             seconds = self._remake(known)
-            log.info("%s: made %s in %.1f s", self.title, _names(self.artifacts()), seconds)
+            log.info("%s: made %s in %.1f s", self.title, _names(self.files()), seconds)
 
     def _remake(self, known: DigestCache) -> float:
-        """Make the files and then their record. Returns what it cost, in seconds."""
-        key = self._key_now(known)
-        remove(freshness.record_path(self.artifacts()[0]), *self.artifacts())
+        """Make the files, then put them in the place of the old ones, then write the record.
+
+        Whatever goes wrong before they are all made, the old ones stay, stale. Returns what it cost, in seconds.
+        """
+        self.discover()
+        key, artifacts = self._key_now(known), self.artifacts()
+        remove(freshness.record_path(artifacts[0]))
         started = time.monotonic()
-        proof = self.make()
-        seconds = time.monotonic() - started
-        if difference := freshness.changed(key, self._key_now(known)):
-            raise _changed(self, difference)
-        freshness.write(self.artifacts(), key, utc_now(), seconds, known, proof)
+        with replacing(artifacts) as made:
+            proof = self.make(made)
+            seconds = time.monotonic() - started
+            if difference := freshness.changed(key, self._key_now(known)):
+                raise _changed(self, difference)
+        freshness.write(self.files(), key, utc_now(), seconds, known, proof)
         known.save()
         return seconds
 
     def _key_now(self, known: DigestCache) -> Key:
         with host_faults(f"reading what {self.title} is made of"):
             return self.key(known)
+
+
+def _files(path: Path) -> list[Path]:
+    """The files in a directory and below it; of all else, the path itself."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _names(paths: Sequence[Path]) -> str:

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import NoReturn
@@ -22,7 +22,7 @@ from luigi.parameter import ParameterException
 from luigi.task_register import Register, TaskClassException
 
 from pipeline import settings
-from pipeline.errors import TopcoatError
+from pipeline.errors import TopcoatError, empty_value
 from pipeline.garbage.run_locks import lock_directory, tidy
 
 log = logging.getLogger("topcoat")
@@ -71,6 +71,7 @@ def install() -> None:
         signal.signal(number, _interrupt)
     _log_plainly()
     _build_parsers_once()
+    _refuse_empty_values()
     pids = lock_directory(settings.load().store)
     atexit.register(tidy, pids)
     _set("core", "lock_pid_dir", str(pids))
@@ -93,6 +94,23 @@ def _build_parsers_once() -> None:
         return built(len(Register.task_names()), *arguments, **options)
 
     setattr(CmdlineParser, "_build_parser", staticmethod(build_parser))  # noqa: B010  mypy forbids the assignment
+
+
+def _refuse_empty_values() -> None:
+    """Luigi takes an option with an empty value for one that was left out: `--name "$UNSET"` would mean the default."""
+    read: Callable[[CmdlineParser, list[str]], None] = CmdlineParser.__init__
+    config = luigi.configuration.get_config()
+
+    def read_and_look(self: CmdlineParser, words: list[str]) -> None:
+        read(self, words)
+        for name, value in vars(self.known_args).items():
+            if value == "":
+                raise empty_value(f"--{name.removeprefix('core_').replace('_', '-')}")
+        for task, _, name, _ in Register.get_all_params():
+            if Register.get_task_cls(task).__module__.startswith("tasks.") and config.get(task, name, None) == "":
+                raise empty_value(f"[{task}] {name} in luigi.cfg")
+
+    setattr(CmdlineParser, "__init__", read_and_look)  # noqa: B010  mypy forbids the assignment
 
 
 def _set(section: str, option: str, value: str) -> None:

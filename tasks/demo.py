@@ -1,15 +1,18 @@
 """The demo guest: what takes the place of a Fuchsia build, so that everything runs without a checkout."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import settings
 from pipeline.demo import INIT, fuzzers, host_key_file
-from pipeline.publish import publish_bytes, publish_json
-from tasks.base import ArtifactTask, Tasks
+from pipeline.freshness import Reason
+from pipeline.publish import publish_json, write_new
+from tasks.base import ArtifactTask, Check, Tasks, say_once
 
 if TYPE_CHECKING:
+    from pipeline.demo.compiler import Compiler
     from pipeline.demo.packages import Packages
 
 
@@ -28,18 +31,17 @@ class DemoPackages(ArtifactTask):
 
     def artifacts(self) -> tuple[Path, ...]:
         demo = settings.load().store.demo
-        return (demo / "packages.json", *sorted((demo / "packages").glob("*.deb")))
+        return (demo / "packages.json", demo / "packages")
 
     def inputs(self) -> Mapping[str, Path]:
         return _provided()
 
-    def make(self) -> None:
+    def make(self, made: Sequence[Path]) -> None:
         from pipeline.demo import initramfs
 
-        chosen = settings.load()
-        demo, timeout = chosen.store.demo, chosen.tools.timeout
-        found = initramfs.collect(demo / "packages", chosen.demo_packages, demo / "apt", timeout=timeout)
-        publish_json(demo / "packages.json", found.listing())
+        chosen, (listing, directory) = settings.load(), made
+        state, timeout = chosen.store.demo / "apt", chosen.tools.timeout
+        publish_json(listing, initramfs.collect(directory, chosen.demo_packages, state, timeout=timeout).listing())
 
 
 class _DemoPart(ArtifactTask):
@@ -59,10 +61,10 @@ class DemoKernel(_DemoPart):
     def artifacts(self) -> tuple[Path]:
         return (settings.load().store.demo / "vmlinux",)
 
-    def make(self) -> None:
+    def make(self, made: Sequence[Path]) -> None:
         from pipeline.demo import kernel
 
-        publish_bytes(*self.artifacts(), kernel.unpack(self.packages.kernel()))
+        write_new(made[0], kernel.unpack(self.packages.kernel()))
 
 
 class DemoSystem(_DemoPart):
@@ -77,14 +79,14 @@ class DemoSystem(_DemoPart):
     def inputs(self) -> Mapping[str, Path]:
         return {**super().inputs(), "init": INIT}
 
-    def make(self) -> None:
+    def make(self, made: Sequence[Path]) -> None:
         from pipeline.demo import initramfs
         from pipeline.ssh_keys import dropbear_host_key
 
-        image, public = self.artifacts()
+        image, public = made
         host_key, line = dropbear_host_key()
-        publish_bytes(image, initramfs.build(self.packages, host_key), mode=0o600)
-        publish_bytes(public, f"{line}\n".encode())
+        write_new(image, initramfs.build(self.packages, host_key), mode=0o600)
+        write_new(public, f"{line}\n".encode())
 
 
 class DemoCompiler(ArtifactTask):
@@ -94,41 +96,69 @@ class DemoCompiler(ArtifactTask):
 
     def artifacts(self) -> tuple[Path, ...]:
         demo = settings.load().store.demo
-        return (demo / "sysroot.tar", *sorted((demo / "llvm").glob("*")))
+        return (demo / "sysroot.tar", demo / "llvm")
 
     def inputs(self) -> Mapping[str, Path]:
         return _provided()
 
-    def make(self) -> None:
+    def make(self, made: Sequence[Path]) -> None:
         from pipeline.demo import compiler
 
-        chosen = settings.load()
-        demo, timeout = chosen.store.demo, chosen.tools.timeout
-        compiler.install(demo / "llvm", demo / "sysroot.tar", chosen.demo_packages, demo / "apt", timeout=timeout)
+        chosen, (sysroot, directory) = settings.load(), made
+        state, timeout = chosen.store.demo / "apt", chosen.tools.timeout
+        compiler.install(directory, sysroot, chosen.demo_packages, state, timeout=timeout)
 
 
 class DemoFuzzers(ArtifactTask):
-    """The fuzzers, compiled: for the guest without debug information, for symbolizers with it, and their lists."""
+    """The fuzzers, compiled: for the guest without debug information, for symbolizers with it, and their lists.
+
+    One that does not compile is left out, which is told at each run; it is compiled again once it has changed.
+    """
 
     def requires(self) -> Tasks:
         return {"compiler": DemoCompiler()}
 
     def artifacts(self) -> tuple[Path, ...]:
         demo = settings.load().store.demo
-        made = (path for path in (demo / "fuzzers").rglob("*") if path.is_file())
-        return (demo / "fuzzers.cpio", *sorted(made))
+        return (demo / "fuzzers.cpio", demo / "fuzzers")
+
+    @property
+    def listing(self) -> Path:
+        """The list of the headers that the fuzzers include."""
+        return settings.load().store.demo / "headers.json"
 
     def inputs(self) -> Mapping[str, Path]:
-        return {**super().inputs(), **fuzzers.inputs(fuzzers.SOURCES)}
+        from pipeline.demo.fuzzers import headers
 
-    def make(self) -> None:
-        from pipeline.demo.compiler import Compiler
+        sources = fuzzers.SOURCES
+        return {**super().inputs(), **fuzzers.inputs(sources), **headers.known(sources, self.listing)}
+
+    def why(self, check: Check) -> Reason | None:
+        reason = super().why(check)
+        if reason is None:
+            for failure in fuzzers.failures(self.artifacts()[1]):
+                say_once(logging.WARNING, failure.explain())
+        return reason
+
+    def discover(self) -> None:
+        from pipeline.demo.fuzzers import headers
+
+        compiler, sysroot, timeout = self._tools()
+        headers.find(fuzzers.SOURCES, compiler, sysroot, self.listing, timeout=timeout)
+
+    def make(self, made: Sequence[Path]) -> None:
         from pipeline.demo.fuzzers import making
 
+        image, directory = made
+        compiler, sysroot, timeout = self._tools()
+        making.make(fuzzers.SOURCES, compiler, sysroot, image, directory, timeout=timeout)
+
+    def _tools(self) -> "tuple[Compiler, Path, float]":
+        from pipeline.demo.compiler import Compiler
+
         chosen = settings.load()
-        demo, timeout = chosen.store.demo, chosen.tools.timeout
-        compiler, sysroot = Compiler(demo / "llvm"), demo / "sysroot.tar"
-        making.make(fuzzers.SOURCES, compiler, sysroot, demo / "fuzzers.cpio", demo / "fuzzers", timeout=timeout)
+        demo = chosen.store.demo
+        return Compiler(demo / "llvm"), demo / "sysroot.tar", chosen.tools.timeout
 
 
 class DemoInitramfs(ArtifactTask):
@@ -145,9 +175,9 @@ class DemoInitramfs(ArtifactTask):
     def inputs(self) -> Mapping[str, Path]:
         return {"system": DemoSystem().artifacts()[0], "fuzzers": DemoFuzzers().artifacts()[0]}
 
-    def make(self) -> None:
+    def make(self, made: Sequence[Path]) -> None:
         archives = self.inputs().values()
-        publish_bytes(*self.artifacts(), b"".join(path.read_bytes() for path in archives), mode=0o600)
+        write_new(made[0], b"".join(path.read_bytes() for path in archives), mode=0o600)
 
 
 class DemoDisk(ArtifactTask):
@@ -156,7 +186,7 @@ class DemoDisk(ArtifactTask):
     def artifacts(self) -> tuple[Path]:
         return (settings.load().store.demo / "fvm.blk",)
 
-    def make(self) -> None:
+    def make(self, made: Sequence[Path]) -> None:
         from pipeline.demo import disk
 
-        disk.make(*self.artifacts())
+        disk.make(made[0])

@@ -179,7 +179,7 @@ def _node(task: luigi.Task, reason: Reason | None, needs: dict[str, str]) -> Nod
         reason=reason,
         refused=reason is not None and isinstance(task, BootInstance) and task.refuses,
         seconds=_cost(task),
-        files=tuple(str(path) for path in task.artifacts()) if isinstance(task, ArtifactTask) else (),
+        files=tuple(str(path) for path in task.files()) if isinstance(task, ArtifactTask) else (),
         needs=needs,
     )
 

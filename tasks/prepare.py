@@ -1,11 +1,12 @@
 """From a build's images to images that we can enter: our SSH key inside, and room on the disk."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from pipeline import prepare, settings, ssh_keys
 from pipeline.freshness import Proof
-from pipeline.publish import publish_bytes
+from pipeline.publish import write_new
 from tasks.base import ArtifactTask, Tasks
 from tasks.build import BuildArtifactTask, current
 from tasks.parameters import Choice, Size
@@ -20,11 +21,11 @@ class SSHKeyPair(ArtifactTask):
         keys = settings.load().store.keys
         return (keys / "sshid", keys / "sshid.pub")
 
-    def make(self) -> None:
-        private, public = self.artifacts()
+    def make(self, made: Sequence[Path]) -> None:
+        private, public = made
         private_key, public_key = ssh_keys.generate(cast(ssh_keys.KeyType, self.type))
-        publish_bytes(private, private_key, mode=0o600)
-        publish_bytes(public, public_key)
+        write_new(private, private_key, mode=0o600)
+        write_new(public, public_key)
 
 
 class InitrdWithKey(BuildArtifactTask):
@@ -41,10 +42,10 @@ class InitrdWithKey(BuildArtifactTask):
         chosen, build = current()
         return (prepare.initrd_path(chosen.store, build),)
 
-    def make(self) -> Proof | None:
+    def make(self, made: Sequence[Path]) -> Proof | None:
         chosen, build = current()
         _, public = SSHKeyPair().artifacts()
-        return prepare.make_initrd(build, public, *self.artifacts(), chosen.tools)
+        return prepare.make_initrd(build, public, made[0], chosen.tools)
 
 
 class ExtendedBlk(BuildArtifactTask):
@@ -60,6 +61,6 @@ class ExtendedBlk(BuildArtifactTask):
         chosen, build = current()
         return (prepare.disk_path(chosen.store, build),)
 
-    def make(self) -> Proof | None:
+    def make(self, made: Sequence[Path]) -> Proof | None:
         chosen, build = current()
-        return prepare.make_disk(build, self.length, *self.artifacts(), chosen.tools)
+        return prepare.make_disk(build, self.length, made[0], chosen.tools)

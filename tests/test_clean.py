@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from pipeline import clean
 from pipeline.instance import Instance
 from pipeline.publish import locked
 from pipeline.settings import Store
-from tests.conftest import Workspace
+from tests.conftest import BIN, Workspace, qemus_of
 
 MADE = "images/x/ssh.zbi"
 
@@ -33,6 +35,15 @@ def store(tmp_path: Path) -> Store:
 
 def names(store: Store) -> list[str]:
     return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def running(bundle: Workspace) -> Workspace:
+    """A scripted guest named i0, and something in the cache."""
+    assert bundle.luigi("BootInstance").status == 0
+    bundle.store.cache.mkdir(exist_ok=True)
+    (bundle.store.cache / "kvm.json").write_text("{}")
+    return bundle
 
 
 def listed(store: Store) -> dict[str, str]:
@@ -104,15 +115,36 @@ def test_an_empty_store(tmp_path: Path) -> None:
     assert clean.items(Store(tmp_path / "nothing")) == []
 
 
-class TestCommand:
-    """As a program, with a scripted guest."""
+class TestMake:
+    """`make clean`, of a checkout in which there is something to lose."""
 
     @pytest.fixture
-    def running(self, bundle: Workspace) -> Workspace:
-        assert bundle.luigi("BootInstance").status == 0
-        bundle.store.cache.mkdir(exist_ok=True)
-        (bundle.store.cache / "kvm.json").write_text("{}")
-        return bundle
+    def checkout(self, running: Workspace) -> Workspace:
+        shutil.copy(Path(__file__).parents[1] / "Makefile", running.directory)
+        (running.directory / ".venv").mkdir()
+        (running.directory / ".venv/bin").symlink_to(BIN)
+        for name in ("corpora/p/f/units/a", "campaigns/nightly/crashes/x/1/input", "keys/sshid", "demo/vmlinux"):
+            (running.store.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (running.store.root / name).write_bytes(b"x")
+        return running
+
+    def test_what_cannot_be_made_again_stays_and_it_says_so(self, checkout: Workspace) -> None:
+        for _ in range(2):  # the second time there is no .venv
+            done = subprocess.run(
+                ["make", "clean"], cwd=checkout.directory, env=checkout.environment, capture_output=True, check=True
+            )
+            assert b"to delete that too, corpora and all: rm -r out\n" in done.stdout
+        assert qemus_of(checkout.directory) == []
+        assert not (checkout.directory / ".venv").exists()
+        assert BIN.exists()
+        left = {name.partition("/")[0] for name in checkout.files()}
+        assert left == {"campaigns", "corpora", "instances", "keys"}
+        assert (checkout.store.root / "corpora/p/f/units/a").exists()
+        assert (checkout.store.root / "campaigns/nightly/crashes/x/1/input").exists()
+
+
+class TestCommand:
+    """As a program, with a scripted guest."""
 
     def test_it_shows_first_and_spares_what_is_used(self, running: Workspace) -> None:
         images = running.store.images("clusterfuzz")

@@ -3,6 +3,8 @@
 import json
 import os
 import shlex
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +200,29 @@ class TestInTheGuest:
             with paramiko.SFTPClient.from_transport(transport) as sftp:  # type: ignore[union-attr]
                 assert set(sftp.listdir("/data")) == {".ssh", "ssh", "fuzz"}
 
+    def test_a_guest_is_entered_with_the_key_of_its_boot_whatever_becomes_of_that_of_the_store(
+        self, demo: Workspace
+    ) -> None:
+        assert demo.luigi("BootInstance").status == 0
+        instance = demo.instance()
+        handle = instance.live_handle()
+        assert handle
+        assert handle.ssh.key == str(instance.key)
+        assert stat.S_IMODE(instance.key.stat().st_mode) == 0o600
+        before = (demo.store.keys / "sshid").read_bytes()
+        assert demo.luigi("SSHKeyPair", "--type", "rsa").status == 0
+        assert demo.topcoat("ssh", "i0", "--", "echo", "in").stdout == b"in\n"
+        assert demo.topcoat("force", "SSHKeyPair").status == 0
+        assert demo.luigi("InitrdWithKey").status == 0
+        assert demo.luigi("ExtendedBlk", "--length", "2G").status == 0
+        assert (demo.store.keys / "sshid").read_bytes() != before
+        assert demo.topcoat("ssh", "i0", "--", "head", "-c", "8", "/dev/vda").stdout == b"FVM PART"
+        assert demo.topcoat("clean", "--yes").status == 0
+        shutil.rmtree(demo.store.keys)
+        assert demo.topcoat("ssh", "i0", "--", "echo", "in").stdout == b"in\n"
+        assert demo.topcoat("stop", "i0").status == 0
+        assert not instance.key.exists()
+
     def test_a_login_becomes_openssh(self, booted: Workspace, tmp_path: Path) -> None:
         """With a scripted ssh in PATH that shows what it was given."""
         handle = booted.instance().live_handle()
@@ -209,6 +234,29 @@ class TestInTheGuest:
         assert words[-1] == "clusterfuchsia@127.0.0.1"
         assert "StrictHostKeyChecking=yes" in words
         assert booted.instance().known_hosts.read_text() == f"[127.0.0.1]:{handle.ssh.port} {handle.ssh.host_key}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["stop", "", "--all"],
+        ["ssh", "", "--", "true"],
+        ["boot", ""],
+        ["why", "BootInstance", "--name", ""],
+        ["force", "ExtendedBlk", "--length="],
+        ["campaign", "status", ""],
+        ["campaign", "check", ""],
+        ["corpus", "list", ""],
+        ["corpus", "export", "p/f", ""],
+        ["corpus", "import", "p/f", "there", ""],
+        ["image", ""],
+    ],
+)
+def test_an_empty_word_is_refused(running: Workspace, words: list[str]) -> None:
+    outcome = running.topcoat(*words)
+    assert outcome.status == 2, outcome.text
+    assert "has an empty value\n  hint: give it one, or leave it out" in outcome.text
+    assert running.instance().live_handle()
 
 
 def test_the_image_tools_are_commands_too(workspace: Workspace) -> None:

@@ -4,14 +4,16 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from pipeline import gc
 from pipeline.errors import InstanceBusy, StoreError
-from pipeline.publish import is_locked, lock_of, locked, publish, publish_bytes, publish_json, remove
+from pipeline.publish import is_locked, lock_of, locked, publish, publish_bytes, publish_json, remove, replacing
+from pipeline.settings import Store
 
 NAMES = ["plain.bin", "a*b", "[x]", "what?", "-e", "ümläut 字", "a.b.c", ".hidden", "[!a]*?.tmp"]
 
@@ -154,6 +156,94 @@ def test_a_full_directory_is_not_replaced(tmp_path: Path) -> None:
         made.mkdir()
     assert contents(tmp_path) == ["packages"]
     assert contents(tmp_path / "packages") == ["old"]
+
+
+def full(directory: Path, content: str) -> None:
+    """A directory in a directory, and a file in each."""
+    (directory / "deep").mkdir(parents=True)
+    for name in ("file", "deep/file"):
+        (directory / name).write_text(content)
+
+
+def text_in(directory: Path) -> list[str]:
+    return [(directory / name).read_text() for name in ("file", "deep/file")]
+
+
+OTHERS: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda target: None,
+    "a full directory": lambda target: full(target, "old"),
+    "an empty directory": Path.mkdir,
+    "a file": Path.touch,
+    "a link to a directory": lambda target: target.symlink_to("elsewhere"),
+}
+
+
+@pytest.mark.parametrize("before", OTHERS)
+def test_a_directory_takes_the_place_of_whatever_is_there(tmp_path: Path, before: str) -> None:
+    full(tmp_path / "elsewhere", "kept")
+    OTHERS[before](tmp_path / "made")
+    with replacing((tmp_path / "list", tmp_path / "made")) as (listing, directory):
+        listing.touch()
+        full(directory, "new")
+    assert text_in(tmp_path / "made") == ["new", "new"]
+    assert text_in(tmp_path / "elsewhere") == ["kept", "kept"]
+    assert contents(tmp_path) == ["elsewhere", "list", "made"]
+
+
+def make_two_of_three(targets: tuple[Path, ...]) -> None:
+    with replacing(targets) as (listing, directory, _):
+        listing.write_text("new")
+        full(directory, "new")
+
+
+def test_of_several_none_is_replaced_before_all_are_made(tmp_path: Path) -> None:
+    full(tmp_path / "made", "old")
+    (tmp_path / "list").write_text("old")
+    with pytest.raises(StoreError, match=r"^making list: No such file"):
+        make_two_of_three((tmp_path / "list", tmp_path / "made", tmp_path / "more"))
+    assert text_in(tmp_path / "made") == ["old", "old"]
+    assert (tmp_path / "list").read_text() == "old"
+    assert contents(tmp_path) == ["list", "made"]
+
+
+REPLACE = """
+def make():
+    with replacing((target / "list", target / "made")) as (listing, directory):
+        listing.write_text("new")
+        (directory / "deep").mkdir(parents=True)
+        for name in ("file", "deep/file"):
+            (directory / name).write_text("new")
+"""
+MOMENTS = {
+    "made": "import pipeline.publish\npipeline.publish.sync = lambda path: ready()\n",
+    "the first in place": "real = Path.rename\nPath.rename = lambda self, to: ready()\n",
+    "the old one aside": "real = Path.replace\n"
+    "Path.replace = lambda self, to: ready() if self.name == 'made' else real(self, to)\n",
+    "all in place": "import shutil\nshutil.rmtree = lambda *a, **k: ready()\n",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("next_one", ["replacing", "gc"])
+def test_a_kill_while_a_directory_is_replaced_loses_nothing(tmp_path: Path, moment: str, next_one: str) -> None:
+    store = Store(tmp_path)
+    full(store.demo / "made", "old")
+    with helper(REPLACE + MOMENTS[moment] + "make()\n", store.demo) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len([name for name in contents(store.demo) if name.endswith(".tmp")]) == 1
+    if next_one == "gc":
+        for item in gc.items(store, 0):
+            assert gc.reclaim(item).error is None
+    else:
+        fail_to_replace(store.demo)
+    assert text_in(store.demo / "made") == (["new", "new"] if moment == "all in place" else ["old", "old"])
+    assert [name for name in contents(store.demo) if name.endswith(".tmp")] == []
+
+
+def fail_to_replace(directory: Path) -> None:
+    with pytest.raises(ValueError, match="x"), replacing((directory / "list", directory / "made")):
+        raise ValueError("x")
 
 
 @pytest.mark.parametrize("name", ["file/below", "file/far/below"])

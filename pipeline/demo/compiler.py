@@ -7,7 +7,6 @@ the programs and the libraries that they load, and the `sysroot` that fuzzers ar
 
 import io
 import re
-import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,9 +15,8 @@ from pipeline.demo import libraries
 from pipeline.demo.gathering import gather
 from pipeline.demo.libraries import Selection
 from pipeline.demo.packages import Packages, content, members, opened
-from pipeline.errors import PackageError
+from pipeline.errors import PackageError, ToolFailed
 from pipeline.faults import host_faults
-from pipeline.publish import publish
 from pipeline.tools import Tool, require_output, run
 
 TARGET = libraries.TARGET
@@ -80,20 +78,18 @@ _NO_CURL = "CURL_OPENSSL_4 { *; };\n"
 
 
 def install(directory: Path, sysroot: Path, provided: Path | None, state: Path, *, timeout: float) -> None:
-    """Make the directory with all programs, and the tar file `sysroot`, of packages that do not stay.
+    """Make the directory with all programs, and the tar file `sysroot`, of packages, which then lie beside them.
 
     `provided`: a directory that has the packages; without, apt fetches them, and keeps its lists in `state`. Raises
     StoreError, ToolMissing, PackageError or another ToolError.
     """
-    with host_faults("installing the compiler"), publish(directory) as programs, publish(sysroot) as archive:
-        work = programs.parent
-        packages, found = gather(work / "packages", COMPILER, provided, state, timeout=timeout)
-        programs.mkdir()
+    with host_faults("installing the compiler"):
+        packages, found = gather(directory.parent / "packages", COMPILER, provided, state, timeout=timeout)
+        directory.mkdir()
         for name, path in {**found.programs(), **found.loaded()}.items():
-            path.rename(programs / name)
-        _write_sysroot(packages, archive)
-        _make_symbolizer(programs, work, timeout)
-        shutil.rmtree(directory, ignore_errors=True)  # which publish could not replace
+            path.rename(directory / name)
+        _write_sysroot(packages, sysroot)
+        _make_symbolizer(directory, directory.parent, timeout)
 
 
 def _write_sysroot(packages: Packages, sysroot: Path) -> None:
@@ -178,12 +174,35 @@ class Compiler:
         run(clang, *options, *linked, "-o", output.absolute(), timeout=timeout, cwd=place)
         require_output(clang, output)
 
+    def dependencies(self, source: Path, rule: Path, root: Path, *, timeout: float) -> str:
+        """What a source includes from outside the sysroot, whether it is there or not: a rule of make.
+
+        It is written to the file `rule` first. What is wrong with the source is no error here. Raises ToolError.
+        """
+        clang = self.program("clang")
+        # All that macros may depend on is as for `compile`
+        options = (
+            "--driver-mode=g++", f"--sysroot={root}", f"-resource-dir={root / _RUNTIME}", f"--target={TARGET}",
+            "-std=gnu17", "-O1", "-fsanitize=fuzzer,address", "-x", "c",
+        )  # fmt: skip
+        asked = ("-MM", "-MG", "-MF", rule.absolute(), source.name)
+        try:
+            run(clang, *options, *asked, timeout=timeout, cwd=source.parent)
+        except ToolFailed as error:
+            if error.code != WRONG_SOURCE:
+                raise
+        require_output(clang, rule)
+        return rule.read_text(errors="surrogateescape")
+
     def strip(self, program: Path, output: Path, *, timeout: float) -> None:
         """Copy a program without all that the guest does not need to run it. Raises ToolError."""
         objcopy = self.program("llvm-objcopy")
         run(objcopy, "--strip-all", program, output, timeout=timeout)
         require_output(objcopy, output)
 
+
+WRONG_SOURCE = 1
+"""clang's exit code for what is wrong with a source. Any other one is its own fault, or the host's."""
 
 SOURCES_SHOWN = "pipeline/demo/fuzzers"
 """How stacks name the directory of the sources, wherever it is."""

@@ -2,7 +2,6 @@
 
 import lzma
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,6 @@ from pipeline.demo.packages import KERNEL, Packages, content, members, opened
 from pipeline.errors import PackageError
 from pipeline.faults import host_faults
 from pipeline.images import cpio
-from pipeline.publish import publish
 
 USER = "clusterfuchsia"
 """The user of Fuchsia's launcher; here another name for root."""
@@ -64,10 +62,9 @@ _DIRECTORIES = (
 
 def collect(directory: Path, provided: Path | None, state: Path, *, timeout: float) -> Packages:
     """Make `directory` with all packages of the guest, as `gather` does. Raises StoreError too."""
-    with host_faults("collecting the packages of the demo guest"), publish(directory) as made:
-        gather(made, GUEST, provided, state, timeout=timeout)
-        shutil.rmtree(directory, ignore_errors=True)  # which publish could not replace
-    return Packages(directory)
+    with host_faults("collecting the packages of the demo guest"):
+        packages, _ = gather(directory, GUEST, provided, state, timeout=timeout)
+    return packages
 
 
 def build(packages: Packages, host_key: bytes) -> bytes:

@@ -87,8 +87,7 @@ def _end_of_pool(slot: Slot, handle: Handle) -> None:
 
 def transient(instance: Instance) -> list[Path]:
     """What an instance needs only while it runs, as far as it is there."""
-    paths = (instance.handle_file, instance.pidfile, instance.overlay, instance.known_hosts, instance.directory / "run")
-    return [path for path in paths if os.path.lexists(path)]
+    return [path for path in (*instance.transient, instance.directory / "run") if os.path.lexists(path)]
 
 
 def _order(qemu: Qemu) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.garbage.item import Item, Spared, alone, delete, used
 from pipeline.instance import Instance
-from pipeline.publish import is_locked, target_of_remains
+from pipeline.publish import is_locked, put_back, target_of_remains
 from pipeline.settings import Store
 
 _UNLOCKED_AGE = 3600.0  # in the cache some is made without a lock, in far less time
@@ -52,4 +52,5 @@ def _remove(path: Path, locks: Sequence[Path]) -> None:
     with alone(*locks):
         if not os.path.lexists(path):
             raise Spared("it is gone already")
+        put_back(path)
         delete(path)

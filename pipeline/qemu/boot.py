@@ -91,7 +91,7 @@ class _Boot:
                 raise self._failed(self._seen(process, str(error), ended=process.wait(_DYING))) from error
             self.timeline.reached("port")
             watch = held.enter_context(watching(self.console, self.plan.files.serial, monitor, process, self._tick))
-            address = SSH(LOOPBACK, port, USER, str(self.plan.images.key), self.plan.images.host_key)
+            address = SSH(LOOPBACK, port, USER, str(self.plan.instance.key), self.plan.images.host_key)
             return self._listen(watch, monitor, process, address)
 
     def _listen(self, watch: Watch, monitor: Monitor, process: Process, address: SSH) -> SSH:

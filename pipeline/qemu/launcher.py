@@ -18,7 +18,7 @@ from pipeline.instance import Handle, Instance
 from pipeline.launcher import KILL_LIMIT
 from pipeline.process import owner_of_pidfile
 from pipeline.progress import Progress
-from pipeline.publish import locked, remove
+from pipeline.publish import locked, publish_bytes, remove
 from pipeline.qemu import disk, machine
 from pipeline.qemu.boot import boot
 from pipeline.qemu.keeper import parts
@@ -105,6 +105,7 @@ class QemuLauncher:
             # As long as QEMU lives, nobody else takes its sockets, and nothing is cleaned up that it or we shall need
             owned = held.enter_context(lease.held(plan.files.sockets, instance.directory, plan.boot_id))
             kept = held.enter_context(aging.kept(self._settings.store.root, instance.directory, plan.files.sockets))
+            publish_bytes(instance.key, plan.images.key.read_bytes(), mode=0o600)
             disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay)
             handle = boot(plan, (owned, *kept), self._timeline, held.enter_context(self._shown()))
             self._timeline.reached("ready")
@@ -119,7 +120,7 @@ class QemuLauncher:
         instance.directory.mkdir(exist_ok=True)
         if machine.stop(instance.pidfile, instance.sockets_in_use / "qmp", KILL_LIMIT) != "not running":
             log.warning("%s: stopped a QEMU that an interrupted boot had left behind", instance.name)
-        remove(instance.handle_file, instance.pidfile, instance.known_hosts)
+        remove(*instance.transient)
         if self._timeline is None and instance.timeline.exists():
             instance.timeline.replace(f"{instance.timeline}.previous")
         for kept in (instance.serial_log, instance.qemu_log):
@@ -203,7 +204,7 @@ def _abandoning(instance: Instance) -> Iterator[None]:
     except BaseException:
         try:
             machine.stop(instance.pidfile, instance.sockets_in_use / "qmp", KILL_LIMIT)
-            remove(instance.handle_file, instance.pidfile, instance.overlay)
+            remove(*instance.transient)
             instance.remove_sockets()
         except (StoreError, StopError) as error:  # must not hide the error that led here
             log.error("%s", error.about(instance.name).explain())

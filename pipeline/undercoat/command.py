@@ -2,14 +2,15 @@
 
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import TopcoatError, UsageError
+from pipeline.errors import StartFailed, TopcoatError, UsageError, empty_value
 from pipeline.text import printable
 from pipeline.undercoat import flags, guest
 from pipeline.undercoat.handle import HandleFile
@@ -44,6 +45,8 @@ class Command:
     def _checked(self, parsed: flags.Parsed) -> flags.Parsed:
         if missing := [name for name in self.required if not parsed.values.get(name)]:
             raise UsageError("not enough arguments", hint=f"give -{' and -'.join(missing)}, each with a value")
+        if empty := [name for name in self.optional if parsed.values.get(name) == ""]:
+            raise empty_value(f"-{empty[0]}")
         if parsed.rest and not self.takes_words:
             raise UsageError("too many arguments", hint=f"leave out {printable(parsed.rest[0])}")
         return parsed
@@ -64,8 +67,38 @@ def _version(values: Mapping[str, str], words: Sequence[str]) -> None:
 
 
 def _start(values: Mapping[str, str], words: Sequence[str]) -> None:
+    _require_reader()
     guest.settle_store()
-    print(guest.start().path)
+    with guest.started() as file:
+        _hand_over(f"{file.path}\n")
+
+
+def _require_reader() -> None:
+    """Raise StartFailed if it is plain that nobody could be told of a guest."""
+    problem = ""
+    if sys.stdout is None:
+        problem = "it is closed"
+    else:
+        with suppress(OSError, ValueError):  # what has no descriptor is no pipe
+            output = select.poll()
+            output.register(sys.stdout.fileno(), 0)
+            problem = "its reader has gone" if output.poll(0) else ""
+    if problem:
+        raise StartFailed(
+            f"the handle of a guest is told on standard output, and {problem}", hint="have its first line read"
+        )
+
+
+def _hand_over(line: str) -> None:
+    """Write a line that somebody must get. Raises StartFailed if that cannot be done."""
+    try:
+        print(line, end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what could not be written must not come again
+        raise StartFailed(
+            f"the handle could not be written to standard output, so the guest was stopped again: {error.strerror}",
+            hint="have its first line read",
+        ) from error
 
 
 def _stop(values: Mapping[str, str], words: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,19 +52,22 @@ def settle_store(environ: MutableMapping[str, str] = os.environ) -> None:
     environ["TOPCOAT_ROOT"] = str(root)
 
 
-def start() -> HandleFile:
-    """Prepare the images, boot a new guest, and tell of it in a new handle.
+@contextmanager
+def started() -> Iterator[HandleFile]:
+    """Prepare the images, boot a new guest, and tell of it in a new handle, which the body hands over to the caller.
 
-    All that happens meanwhile is told on stderr. If it fails, nothing runs. Raises TopcoatError.
+    All that happens meanwhile is told on stderr. If it fails, or the body does, nothing runs: nobody else knows of the
+    guest. Raises TopcoatError.
     """
     instance = Instance.named(settings.load().store, f"undercoat-{secrets.token_hex(6)}")
-    try:
+    with ExitStack() as undone:
+        undone.callback(_end, instance)
         with _stdout_to_stderr():
             _boot(instance)
-        return HandleFile.create(_handle(instance))
-    except BaseException:
-        _end(instance)
-        raise
+        file = HandleFile.create(_handle(instance))
+        undone.callback(file.release)
+        yield file
+        undone.pop_all()
 
 
 def _end(instance: Instance) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.demo import fuzzers
 from pipeline.demo.compiler import Compiler
-from pipeline.demo.fuzzers import SOURCES, making
+from pipeline.demo.fuzzers import SOURCES, headers, making
 from pipeline.errors import ToolFailed
 from pipeline.images import cpio
+from pipeline.tools import Tool, run
 from tests.conftest import Workspace
 from tests.demo.fuzzing import NAMES
 
@@ -114,14 +115,34 @@ def test_the_same_sources_give_the_same_bytes_wherever_they_are(demo_parts: Path
     assert not [name for name, data in made[0].items() if os.fsencode(tmp_path) in data]
 
 
-def test_a_source_that_does_not_compile_is_told_and_nothing_is_made(demo_parts: Path, tmp_path: Path) -> None:
+BROKEN = "int LLVMFuzzerTestOneInput(void) { return nothing; }\n"
+
+
+def test_if_no_source_compiles_that_is_an_error(demo_parts: Path, tmp_path: Path) -> None:
     sources = copied(tmp_path / "sources")
-    (sources / "broken_fuzzer.c").write_text("int LLVMFuzzerTestOneInput(void) { return nothing; }\n")
+    (sources / "broken_fuzzer.c").write_text(BROKEN)
     compiler, sysroot = Compiler(demo_parts / "demo/llvm"), demo_parts / "demo/sysroot.tar"
     with pytest.raises(ToolFailed) as caught:
         making.make(sources, compiler, sysroot, tmp_path / "image", tmp_path / "made", timeout=LONG)
     assert "use of undeclared identifier 'nothing'" in caught.value.detail
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["sources"]
+    assert not (tmp_path / "image").exists()
+
+
+def test_a_compiler_that_is_killed_is_no_fault_of_the_source(
+    demo_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = copied(tmp_path / "sources", "noop_fuzzer.c", "crash_fuzzer.c")
+    really = Compiler.compile
+
+    def killed(self: Compiler, files: tuple[Path, ...], output: Path, root: Path, *, timeout: float) -> None:
+        if files[0].stem == "noop_fuzzer":
+            run(Tool("clang", ("sh",), ()), "-c", "kill -9 $$", timeout=timeout)
+        really(self, files, output, root, timeout=timeout)
+
+    monkeypatch.setattr(Compiler, "compile", killed)
+    compiler, sysroot = Compiler(demo_parts / "demo/llvm"), demo_parts / "demo/sysroot.tar"
+    with pytest.raises(ToolFailed, match="clang failed by signal 9"):
+        making.make(sources, compiler, sysroot, tmp_path / "image", tmp_path / "made", timeout=LONG)
 
 
 def test_inputs_are_all_files_of_fuzzers_and_no_others(tmp_path: Path) -> None:
@@ -174,6 +195,118 @@ def test_an_edited_source_remakes_what_depends_on_it_and_nothing_else(edited: Wo
 def test_a_source_that_compiles_to_the_same_remakes_no_image(edited: Workspace) -> None:
     append(edited, "noop_fuzzer.c", "// a remark\n")
     assert remade(edited) == ["DemoFuzzers"]
+
+
+def in_guest(workspace: Workspace) -> list[str]:
+    """The fuzzers that a guest gets."""
+    entries = cpio.decode((workspace.store.demo / "initramfs.cpio").read_bytes())
+    return sorted(Path(entry.name).name for entry in entries if Path(entry.name).parent.name == "example-fuzzers")
+
+
+TOLD = """warning: noop_fuzzer does not compile, so the guest has to do without it
+  | noop_fuzzer.c:"""
+EVERY = "hint: mend noop_fuzzer.c, or what it includes; the next run makes it"
+
+
+def test_one_that_does_not_compile_is_left_out_and_told_at_each_run(edited: Workspace) -> None:
+    source = edited.directory / "sources/noop_fuzzer.c"
+    sound = source.read_text()
+    append(edited, "noop_fuzzer.c", "int more(void) { return nothing; }\n")
+    assert remade(edited) == ["DemoFuzzers", "DemoInitramfs", "InitrdWithKey"]
+    assert in_guest(edited) == ["crash_fuzzer"]
+    for words in (("luigi", "--module", "edited", "InitrdWithKey"), ("luigi", "--module", "edited", "DemoFuzzers")):
+        outcome = edited.run(*words)
+        assert outcome.status == 0
+        assert TOLD in outcome.text
+        assert "error: use of undeclared identifier 'nothing'" in outcome.text
+        assert outcome.text.count(EVERY) == 1
+        assert " made " not in outcome.text
+    tests = json.loads((edited.store.demo / "fuzzers/tests.json").read_text())
+    assert ["crash_fuzzer" in test["test"]["label"] for test in tests] == [True]
+    source.write_text(sound)
+    outcome = edited.run("luigi", "--module", "edited", "InitrdWithKey")
+    assert "does not compile" not in outcome.text
+    assert in_guest(edited) == ["crash_fuzzer", "noop_fuzzer"]
+
+
+def test_if_none_compiles_any_more_the_old_ones_stay(edited: Workspace) -> None:
+    def made() -> dict[str, bytes]:
+        files = [edited.store.demo / name for name in ("fuzzers.cpio", "initramfs.cpio")]
+        files += [path for path in (edited.store.demo / "fuzzers").rglob("*") if path.is_file()]
+        return {str(path): path.read_bytes() for path in files}
+
+    before = made()
+    append(edited, "options.c", "#error none\n")
+    outcome = edited.run("luigi", "--module", "edited", "InitrdWithKey")
+    assert outcome.status == 30
+    assert "options.c" in outcome.text
+    assert "error: none" in outcome.text
+    assert made() == before
+    assert not (edited.store.demo / "fuzzers.cpio.made.json").exists()
+
+
+USE = "volatile int used; __attribute__((constructor)) static void use(void) { used = ANSWER; }\n"
+
+
+@pytest.mark.parametrize(
+    ("include", "header"),
+    [
+        ('"shared.h"', "shared.h"),
+        ('"sub/a name with #$ in it.h"', "sub/a name with #$ in it.h"),
+        ('"../elsewhere.h"', "../elsewhere.h"),
+    ],
+)
+def test_a_header_that_is_edited_remakes_what_includes_it(edited: Workspace, include: str, header: str) -> None:
+    path = edited.directory / "sources" / header
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("#define ANSWER 1\n")
+    append(edited, "noop_fuzzer.c", f"#include {include}\n{USE}")
+    assert remade(edited) == ["DemoFuzzers", "DemoInitramfs", "InitrdWithKey"]
+    assert remade(edited) == []
+    path.write_text("#define ANSWER 2\n")
+    assert remade(edited) == ["DemoFuzzers", "DemoInitramfs", "InitrdWithKey"]
+    record = json.loads((edited.store.demo / "fuzzers.cpio.made.json").read_text())
+    assert header in record["inputs"]
+    assert str(edited.directory) not in str(record)
+
+
+def test_a_header_of_a_header_that_is_missing_is_noticed_when_it_comes(edited: Workspace) -> None:
+    sources = edited.directory / "sources"
+    (sources / "first.h").write_text('#include "second.h"\n')
+    append(edited, "noop_fuzzer.c", f'#include "first.h"\n{USE}')
+    assert remade(edited) == ["DemoFuzzers", "DemoInitramfs", "InitrdWithKey"]
+    assert in_guest(edited) == ["crash_fuzzer"]
+    (sources / "second.h").write_text("#error not yet\n#define ANSWER 1\n")
+    assert remade(edited) == ["DemoFuzzers"], "what comes out is the same"
+    (sources / "second.h").write_text("#define ANSWER 1\n")
+    assert remade(edited) == ["DemoFuzzers", "DemoInitramfs", "InitrdWithKey"]
+    assert in_guest(edited) == ["crash_fuzzer", "noop_fuzzer"]
+
+
+def test_the_list_of_headers(tmp_path: Path) -> None:
+    """A frozen sample, and files that are of no use."""
+    listing = tmp_path / "headers.json"
+    (tmp_path / "there.h").touch()
+    listing.write_text('{\n  "headers": [\n    "gone.h",\n    "there.h"\n  ],\n  "schema": 1\n}\n')
+    assert headers.known(tmp_path, listing) == {"there.h": tmp_path / "there.h"}
+    for text in ("", "{", "[]", '{"schema": 2, "headers": ["there.h"]}', '{"schema": 1, "headers": 7}'):
+        listing.write_text(text)
+        assert headers.known(tmp_path, listing) == {}
+    listing.unlink()
+    assert headers.known(tmp_path, listing) == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "names"),
+    [
+        ("a.o: a.c", ["a.c"]),
+        ("a.o: a.c x.h \\\n  ../y.h\n", ["a.c", "x.h", "../y.h"]),
+        ("a.o: a\\ b.c c\\#d.h e$$f.h\n", ["a b.c", "c#d.h", "e$f.h"]),
+        ("a.o: a.c dir/a:b.h back\\slash.h\n", ["a.c", "dir/a:b.h", "back\\slash.h"]),
+    ],
+)
+def test_a_rule_of_make(rule: str, names: list[str]) -> None:
+    assert list(headers.prerequisites(rule)) == names
 
 
 def test_what_was_made_of_the_fuzzers_is_watched(edited: Workspace) -> None:

@@ -50,6 +50,9 @@ def test_task_failed(anywhere: Workspace) -> None:
 
 def test_already_running(anywhere: Workspace) -> None:
     environment = {**anywhere.environment, "FAKE_ZBI": "hang"}
+    config = Path(environment.get("LUIGI_CONFIG_PATH", anywhere.directory / "luigi.cfg"))
+    if config.exists():  # however slow the host is, the first one is still at it when the second one comes
+        config.write_text(config.read_text().replace("timeout = 1\n", "timeout = 90\n"))
     command = anywhere.command("luigi", "--module", "tasks", "InitrdWithKey")
     images = anywhere.store.images("clusterfuzz")
     where = anywhere.command_directory or anywhere.directory
@@ -69,6 +72,21 @@ def test_already_running(anywhere: Workspace) -> None:
         (["BootInstance", "--ready", "soon"], "error: 'soon' is no choice\n  hint: use one of: ssh, marker"),
         (["SSHKeyPair", "--type", "dsa"], "error: 'dsa' is no choice\n  hint: use one of: ed25519, rsa"),
         (["ExtendedBlk", "--length", "3T"], "error: Bad size: 3T\n  hint: "),
+        *(
+            ([task, option, ""], f"error: {option} has an empty value\n  hint: ")
+            for task, option in (
+                ("StopInstance", "--name"),
+                ("BootInstance", "--name"),
+                ("BootInstance", "--ready"),
+                ("BootInstance", "--ExtendedBlk-length"),
+                ("FuzzCampaign", "--fuzzers"),
+                ("FuzzCampaign", "--file"),
+                ("RunFuzzer", "--fuzzer"),
+                ("BootInstance", "--workers"),
+                ("SSHKeyPair", "--type"),
+            )
+        ),
+        (["StopInstance", "--name="], "error: --name has an empty value\n  hint: "),
         (["BootInstance", "--nmae", "x"], "unrecognized arguments: --nmae x"),
     ],
 )
@@ -78,6 +96,24 @@ def test_usage(anywhere: Workspace, words: list[str], message: str) -> None:
     assert message in outcome.text
     assert "Traceback" not in outcome.text
     assert anywhere.files() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[SSHKeyPair]\ntype =\n", "[SSHKeyPair] type in luigi.cfg has an empty value\n  hint: "),
+        ("[FuzzCampaign]\nfuzzers =\n", "[FuzzCampaign] fuzzers in luigi.cfg has an empty value\n  hint: "),
+        ("[pool]\nsize =\n", "luigi.cfg: [pool] size =  cannot be used\n  hint: give it a value, or leave it out"),
+        ("[store]\nroot = $EMPTY\n", "luigi.cfg: [store] root = $EMPTY cannot be used\n  hint: its variables are"),
+    ],
+)
+def test_an_empty_setting_is_no_wish_for_the_default(workspace: Workspace, text: str, message: str) -> None:
+    workspace.configure(text)
+    workspace.environment["EMPTY"] = ""
+    for command in (["luigi", "--module", "tasks", "SSHKeyPair"], ["topcoat", "plan"]):
+        outcome = workspace.run(*command)
+        assert (outcome.status, message in outcome.text, "Traceback" in outcome.text) == (2, True, False), outcome.text
+    assert workspace.files() == []
 
 
 def test_a_mistake_in_the_settings_is_usage_too(workspace: Workspace) -> None:
@@ -92,7 +128,7 @@ def test_a_mistake_in_the_settings_is_usage_too(workspace: Workspace) -> None:
 def test_a_bug_has_a_traceback(workspace: Workspace) -> None:
     """Played by a module that breaks a task."""
     workspace.module(
-        "broken", "import tasks\ndef make(self): raise RuntimeError('a bug')\ntasks.SSHKeyPair.make = make\n"
+        "broken", "import tasks\ndef make(self, made): raise RuntimeError('a bug')\ntasks.SSHKeyPair.make = make\n"
     )
     outcome = workspace.run("luigi", "--module", "broken", "SSHKeyPair")
     assert outcome.status == 30

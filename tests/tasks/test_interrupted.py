@@ -16,13 +16,13 @@ RECORD = f"{INITRD}.made.json"
 KILL = """
 import os, signal, tasks
 from pipeline import digest_cache, freshness, prepare, publish
+from tasks import base
 digest_cache.RACY = 0  # on a slow machine all is old enough, and digests are saved before anything is made
-step, sync = os.environ["KILL_AT"], publish.sync
+step = os.environ["KILL_AT"]
 def dead(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
-def dead_with_it(path): dead() if path.name == "ssh-fuchsia.zbi" else sync(path)
-if step == "before temp": prepare.publish = dead
+if step == "before temp": base.replacing = dead
 if step == "after tool": prepare.require_output = dead
-if step == "before rename": publish.sync = dead_with_it
+if step == "before rename": publish._replace = dead
 if step == "after rename": freshness.write = dead
 if step == "before record": freshness.publish_json = dead
 """
@@ -54,9 +54,14 @@ def check_that_the_next_run_makes_it(workspace: Workspace) -> None:
 @pytest.mark.parametrize("step", ["before temp", "after tool", "before rename", "after rename", "before record"])
 def test_killed_at(stale: Workspace, step: str) -> None:
     stale.module("kill", KILL)
-    environment = {"KILL_AT": step}
+    environment, initrd = {"KILL_AT": step}, stale.directory / INITRD
+    before = initrd.read_bytes() if initrd.exists() else None
     killed = stale.run("luigi", "--module", "kill", "InitrdWithKey", environment=environment)
     assert killed.status == -signal.SIGKILL
+    if step in ("before temp", "after tool", "before rename"):
+        assert (initrd.read_bytes() if initrd.exists() else None) == before
+    else:
+        assert initrd.read_bytes() != before
     check_that_the_next_run_makes_it(stale)
 
 

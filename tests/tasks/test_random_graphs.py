@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
-from pipeline.publish import publish_bytes
+from pipeline.publish import write_new
 from tasks.base import ArtifactTask, Check, Tasks, WrapperTask, digests
 
 
@@ -59,13 +59,13 @@ class RandomNode(ArtifactTask):
     def inputs(self) -> dict[str, Path]:
         return {**super().inputs(), "source": self.world.source(self.number)}
 
-    def make(self) -> None:
+    def make(self, made: Sequence[Path]) -> None:
         self.world.made.append(self.number)
         outputs = [
             self.world.output(node).read_bytes() if node in self.world.needs[self.number] else b""
             for node in range(self.number)
         ]
-        publish_bytes(*self.artifacts(), self.world.content(self.number, outputs))
+        write_new(made[0], self.world.content(self.number, outputs))
 
 
 class RandomRoot(WrapperTask):
@@ -99,6 +99,13 @@ def graphs(draw: st.DrawFn) -> list[set[int]]:
     return [draw(st.sets(st.integers(0, node - 1), max_size=3)) if node else set() for node in range(count)]
 
 
+class Failing(World):
+    """One in which nothing can be made: each node writes half, and fails."""
+
+    def content(self, node: int, outputs: list[bytes]) -> bytes:
+        raise OSError("no")
+
+
 HARMFUL = ("output", "lost output", "record", "corrupt record", "newer record")
 """Whoever suffers them must be made again, whatever its source is."""
 
@@ -130,10 +137,21 @@ def check(world: World, edits: list[tuple[str, int, bytes]]) -> None:
     expected = oracle(world, outputs, dirty)
     certain, possible = foretold(world)
     assert certain <= expected <= possible
+    fail(world)
     assert run(world) == expected
     assert [world.output(node).read_bytes() for node in range(count)] == world.all_contents()
     assert foretold(world) == (set(), set())
     assert run(world) == set()
+
+
+def fail(world: World) -> None:
+    """Run luigi while nothing can be made. What was there stays as it is."""
+    before = [path.read_bytes() if path.exists() else None for path in map(world.output, range(len(world.needs)))]
+    RandomNode.world = Failing(world.root, world.needs)
+    _, stale = foretold(RandomNode.world)
+    assert luigi.build([RandomRoot()], local_scheduler=True, log_level="CRITICAL") == (not stale)
+    after = [path.read_bytes() if path.exists() else None for path in map(world.output, range(len(world.needs)))]
+    assert after == before
 
 
 def apply(world: World, kind: str, node: int, data: bytes) -> None:

@@ -285,10 +285,10 @@ def test_a_rebuild_that_yields_the_same_makes_nothing_downstream_stale(prepared:
     bump("SSHKeyPair")(prepared)
     prepared.module(
         "equal",
-        "import tasks, both\nfrom pipeline.publish import publish_bytes\n"
-        "def make(self):\n"
-        "    for path in self.artifacts():\n"
-        f"        publish_bytes(path, open('{prepared.directory}/' + path.name, 'rb').read(), 0o600)\n"
+        "import tasks, both\nfrom pipeline.publish import write_new\n"
+        "def make(self, made):\n"
+        "    for path in made:\n"
+        f"        write_new(path, open('{prepared.directory}/' + path.name, 'rb').read(), 0o600)\n"
         "tasks.SSHKeyPair.make = make\n",
     )
     for name in ("sshid", "sshid.pub"):

@@ -23,6 +23,7 @@ from pipeline.undercoat.command import COMMANDS, main
         (["get_logs", "-runs=1"], "flag provided but not defined: -runs"),
         (["run_fuzzer", "-handle", "h", "-fuzzer", "f", "-runs=1"], "flag provided but not defined: -runs"),
         (["run_fuzzer", "-handle", "h"], "not enough arguments"),
+        (["run_fuzzer", "-handle", "h", "-fuzzer", "f", "-artifact-dir="], "-artifact-dir has an empty value"),
         (["prepare_fuzzer", "-handle", "h", "-fuzzer", "f", "x"], "too many arguments"),
         (["put_data", "-handle", "h", "-fuzzer", "f", "-src", "s"], "not enough arguments"),
         (["start_instance", "-handle", "x"], "flag provided but not defined: -handle"),

@@ -108,6 +108,54 @@ def process_of_dead(handle: Handle) -> Process:
     return handle.process
 
 
+def nobody_was_told(caller: Workspace, process: "subprocess.Popen[bytes]") -> str:
+    """What `start_instance` has said, once it is over and nothing runs."""
+    said = process.communicate(timeout=100)[1].decode()
+    assert process.returncode == 1, said
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+    assert qemus_of(caller.directory) == []
+    assert [path.name for path in temporary(caller).rglob("*handle*")] == []
+    return said
+
+
+def start_instance(caller: Workspace, stdout: int) -> "subprocess.Popen[bytes]":
+    words = caller.command("undercoat", "start_instance")
+    return subprocess.Popen(words, cwd=caller.directory, env=caller.environment, stdout=stdout, stderr=subprocess.PIPE)
+
+
+def test_a_guest_whose_handle_cannot_be_written_is_stopped_again(caller: Workspace) -> None:
+    with open("/dev/full", "wb") as full:
+        said = nobody_was_told(caller, start_instance(caller, full.fileno()))
+    assert "InitrdWithKey: made" in said
+    assert "so the guest was stopped again: No space left on device" in said
+
+
+def test_a_guest_whose_reader_goes_while_it_boots_is_stopped_again(caller: Workspace) -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb") as read:
+        process = start_instance(caller, writer)
+        os.close(writer)
+        assert process.stderr
+        process.stderr.readline()  # it has begun
+        read.close()
+    assert "so the guest was stopped again: Broken pipe" in nobody_was_told(caller, process)
+
+
+def test_without_anybody_to_be_told_nothing_is_booted(caller: Workspace) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as gone:
+        said = nobody_was_told(caller, start_instance(caller, gone.fileno()))
+    assert "the handle of a guest is told on standard output, and its reader has gone" in said
+    assert "made" not in said
+    words = ["sh", "-c", 'exec "$@" >&-', "sh", *caller.command("undercoat", "start_instance")]
+    process = subprocess.Popen(words, cwd=caller.directory, env=caller.environment, stderr=subprocess.PIPE)
+    said = nobody_was_told(caller, process)
+    assert "the handle of a guest is told on standard output, and it is closed" in said
+    assert "made" not in said
+
+
 def test_a_second_guest_finds_the_images_prepared(caller: Workspace) -> None:
     with started(caller):
         outcome = caller.run("undercoat", "start_instance")

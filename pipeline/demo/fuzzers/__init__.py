@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import ToolFailed
+
 SOURCES = Path(__file__).parent
 """Where the sources are."""
 
@@ -45,6 +47,22 @@ class Fuzzer:
     def seeds(self) -> list[Path]:
         """The inputs that it starts from."""
         return sorted(self.source.with_suffix(".corpus").glob("*"))
+
+
+FAILED = "failed"
+"""The directory, among what is made of the fuzzers, with the compiler's words about those that it does not take."""
+
+
+def failures(made: Path) -> list[ToolFailed]:
+    """What to tell of the fuzzers that are missing in the directory `made`, because they do not compile."""
+    return [
+        ToolFailed(
+            f"{words.stem} does not compile, so the guest has to do without it",
+            hint=f"mend {words.stem}.c, or what it includes; the next run makes it",
+            detail=words.read_text(),
+        )
+        for words in sorted((made / FAILED).glob("*.txt"))
+    ]
 
 
 def all_in(directory: Path) -> list[Fuzzer]:

@@ -6,15 +6,16 @@ of a Fuchsia build, and below `.build-id` the same programs with debug informati
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from pipeline.demo.compiler import RUNTIME, SANITIZER, SOURCES_SHOWN, TARGET, Compiler, unpack
-from pipeline.demo.fuzzers import OPTIONS, PACKAGE, Fuzzer, all_in
-from pipeline.errors import ToolLied
+from pipeline.demo.compiler import RUNTIME, SANITIZER, SOURCES_SHOWN, TARGET, WRONG_SOURCE, Compiler, unpack
+from pipeline.demo.fuzzers import FAILED, OPTIONS, PACKAGE, Fuzzer, all_in
+from pipeline.errors import ToolFailed, ToolLied
 from pipeline.faults import host_faults
 from pipeline.images import cpio
-from pipeline.publish import publish, publish_json
+from pipeline.publish import publish_json
 
 _BUILD_ID = re.compile(rb"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0(.{20})", re.DOTALL)
 """The note of a SHA-1: sizes of name and content, type, name."""
@@ -25,32 +26,53 @@ _LIBC = f"**/{TARGET}/libc.so.6"
 def make(sources: Path, compiler: Compiler, sysroot: Path, image: Path, directory: Path, *, timeout: float) -> None:
     """Compile all fuzzers in `sources`. Makes the archive `image`, and `directory` with all else.
 
+    A fuzzer that does not compile is left out, and `failures(directory)` tells of it. If none does, that is an error.
     Raises StoreError or ToolError.
     """
     with host_faults("making the fuzzers of the demo guest"):
-        shutil.rmtree(directory, ignore_errors=True)
-        with publish(directory) as made, publish(image) as archive:
-            fuzzers, root = all_in(sources), unpack(sysroot, made.parent / "root")
-            build = _Making(compiler, root, made, timeout)
-            made.mkdir()
-            archive.write_bytes(cpio.encode(build.entries(fuzzers)))
-            publish_json(made / "fuzzers.json", list(_labels(fuzzers)))
-            publish_json(made / "tests.json", [_test(fuzzer) for fuzzer in fuzzers])
+        directory.mkdir()
+        with TemporaryDirectory(dir=image.parent) as scratch:
+            build = _Making(compiler, unpack(sysroot, Path(scratch, "root")), directory, timeout)
+            programs = build.compile(all_in(sources))
+            image.write_bytes(cpio.encode(build.entries(programs)))
+        publish_json(directory / "fuzzers.json", list(_labels(programs)))
+        publish_json(directory / "tests.json", [_test(fuzzer) for fuzzer in programs])
 
 
 class _Making:
     def __init__(self, compiler: Compiler, root: Path, made: Path, timeout: float) -> None:
         self.compiler, self.root, self.made, self.timeout = compiler, root, made, timeout
 
-    def entries(self, fuzzers: list[Fuzzer]) -> Iterator[cpio.Entry]:
-        """What the guest gets. On the way everything is compiled, and filed by its build id."""
+    def compile(self, fuzzers: list[Fuzzer]) -> dict[Fuzzer, bytes]:
+        """The programs of those that compile, stripped; with debug information they are filed by build id."""
+        programs, failed = {}, {}
+        for fuzzer in fuzzers:
+            try:
+                programs[fuzzer] = self._program(fuzzer)
+            except ToolFailed as error:
+                if error.code != WRONG_SOURCE:
+                    raise
+                failed[fuzzer] = error
+        if failed and not programs:
+            raise next(iter(failed.values()))
+        for fuzzer, failure in failed.items():
+            self._keep_words(fuzzer, failure)
+        return programs
+
+    def _keep_words(self, fuzzer: Fuzzer, failure: ToolFailed) -> None:
+        (self.made / FAILED).mkdir(exist_ok=True)
+        _, _, words = failure.detail.partition("\n")  # behind the command line, which has a temporary path
+        (self.made / FAILED / f"{fuzzer.name}.txt").write_text(f"{words}\n")
+
+    def entries(self, programs: Mapping[Fuzzer, bytes]) -> Iterator[cpio.Entry]:
+        """What the guest gets."""
         yield from (cpio.directory(name) for name in ("lib", "data", "data/fuzz", f"data/fuzz/{PACKAGE}"))
         yield from (cpio.file(f"lib/{name}", (self.root / path).read_bytes(), 0o755) for path, name in RUNTIME.items())
         # The guest has them as they are; stacks need the names of their functions
         for library in (self.root / SANITIZER, *self.root.glob(_LIBC)):
             self._file_by_id(library)
-        for fuzzer in fuzzers:
-            yield from _name_space(fuzzer, self._program(fuzzer))
+        for fuzzer, program in programs.items():
+            yield from _name_space(fuzzer, program)
 
     def _program(self, fuzzer: Fuzzer) -> bytes:
         program = self.root / fuzzer.name
