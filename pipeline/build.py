@@ -161,7 +161,7 @@ def _overridden(build: Build, settings: Settings) -> Build:
 
 def _qemu_img(qemu: Path) -> Resource:
     """QEMU's own image program: the one beside QEMU, else PATH's. It makes the overlay of each instance."""
-    beside = qemu.resolve().parent / "qemu-img"
+    beside = Path(os.path.realpath(qemu)).parent / "qemu-img"
     found = beside if beside.exists() else Path(shutil.which("qemu-img") or "qemu-img")
     return Resource("qemu-img", found, "install it (apt-get install qemu-utils), or set [build] qemu-img = PATH")
 

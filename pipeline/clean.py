@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import InstanceBusy
-from pipeline.faults import host_faults
+from pipeline.faults import entries, host_faults, unless_gone
 from pipeline.instance import Instance
 from pipeline.process import locked_by_someone
 from pipeline.publish import locked, remove
@@ -31,8 +31,9 @@ class Item:
 def items(store: Store) -> list[Item]:
     """All that can be deleted, and what cannot although it is of that kind. Changes nothing."""
     users = _users(store)
-    places = [*sorted(store.all_images.glob("*")), store.demo, store.cache]
-    return [_item(path, users.get(path.name) or users.get("")) for path in places if _files(path)]
+    places = [*entries(store.all_images), store.demo, store.cache]
+    with host_faults("looking at what can be made again"):
+        return [_item(path, users.get(path.name) or users.get("")) for path in places if _files(path)]
 
 
 def delete(item: Item) -> Item:
@@ -67,7 +68,7 @@ def _item(path: Path, user: str | None) -> Item:
 
 def _files(directory: Path) -> list[Path]:
     """All files at and below a path but lock files."""
-    found = (Path(parent) / name for parent, _, names in os.walk(directory) for name in names)
+    found = (Path(parent) / name for parent, _, names in os.walk(directory, onerror=unless_gone) for name in names)
     return [path for path in found if path.suffix != ".lock"]
 
 

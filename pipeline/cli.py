@@ -1,27 +1,73 @@
 """The `topcoat` command: its words and options. What each does is in pipeline/commands.
 
-Exit codes: 0 done, 2 wrong usage, 20 a file or program is missing, 30 failed, 10 somebody else is at it. `topcoat ssh`
-ends with the status of the command in the guest, or with 255 if there is none, as ssh does; `topcoat plan --check` and
-`topcoat image diff` with 1 if anything would run, or differs.
+Exit codes: 0 done, 2 wrong usage, 20 a file or program is missing, 30 failed, 10 somebody else is at it, 130
+interrupted, 141 nobody reads its output. `topcoat ssh` ends with the status of the command in the guest, or with 255 if
+there is none, as ssh does; `topcoat plan --check` and `topcoat image diff` with 1 if anything would run, or differs.
+
+What a command prints is what was asked for, so that it fails if it cannot print; but where it does something (boot,
+stop, force, clean, gc, corpus import and export), that is done to its end, whether anybody listens or not.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 
-from pipeline import settings
+from pipeline import settings, streams
 from pipeline.commands import artifacts, boots, campaigns, corpora, guests, host, images
 from pipeline.errors import CommandError, ConnectError, TopcoatError, empty_value
+from pipeline.faults import paths_explained
+from pipeline.luigi_command import shadow_of_tasks
 from pipeline.settings import Settings
+from pipeline.streams import OutputError
 
 SSH_FAILED = 255
+INTERRUPTED = 130
+UNHEARD = 141
+"""The exit code if nobody reads the output that was asked for: what a shell shows of a program ended by SIGPIPE."""
 _TOOLS = (["zbi"], ["fvm"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Mistakes and failures are explained on stderr, without a traceback."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    streams.set_up(needed=True)
+    try:
+        try:
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
+        finally:
+            sys.stdout.flush()  # also of what --help prints before it ends the program
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        streams.give_up_output()
+        return UNHEARD
+    except OutputError as error:
+        streams.give_up_output()
+        return _failed(error.explained())
+
+
+def _run(words: list[str]) -> int:
+    options = _options(words)
+    command: Callable[[Settings, argparse.Namespace], int] = options.run
+    try:
+        _refuse_empty_values(options)
+        with paths_explained(f"topcoat {options.command}"):
+            return command(settings.load(), options)
+    except TopcoatError as error:
+        in_guest = isinstance(error, (CommandError, ConnectError))
+        _failed(error)
+        return SSH_FAILED if in_guest and options.command == "ssh" else error.exit_code
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "tasks" and (shadow := shadow_of_tasks()):
+            return _failed(shadow)
+        raise
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _failed(error: TopcoatError) -> int:
+    print(f"error: {error.explain()}", file=sys.stderr)
+    return error.exit_code
+
+
+def _options(words: list[str]) -> argparse.Namespace:
     parser = _parser()
     # The arguments of a tool are its own business, and most begin with a dash
     options, parameters = parser.parse_known_args(words[:1] if words[:1] in _TOOLS else words)
@@ -31,19 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parameters and "task" not in options:
         parser.error(f"unrecognized arguments: {' '.join(parameters)}")
     options.parameters = words[1:] if words[:1] in _TOOLS else parameters
-    try:
-        _refuse_empty_values(options)
-        command: Callable[[Settings, argparse.Namespace], int] = options.run
-        return command(settings.load(), options)
-    except TopcoatError as error:
-        print(f"error: {error.explain()}", file=sys.stderr)
-        in_guest = isinstance(error, (CommandError, ConnectError))
-        return SSH_FAILED if in_guest and options.command == "ssh" else error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return options
 
 
 def _refuse_empty_values(options: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from pipeline.errors import (
     UnknownInstance,
     UsageError,
 )
-from pipeline.faults import host_faults
+from pipeline.faults import entries, host_faults
 from pipeline.freshness import Key
 from pipeline.process import Process, owner_of_pidfile
 from pipeline.publish import is_locked, locked, publish_json, remove
@@ -144,12 +144,9 @@ class Instance:
 
     @classmethod
     def all(cls, store: Store) -> list["Instance"]:
-        """All instances that have a directory, by name."""
-        try:
-            found = sorted(path for path in store.instances.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return [cls(path.name, path) for path in found]
+        """All instances that have a directory, by name. Raises StoreError."""
+        found = entries(store.instances)
+        return [cls(path.name, path) for path in found if path.is_dir() and _NAME.fullmatch(path.name)]
 
     @property
     def handle_file(self) -> Path:
@@ -202,7 +199,7 @@ class Instance:
 
         The directory is made by `make_sockets`.
         """
-        digest = sha256(str(self.directory.resolve()).encode()).hexdigest()[:12]
+        digest = sha256(os.fsencode(os.path.realpath(self.directory))).hexdigest()[:12]
         candidates = [Path(os.environ.get("TMPDIR", "")), Path("/tmp")]
         for base in candidates:
             path = base / f"topcoat-{os.getuid()}" / digest

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.deadline import utc_now
+from pipeline.faults import entries
 from pipeline.instance import Instance
 from pipeline.process import Process
 from pipeline.publish import locked, publish_json, remove
@@ -29,7 +30,7 @@ SCHEMA = 1
 
 State = Literal["leased", "idle"]
 
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
+_FILE = re.compile(r"slot-(0|[1-9][0-9]{0,5})\.json")
 _LONGEST = 1 << 16  # bytes of a state that are read
 
 
@@ -80,8 +81,8 @@ class Slot:
     @classmethod
     def noted(cls, store: Store) -> list["Slot"]:
         """All places whose guests' last use is noted, of whatever size the pool is now."""
-        numbers = [path.stem.removeprefix("slot-") for path in pool_directory(store).glob("slot-*.json")]
-        return [cls(store, number) for number in sorted(int(text) for text in numbers if _NUMBER.fullmatch(text))]
+        numbers = [_FILE.fullmatch(path.name) for path in entries(pool_directory(store))]
+        return [cls(store, number) for number in sorted(int(match[1]) for match in numbers if match)]
 
     @property
     def instance(self) -> Instance:

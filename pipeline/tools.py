@@ -4,6 +4,7 @@ They run through `sh` in a session of their own, without a terminal, with captur
 limit passes or the caller is interrupted, the whole process group is killed, grandchildren too.
 """
 
+import codecs
 import errno
 import os
 import shlex
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sh import RunningCommand
 
 _FULL = os.strerror(errno.ENOSPC)
+_CODEC = "topcoat_arguments"
 _KEPT = 256
 """Chunks of 4096 bytes kept of each stream: a tool gone mad cannot fill the memory."""
 
@@ -148,6 +150,7 @@ def _start(tool: Tool, words: list[str], cwd: Path | None, said: _Said) -> "Runn
                 _err_bufsize=4096,
                 _cwd=str(cwd) if cwd else None,
                 _preexec_fn=die_with_parent(),
+                _encoding=_CODEC,
                 _decode_errors="replace",
             )
     except (sh.CommandNotFound, sh.ForkException, OSError, ValueError) as error:
@@ -156,6 +159,18 @@ def _start(tool: Tool, words: list[str], cwd: Path | None, said: _Said) -> "Runn
             hint=f"is the file there, and executable? [build] {tool.name} = PATH names another one",
             detail=tail(str(error), 1),
         ) from error
+
+
+def _codec(name: str) -> codecs.CodecInfo | None:
+    """UTF-8, but arguments become what they are to the kernel: sh itself refuses paths that are not UTF-8."""
+    if name != _CODEC:
+        return None
+    return codecs.CodecInfo(
+        lambda text, errors="strict": (os.fsencode(text), len(text)), codecs.lookup("utf-8").decode, name=_CODEC
+    )
+
+
+codecs.register(_codec)
 
 
 @contextmanager

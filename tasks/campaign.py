@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 import luigi
 
 from pipeline import settings
-from pipeline.errors import CampaignError, UsageError
+from pipeline.errors import CampaignError
 from pipeline.freshness import Reason
 from pipeline.process import die_with_parent
 from tasks.base import Check, FreshTask, Tasks, digests, say_once
 from tasks.boot import BootInstance
 from tasks.build import BuildTask, current
-from tasks.defaults import ending_quietly, refuse
 from tasks.demo import DemoCompiler, DemoFuzzers
 from tasks.parameters import Choice
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
@@ -111,13 +110,6 @@ class CampaignTask(BuildTask, FreshTask):
 
         return State.of(ledger.read(self.directory(definition) / LEDGER))
 
-    def complete(self) -> bool:
-        """Whether nothing must be done. A mistake in the definition ends luigi: whatever it is, it says what to do."""
-        try:
-            return super().complete()
-        except UsageError as error:
-            refuse(error)
-
     def unready(self, check: Check) -> Reason | None:
         """Why nothing can be said of the campaign itself yet: what it needs is missing or stale."""
         if missing := self.missing():
@@ -138,7 +130,7 @@ class CampaignTask(BuildTask, FreshTask):
         definition = self.definition()
         boot = BootInstance(name="pool")
         guests = QemuGuests(chosen, build, "ssh", lambda: boot.key(digests()))
-        with ending_quietly(), Pool(chosen, guests) as pool:
+        with Pool(chosen, guests) as pool:
             pooled = PooledGuests(pool, guests, {plan.name: dict(plan.environment) for plan in definition.fuzzers})
             workers = min(luigi.interface.core().workers, pool.size)
             runner = Runner(definition, self.subjects(definition), pooled, chosen.store, chosen.campaign, workers, only)

@@ -5,12 +5,13 @@ imports this before luigi reads its settings, so the defaults set here hold ever
 """
 
 import atexit
+import configparser
 import functools
 import logging
 import multiprocessing
-import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -20,10 +21,13 @@ import luigi
 from luigi.cmdline_parser import CmdlineParser
 from luigi.parameter import ParameterException
 from luigi.task_register import Register, TaskClassException
+from luigi.worker import TaskProcess
 
-from pipeline import settings
-from pipeline.errors import TopcoatError, empty_value
+from pipeline import settings, streams
+from pipeline.errors import SettingsError, TopcoatError, UsageError, empty_value
+from pipeline.faults import explained
 from pipeline.garbage.run_locks import lock_directory, tidy
+from pipeline.text import one_line
 
 log = logging.getLogger("topcoat")
 
@@ -57,7 +61,7 @@ USAGE = 2
 INTERRUPTED = 130
 """The exit code after SIGINT or SIGTERM, whatever was being done."""
 _CLEANUP_LIMIT = 300.0  # seconds for an interrupted worker: it fetches what a campaign has found, and stops guests
-_MISTAKES = (ParameterException, TaskClassException)
+_SEE = "see what the task takes: luigi --module tasks TASK --help"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -66,12 +70,15 @@ class Interrupted(KeyboardInterrupt):
 
 def install() -> None:
     """Set everything up. Ends the process with exit code 2 if luigi.cfg holds a mistake."""
+    streams.set_up(needed=False)
     sys.excepthook = _explain_and_exit
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     _log_plainly()
     _build_parsers_once()
     _refuse_empty_values()
+    _end_workers_quietly()
+    luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)(_tell_of_death)
     pids = lock_directory(settings.load().store)
     atexit.register(tidy, pids)
     _set("core", "lock_pid_dir", str(pids))
@@ -148,29 +155,61 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
     What luigi says of a missing file is dropped: the task has said more.
     """
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, _MISTAKES) or (isinstance(error, TopcoatError) and error.exit_code == USAGE):
-        refuse(error)
-    if isinstance(error, TopcoatError):
-        log.error("%s", error.explain())
+    error = record.exc_info[1] if record.exc_info else sys.exc_info()[1]
+    understood = _understood(error)
+    if understood and understood.exit_code == USAGE:
+        refuse(understood)
+    if understood:
+        log.error("%s", understood.explain())
+    if understood or isinstance(error, SystemExit):  # of `refuse`, which has told why
         return False
     return not record.msg.startswith("Data for %s does not exist")
 
 
-def refuse(error: BaseException) -> NoReturn:
-    """End the process over a mistake of its user's: explained, with exit code 2."""
-    print(f"error: {_explained(error)}", file=sys.stderr)
-    raise SystemExit(USAGE)
+def refuse(error: TopcoatError) -> NoReturn:
+    """End the process over an error that is its user's or the host's: explained, with the error's exit code."""
+    print(f"error: {error.explain()}", file=sys.stderr)
+    raise SystemExit(error.exit_code)
 
 
-def _explained(error: BaseException) -> str:
-    if isinstance(error, TopcoatError):
-        return error.explain()
+@contextmanager
+def refusing() -> Iterator[None]:
+    """`refuse` what the body raises, unless it is a bug."""
+    try:
+        yield
+    except Exception as error:
+        if understood := _understood(error):
+            refuse(understood)
+        raise
+
+
+def _understood(error: BaseException | None) -> TopcoatError | None:
+    """The error as one of ours, if it is one, or a mistake that luigi has found; None for a bug."""
+    if error is None or isinstance(error, TopcoatError):
+        return error
+    if isinstance(error, OSError) and error.filename is not None:
+        return explained("luigi", error)
+    if isinstance(error, configparser.Error):
+        return SettingsError(one_line(str(error)), hint="correct luigi.cfg")
     if isinstance(error, TaskClassException):
         import tasks
 
-        return f"{str(error).partition('.')[0]}\n  hint: there are: {', '.join(tasks.__all__)}"
-    return f"{error}\n  hint: see what the task takes: luigi --module tasks TASK --help"
+        return UsageError(str(error).partition(".")[0], hint=f"there are: {', '.join(tasks.__all__)}")
+    if isinstance(error, ParameterException):
+        return UsageError(str(error), hint=_SEE)
+    if isinstance(error, ValueError) and (name := _parameter_of(error)):
+        reason = f"{error.__cause__ or error}"
+        return UsageError(f"--{name}: {reason}", hint=f"give another value, here or in luigi.cfg; {_SEE}")
+    return None
+
+
+def _parameter_of(error: ValueError) -> str | None:
+    """The name of the parameter whose value luigi was reading; None if the error has come from elsewhere."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not frames or not frames[-1].f_globals["__name__"].startswith("luigi."):
+        return None
+    names = [str(frame.f_locals["param_name"]) for frame in frames if "param_name" in frame.f_locals]
+    return names[-1].replace("_", "-") if names else None
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -183,29 +222,42 @@ def _pass(number: int, frame: FrameType | None) -> None:
     """Not SIG_IGN: Python prints a traceback for a signal that had come, unseen yet, when that was set."""
 
 
-@contextmanager
-def ending_quietly() -> Iterator[None]:
-    """In a worker of luigi's, end the process over an interruption of the body, once that has cleaned up.
+def _end_workers_quietly() -> None:
+    """Have a worker of luigi's that is interrupted clean up and end; luigi, interrupted too, says what is to be said.
 
-    Else multiprocessing prints a traceback; luigi itself, which is interrupted too, says what is to be said.
+    Else multiprocessing prints a traceback for each worker.
     """
-    try:
-        yield
-    except Interrupted:
-        if multiprocessing.parent_process() is None:
-            raise
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(INTERRUPTED)
+    run: Callable[[TaskProcess], None] = TaskProcess.run
+
+    @functools.wraps(run)
+    def quietly(worker: TaskProcess) -> None:
+        try:
+            run(worker)
+        except Interrupted:
+            if multiprocessing.parent_process() is None:
+                raise
+            raise SystemExit(INTERRUPTED) from None
+
+    setattr(TaskProcess, "run", quietly)  # noqa: B010  mypy forbids the assignment
 
 
-def _explain_and_exit(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _tell_of_death(task: luigi.Task, said: str) -> None:
+    """Say how a task's worker process ended, of which luigi says nothing. `said` ends in the process's exit code."""
+    code = int(said.rpartition(" ")[2])
+    how = f"died by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with {code}"
+    hint = "run it again"
+    if code == -signal.SIGKILL:
+        hint = "most likely the kernel ended it because memory ran out (see dmesg); free some, or use fewer --workers"
+    log.error("%s: the process that worked at it %s\n  hint: %s", task, how, hint)
+
+
+def _explain_and_exit(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
     if isinstance(error, Interrupted):
         for worker in multiprocessing.active_children():  # luigi's: interrupted too, they have to clean up
             worker.join(_CLEANUP_LIMIT)
         text = f"error: interrupted by {error}; what was begun is cleaned up\n  hint: the same command again goes on"
         print(text, file=sys.stderr)
         raise SystemExit(INTERRUPTED)
-    if isinstance(error, (TopcoatError, *_MISTAKES)):
-        refuse(error)
-    sys.__excepthook__(kind, error, traceback)
+    if understood := _understood(error):
+        refuse(understood)
+    sys.__excepthook__(kind, error, where)

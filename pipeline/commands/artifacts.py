@@ -2,9 +2,15 @@
 
 import argparse
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.settings import Settings
 from pipeline.size import readable
+from pipeline.streams import only_telling
+
+if TYPE_CHECKING:
+    from pipeline.clean import Item
 
 
 def why(chosen: Settings, options: argparse.Namespace) -> int:
@@ -31,6 +37,7 @@ def plan(chosen: Settings, options: argparse.Namespace) -> int:
     return 1 if options.check and graph.pending() else 0
 
 
+@only_telling()
 def force(chosen: Settings, options: argparse.Namespace) -> int:
     """Have the next run make an artifact again."""
     from tasks import explain
@@ -46,13 +53,18 @@ def clean(chosen: Settings, options: argparse.Namespace) -> int:
     items = clean.items(chosen.store)
     if options.yes:
         items = [item if item.kept else clean.delete(item) for item in items]
+    with only_telling(options.yes):
+        _tell(items, options)
+    return 0
+
+
+def _tell(items: "Sequence[Item]", options: argparse.Namespace) -> None:
     if options.json:
         rows = [{"path": str(item.path), "bytes": item.bytes, "kept": item.kept or None} for item in items]
         print(json.dumps({"schema": 1, "done": options.yes, "items": rows}, indent=2, sort_keys=True))
-        return 0
+        return
     for item in items:
         verb = "keep" if item.kept else "deleted" if options.yes else "delete"
         print(f"{verb:<8} {item.path} ({readable(item.bytes)})" + (f": {item.kept}" if item.kept else ""))
     if not options.yes and not all(item.kept for item in items):
         print("nothing was deleted; to do it: topcoat clean --yes")
-    return 0

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pipeline.errors import UsageError
 from pipeline.instance import Instance
 from pipeline.settings import Settings
+from pipeline.streams import only_telling
 
 
 def argv(chosen: Settings, options: argparse.Namespace) -> int:
@@ -35,7 +36,8 @@ def boot(chosen: Settings, options: argparse.Namespace) -> int:
         raise UsageError("a boot has no --json", hint="add --dry-run; after a boot, see topcoat instances --json")
     from tasks.command import run
 
-    run(words)
+    with only_telling():
+        run(words)
     return 0
 
 

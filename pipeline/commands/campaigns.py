@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.duration import readable_duration
 from pipeline.errors import MissingResource, ResourceDamaged, StoreError, UsageError
+from pipeline.faults import entries
 from pipeline.settings import Settings
 from pipeline.text import columns, one_line
 
@@ -175,7 +176,7 @@ def _directories(chosen: Settings, name: str | None) -> list[Path]:
     from pipeline.campaign.reading import LEDGER
 
     root = chosen.store.campaigns
-    known = sorted(path.parent for path in root.glob(f"*/{LEDGER}"))
+    known = [path for path in entries(root) if (path / LEDGER).exists()]
     if name is None:
         return known
     if root / name not in known:

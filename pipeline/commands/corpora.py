@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InstanceBusy, StoreError, TopcoatError, UsageError
+from pipeline.faults import entries
 from pipeline.settings import Settings
 from pipeline.size import readable
+from pipeline.streams import only_telling
 from pipeline.text import columns, one_line
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def list_all(chosen: Settings, options: argparse.Namespace) -> int:
     return StoreError.exit_code if failed else 0
 
 
+@only_telling()
 def bring(chosen: Settings, options: argparse.Namespace) -> int:
     """Add directories to a corpus, as libFuzzer would read them."""
     corpus = _corpus(chosen, options.fuzzer)
@@ -92,6 +95,7 @@ def bring(chosen: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
+@only_telling()
 def take(chosen: Settings, options: argparse.Namespace) -> int:
     """Copy a corpus into a directory, one file for each unit, named as libFuzzer names them."""
     corpus, directory = _corpus(chosen, options.fuzzer), Path(options.directory)
@@ -131,9 +135,9 @@ def _asked_for(chosen: Settings, patterns: Sequence[str]) -> "list[Corpus]":
 
 def _corpora(chosen: Settings) -> "Iterator[Corpus]":
     root = _root(chosen)
-    for name in sorted(str(path.relative_to(root)) for path in root.glob("*/*") if path.is_dir()):
+    for path in (path for package in entries(root) if package.is_dir() for path in entries(package) if path.is_dir()):
         try:
-            yield _corpus(chosen, name)
+            yield _corpus(chosen, str(path.relative_to(root)))
         except UsageError:  # something else than a corpus: no fuzzer can have that name
             continue
 

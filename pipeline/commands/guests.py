@@ -16,6 +16,7 @@ from pipeline.errors import TopcoatError, UsageError
 from pipeline.instance import ENDED, Handle, Instance
 from pipeline.qemu.keeper import parts
 from pipeline.settings import Settings, Timeouts
+from pipeline.streams import only_telling
 from pipeline.text import printable
 
 _FOLLOW = 0.2
@@ -159,6 +160,7 @@ def console(chosen: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
+@only_telling()
 def stop(chosen: Settings, options: argparse.Namespace) -> int:
     """End instances, and say how each ended."""
     if bool(options.name) == options.all:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from pipeline.size import readable
+from pipeline.streams import only_telling
 
 if TYPE_CHECKING:
     from pipeline.gc import Outcome
@@ -52,13 +53,14 @@ def gc(chosen: Settings, options: argparse.Namespace) -> int:
         }
         for outcome in outcomes
     ]
-    if options.json:
-        print(json.dumps({"schema": 1, "done": options.yes, "items": rows}, indent=2, sort_keys=True))
-    else:
-        for outcome in outcomes:
-            _tell(outcome, done=options.yes)
-        if items and not options.yes:
-            print("nothing was reclaimed; to do it: topcoat gc --yes")
+    with only_telling(options.yes):
+        if options.json:
+            print(json.dumps({"schema": 1, "done": options.yes, "items": rows}, indent=2, sort_keys=True))
+        else:
+            for outcome in outcomes:
+                _tell(outcome, done=options.yes)
+            if items and not options.yes:
+                print("nothing was reclaimed; to do it: topcoat gc --yes")
     return _FAILED if any(outcome.error for outcome in outcomes) else 0
 
 

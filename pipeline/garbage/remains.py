@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from pipeline.faults import unless_gone
 from pipeline.garbage.item import Item, Spared, alone, delete, used
 from pipeline.instance import Instance
 from pipeline.publish import is_locked, put_back, target_of_remains
@@ -25,7 +26,7 @@ def items(store: Store, instances: Sequence[Instance]) -> Iterator[Item]:
 
 
 def _find(place: Path) -> Iterator[Path]:
-    for parent, directories, _ in os.walk(place):
+    for parent, directories, _ in os.walk(place, onerror=unless_gone):
         found = sorted(name for name in directories if target_of_remains(name))
         directories[:] = [name for name in directories if name not in found]
         yield from (Path(parent, name) for name in found if not Path(parent, name).is_symlink())

@@ -19,12 +19,15 @@ def lock_directory(store: Store) -> Path:
     Luigi's own /tmp/luigi belongs to whoever came first, and takes the same command for another store for a repetition.
     """
     digest = sha256(bytes(store.root)).hexdigest()[:12]
-    return Path(tempfile.gettempdir(), f"topcoat-luigi-{os.getuid()}-{digest}")
+    usual = tempfile.gettempdir()
+    # luigi takes it through its settings, in which these begin the name of something else
+    base = "/tmp" if "%" in usual or "${" in usual else usual
+    return Path(base, f"topcoat-luigi-{os.getuid()}-{digest}")
 
 
 def items(store: Store) -> Iterator[Item]:
     """That of the store, if its files list processes of which none lives: they were killed."""
-    for path in sorted({lock_directory(store), lock_directory(Store(store.root.resolve()))}):
+    for path in sorted({lock_directory(store), lock_directory(Store(Path(os.path.realpath(store.root))))}):
         if is_directory(path) and path.stat().st_uid == os.getuid() and not any(map(_lives, path.iterdir())):
             yield Item("lock directory", str(path), used(path), "no luigi runs on this store", partial(_remove, path))
 

@@ -1,16 +1,17 @@
 """The words of `undercoat`, and what is said when they are wrong."""
 
 import logging
-import os
-import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import streams
 from pipeline.errors import StartFailed, TopcoatError, UsageError, empty_value
+from pipeline.faults import paths_explained
+from pipeline.streams import OutputError
 from pipeline.text import printable
 from pipeline.undercoat import flags, guest
 from pipeline.undercoat.handle import HandleFile
@@ -75,15 +76,7 @@ def _start(values: Mapping[str, str], words: Sequence[str]) -> None:
 
 def _require_reader() -> None:
     """Raise StartFailed if it is plain that nobody could be told of a guest."""
-    problem = ""
-    if sys.stdout is None:
-        problem = "it is closed"
-    else:
-        with suppress(OSError, ValueError):  # what has no descriptor is no pipe
-            output = select.poll()
-            output.register(sys.stdout.fileno(), 0)
-            problem = "its reader has gone" if output.poll(0) else ""
-    if problem:
+    if problem := streams.why_unheard():
         raise StartFailed(
             f"the handle of a guest is told on standard output, and {problem}", hint="have its first line read"
         )
@@ -94,7 +87,7 @@ def _hand_over(line: str) -> None:
     try:
         print(line, end="", flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what could not be written must not come again
+        streams.give_up_output()
         raise StartFailed(
             f"the handle could not be written to standard output, so the guest was stopped again: {error.strerror}",
             hint="have its first line read",
@@ -167,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A wrong flag before the command ends it with 2, as for the original.
     """
+    streams.set_up(needed=True)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         words = list(flags.parse(words, _GLOBAL, _SWITCHES).rest)
@@ -181,7 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.give_up_output()
+        return 1
+    except OutputError as error:
+        streams.give_up_output()
+        print(f"Error executing command: {error.explained().explain()}", file=sys.stderr)
         return 1
 
 
@@ -204,7 +202,8 @@ def _run(words: Sequence[str]) -> int:
     try:
         command, parsed = _parsed(words)
         doing = "executing command"
-        command.run(parsed.values, parsed.rest)
+        with paths_explained(words[0]):
+            command.run(parsed.values, parsed.rest)
         sys.stdout.flush()
     except TopcoatError as error:
         print(f"Error {doing}: {error.explain()}", file=sys.stderr)

@@ -25,6 +25,7 @@ from pipeline.launcher import KILL_LIMIT
 from pipeline.process import Process
 from pipeline.publish import lock_of, remove
 from pipeline.qemu.keeper import parts
+from pipeline.streams import only_telling
 from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
 
 log = logging.getLogger("topcoat")
@@ -125,7 +126,8 @@ def _stdout_to_stderr() -> Iterator[None]:
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield
+        with only_telling():
+            yield
     finally:
         sys.stdout.flush()
         os.dup2(kept, 1)

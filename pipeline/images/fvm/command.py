@@ -1,6 +1,7 @@
 """The command `fvm`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def _create(options: argparse.Namespace) -> int:
         key: parse_size(text) if (text := getattr(options, key)) is not None else None
         for key in ("length", "max_disk_size")
     }
-    with publish(options.file.resolve()) as made, made.open("wb") as output:
+    with publish(Path(os.path.realpath(options.file))) as made, made.open("wb") as output:
         create(output, parse_size(options.slice), contents, **sizes)
     return 0
 

@@ -43,7 +43,7 @@ def extend_file(
         if lower_bound:
             length = max(length, read(source).header.partition_size)
         if not (in_place and extend_in_place(source, length, to_fit=to_fit)):
-            _rewrite(source, path.resolve(), length, to_fit=to_fit)
+            _rewrite(source, Path(os.path.realpath(path)), length, to_fit=to_fit)
 
 
 def _rewrite(source: BinaryIO, path: Path, length: int, *, to_fit: bool) -> None:

@@ -1,0 +1,55 @@
+"""The `luigi` command as Topcoat installs it: luigi's own, with what goes wrong before it knows any task explained.
+
+luigi reads luigi.cfg while it is imported, and a package named `tasks` may be somebody else's: in both cases not a line
+of Topcoat's would run. Where luigi's own script stands in the place of this one, all else works as well.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from pipeline import settings, streams
+from pipeline.configuration import Configuration
+from pipeline.errors import TopcoatError, UsageError
+
+
+def main() -> int:
+    """Do what luigi does with the words of the command line. Raises SystemExit with luigi's exit code."""
+    streams.set_up(needed=False)
+    words = sys.argv[1:]
+    ours = "tasks" in words or "--module=tasks" in words
+    try:
+        if ours:
+            settings.load()
+        else:  # sections of the same name may be another project's
+            Configuration({}, os.environ, Path.cwd())
+        _run(words, ours=ours)
+    except TopcoatError as error:
+        print(f"error: {error.explain()}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _run(words: list[str], *, ours: bool) -> None:
+    from luigi.cmdline import luigi_run
+    from luigi.task_register import TaskClassException
+
+    try:
+        luigi_run(words)
+    except TaskClassException as error:
+        if ours and (shadow := shadow_of_tasks()):
+            raise shadow from error
+        raise
+
+
+def shadow_of_tasks() -> UsageError | None:
+    """What to say if `tasks` is another package than the one beside this one; None if it is not."""
+    spec = importlib.util.find_spec("tasks")
+    origin = Path(spec.origin) if spec and spec.origin else None
+    if origin == Path(__file__).parent.parent / "tasks" / "__init__.py":
+        return None
+    return UsageError(
+        f"the package named tasks is not Topcoat's here, but {origin or 'another one'}",
+        hint="take the directory in which it lies out of PYTHONPATH",
+    )
