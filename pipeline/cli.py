@@ -68,14 +68,14 @@ def _failed(error: TopcoatError) -> int:
 
 
 def _options(words: list[str]) -> argparse.Namespace:
-    parser = _parser()
+    known = parser()
     # The arguments of a tool are its own business, and most begin with a dash
-    options, parameters = parser.parse_known_args(words[:1] if words[:1] in _TOOLS else words)
+    options, parameters = known.parse_known_args(words[:1] if words[:1] in _TOOLS else words)
     if "files" in options:  # argparse takes no more of them after an option in their midst
         options.files += [word for word in parameters if not word.startswith("-")]
         parameters = [word for word in parameters if word.startswith("-")]
     if parameters and "task" not in options:
-        parser.error(f"unrecognized arguments: {' '.join(parameters)}")
+        known.error(f"unrecognized arguments: {' '.join(parameters)}")
     options.parameters = words[1:] if words[:1] in _TOOLS else parameters
     return options
 
@@ -87,7 +87,8 @@ def _refuse_empty_values(options: argparse.Namespace) -> None:
             raise empty_value(name if name != "parameters" else "a parameter")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(prog="topcoat", description="Boot guests, look at them, enter them, stop them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

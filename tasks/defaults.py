@@ -248,7 +248,8 @@ def _tell_of_death(task: luigi.Task, said: str) -> None:
     hint = "run it again"
     if code == -signal.SIGKILL:
         hint = "most likely the kernel ended it because memory ran out (see dmesg); free some, or use fewer --workers"
-    log.error("%s: the process that worked at it %s\n  hint: %s", task, how, hint)
+    title = getattr(task, "title", task.task_family)
+    log.error("%s: the process that worked at it %s\n  hint: %s", title, how, hint)
 
 
 def _explain_and_exit(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:

@@ -219,7 +219,9 @@ def force(words: Sequence[str]) -> str:
         )
     artifact = task.artifacts()[0]
     record = freshness.record_path(artifact)
-    if not record.exists():
+    try:
+        record.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return f"{task.title} has no record; the next run makes it anyhow"
     with locked(artifact):
         remove(record)
