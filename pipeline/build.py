@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
+from pipeline import git_lfs
 from pipeline.demo import SYMBOLIZER
 from pipeline.errors import MissingResource
 from pipeline.settings import RESOURCE_KEYS, Settings
@@ -61,6 +62,11 @@ class Resource:
         """The path. Raises MissingResource if there is no readable, non-empty file."""
         if problem := self._problem():
             raise MissingResource(f"the build's {self.key} is missing: {self.path}: {problem}", hint=self.setting)
+        if git_lfs.is_pointer(self.path):
+            raise MissingResource(
+                f"the build's {self.key} is missing: {self.path} is only a Git LFS pointer to it",
+                hint=f"{git_lfs.HINT}; or {self.setting}",
+            )
         return self.path
 
     def _problem(self) -> str:

@@ -17,13 +17,14 @@ from pipeline.commands import artifacts, boots, campaigns, corpora, guests, host
 from pipeline.errors import CommandError, ConnectError, TopcoatError, empty_value
 from pipeline.faults import paths_explained
 from pipeline.luigi_command import shadow_of_tasks
-from pipeline.settings import Settings
+from pipeline.settings import DAY, KEEP_LOGS, Settings
 from pipeline.streams import OutputError
 
 SSH_FAILED = 255
 INTERRUPTED = 130
 UNHEARD = 141
 """The exit code if nobody reads the output that was asked for: what a shell shows of a program ended by SIGPIPE."""
+_KEEP = f"how long logs of ended guests stay ({KEEP_LOGS / DAY:g})"
 _TOOLS = (["zbi"], ["fvm"])
 
 
@@ -155,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
 
     gc = commands.add_parser("gc", help="reclaim what killed runs have left behind")
     gc.add_argument("--yes", action="store_true", help="do it; without, only show what would be reclaimed")
-    gc.add_argument("--keep", type=float, default=7.0, metavar="DAYS", help="how long logs of ended guests stay (7)")
+    gc.add_argument("--keep", type=float, default=KEEP_LOGS / DAY, metavar="DAYS", help=_KEEP)
     gc.add_argument("--json", action="store_true", help="for machines")
     gc.set_defaults(run=host.gc)
 

@@ -12,11 +12,11 @@ from pipeline import build as builds
 from pipeline import gc, vitals
 from pipeline.build import Build
 from pipeline.digest_cache import DigestCache
-from pipeline.errors import MissingResource, StoreError, ToolTimeout, TopcoatError
+from pipeline.errors import MissingResource, ToolTimeout, TopcoatError
 from pipeline.faults import host_faults
-from pipeline.host import free_bytes
+from pipeline.host import NOEXEC_HINT, free_bytes, is_noexec
 from pipeline.image_tools import settle
-from pipeline.instance import Instance
+from pipeline.instance import Instance, require_private
 from pipeline.prepare import DISK_LENGTH
 from pipeline.qemu import accel
 from pipeline.qemu.guest import guest_of
@@ -30,7 +30,6 @@ __all__ = ["Finding", "Level", "examine"]
 
 _VERSION_LIMIT = 10.0
 _OLDEST_QEMU = (5, 0)
-_OWN_TMPDIR = "remove it, or set TMPDIR to a directory of your own"
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -65,7 +64,7 @@ def _of_host(settings: Settings, build: Build | None) -> dict[str, Check]:
     store = settings.store
     return {
         "setsid": _setsid,
-        "store": partial(_store, store),
+        "store": partial(_store, store, build),
         "space": partial(_space, store, build),
         "sockets": partial(_sockets, store),
         "open files": _open_files,
@@ -155,14 +154,22 @@ def _memory(settings: Settings, build: Build) -> Iterator[Finding]:
     yield vitals.memory(_said("/proc/meminfo"), need)
 
 
-def _store(store: Store) -> Iterator[Finding]:
+def _store(store: Store, build: Build | None) -> Iterator[Finding]:
     store.require_writable()
-    yield Finding("store", "ok", str(store.root))
+    if build and build.kind == "demo" and is_noexec(_there(store)):
+        text = f"{store.root}: no program can be run from its file system (noexec), nor the demo guest's compiler"
+        yield Finding("store", "error", text, NOEXEC_HINT)
+    else:
+        yield Finding("store", "ok", str(store.root))
+
+
+def _there(store: Store) -> Path:
+    """The store, or where it is to be made."""
+    return next(path for path in (store.root, *store.root.parents) if path.exists())
 
 
 def _space(store: Store, build: Build | None) -> Iterator[Finding]:
-    there = next(path for path in (store.root, *store.root.parents) if path.exists())
-    yield vitals.space(free_bytes(there), _images(build))
+    yield vitals.space(free_bytes(_there(store)), _images(build))
 
 
 def _images(build: Build | None) -> int:
@@ -175,14 +182,7 @@ def _images(build: Build | None) -> int:
 
 def _sockets(store: Store) -> Iterator[Finding]:
     base = Instance("i0", store.instances / "i0").sockets.parent
-    there = base if os.path.lexists(base) else base.parent
-    if not there.is_dir():
-        raise StoreError(f"the sockets cannot be made: {there} is no directory", hint=_OWN_TMPDIR)
-    facts = base.lstat() if there == base else None
-    if facts and (base.is_symlink() or facts.st_uid != os.getuid() or facts.st_mode & 0o022):
-        raise StoreError(f"{base} belongs to somebody else, or others may write to it", hint=_OWN_TMPDIR)
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise StoreError(f"the sockets cannot be made: you may not write to {there}", hint=_OWN_TMPDIR)
+    require_private(base)
     yield Finding("sockets", "ok", str(base))
 
 

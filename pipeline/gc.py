@@ -15,14 +15,11 @@ from pipeline.garbage import directories, processes, remains, run_locks, sockets
 from pipeline.garbage.item import Item, Kind, Spared
 from pipeline.instance import Instance
 from pipeline.publish import is_locked
-from pipeline.settings import Store
+from pipeline.settings import KEEP_LOGS, Store
 
-__all__ = ["KEEP_LOGS", "Item", "Kind", "Outcome", "items", "reclaim"]
+__all__ = ["Item", "Kind", "Outcome", "items", "reclaim"]
 
 log = logging.getLogger("topcoat")
-
-KEEP_LOGS = 14 * 86400.0
-"""Seconds for which the logs of an instance that has ended are usually kept."""
 
 
 @dataclass(frozen=True)

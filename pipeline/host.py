@@ -46,6 +46,17 @@ def free_bytes(path: Path) -> int:
     return facts.f_bavail * facts.f_frsize
 
 
+def is_noexec(path: Path) -> bool:
+    """Whether no program can be run from there, since its file system is mounted so."""
+    with suppress(OSError):
+        return bool(os.statvfs(path).f_flag & os.ST_NOEXEC)
+    return False
+
+
+NOEXEC_HINT = "mount it with exec, or have the file elsewhere; what lies in the store: [store] root or TOPCOAT_ROOT"
+"""What to do about a program on such a file system."""
+
+
 def available_memory() -> int:
     """Bytes that new processes can use before the host swaps, as the kernel estimates (MemAvailable, proc(5)).
 

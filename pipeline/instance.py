@@ -44,6 +44,7 @@ ENDED: "dict[How, str]" = {
 """How an instance has ended, for people."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_OWN_TMPDIR = "remove it, or set TMPDIR to a directory of your own"
 _LONGEST_SOCKET = 107  # sun_path of Linux, unix(7), without its final NUL
 
 
@@ -55,6 +56,20 @@ def check_name(name: str) -> str:
             hint="use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit",
         )
     return name
+
+
+def require_private(base: Path) -> None:
+    """Raise StoreError if `base` is no directory for sockets: of this user alone, or still to be made in TMPDIR."""
+    there = base if os.path.lexists(base) else base.parent
+    named = "TMPDIR, " if there == Path(os.environ.get("TMPDIR", "")) else ""
+    hint = "make it, or set TMPDIR to a directory of your own" if named else _OWN_TMPDIR
+    if not there.is_dir():
+        raise StoreError(f"the sockets cannot be made: {named}{there} is no directory", hint=hint)
+    facts = there.lstat()
+    if there == base and (base.is_symlink() or facts.st_uid != os.getuid() or facts.st_mode & 0o022):
+        raise StoreError(f"{base} belongs to somebody else, or others may write to it", hint=_OWN_TMPDIR)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StoreError(f"the sockets cannot be made: you may not write to {named}{there}", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -224,13 +239,9 @@ class Instance:
         """
         path = self.sockets
         with host_faults("making the directory for sockets"):
+            require_private(path.parent)
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            facts = path.parent.lstat()
-            if path.parent.is_symlink() or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
-                raise StoreError(
-                    f"{path.parent} belongs to somebody else, or others may write to it",
-                    hint="remove it, or set TMPDIR to a directory of your own",
-                )
+            require_private(path.parent)
             path.mkdir(mode=0o700, exist_ok=True)
             if lease.is_held(path):
                 raise InstanceBusy(

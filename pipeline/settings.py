@@ -187,6 +187,10 @@ SLACK = 5.0
 ATTEMPTS_OF_HOST = 3
 """How often a boot is tried whose failure was the host's and may pass."""
 
+DAY = 86400.0
+KEEP_LOGS = 7 * DAY
+"""Seconds for which the logs of an instance that has ended are kept, unless `topcoat gc --keep` says otherwise."""
+
 
 @dataclass(frozen=True)
 class Boot:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ToolFailed, ToolLied, ToolMissing, ToolTimeout
 from pipeline.faults import hint_for
+from pipeline.host import NOEXEC_HINT, is_noexec
 from pipeline.process import Process, die_with_parent
 from pipeline.text import tail
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sh import RunningCommand
 
 _FULL = os.strerror(errno.ENOSPC)
+_CANNOT_EXECUTE = 126
 _CODEC = "topcoat_arguments"
 _KEPT = 256
 """Chunks of 4096 bytes kept of each stream: a tool gone mad cannot fill the memory."""
@@ -94,6 +96,8 @@ def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = N
             hint="if it only needs longer, raise [tools] timeout",
             detail=said.evidence(),
         )
+    if code == _CANNOT_EXECUTE:  # `env` has tried it
+        _require_exec(tool, said.evidence())
     if code != 0:
         failure = ToolFailed(
             f"{tool.name} failed " + (f"by signal {-code}" if code < 0 else f"with exit code {code}"),
@@ -154,11 +158,23 @@ def _start(tool: Tool, words: list[str], cwd: Path | None, said: _Said) -> "Runn
                 _decode_errors="replace",
             )
     except (sh.CommandNotFound, sh.ForkException, OSError, ValueError) as error:
+        _require_exec(tool, tail(str(error), 1))
         raise ToolMissing(
             f"{tool.name} cannot be run: {tool.argv[0]}",
             hint=f"is the file there, and executable? [build] {tool.name} = PATH names another one",
             detail=tail(str(error), 1),
         ) from error
+
+
+def _require_exec(tool: Tool, evidence: str) -> None:
+    """Raise ToolMissing if the tool lies where no program can be run. It has failed already: usually it can."""
+    for file in tool.files:
+        if is_noexec(file):
+            raise ToolMissing(
+                f"{tool.name} cannot be run: the file system of {file} is mounted noexec",
+                hint=NOEXEC_HINT,
+                detail=evidence,
+            )
 
 
 def _codec(name: str) -> codecs.CodecInfo | None:

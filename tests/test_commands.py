@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ from pipeline.publish import locked
 from tests.conftest import Workspace, qemus_of
 from tests.needs import openpty
 from tests.waiting import SOON
+
+README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture
@@ -227,6 +230,18 @@ class TestGc:
         assert ours(running) == []
         assert running.topcoat("gc", "--yes", "--keep", "0").status == 0
         assert not running.instance().directory.exists()
+
+    def test_doctor_and_readme_say_the_same(self, running: Workspace) -> None:
+        """Of logs that are older than README says, and of younger ones."""
+        days = int(re.findall(r"go after `--keep` days, by\s+default (\d+)", README.read_text())[0])
+        assert running.topcoat("stop", "i0").status == 0
+        directory = running.instance().directory
+        for age, told in ((days - 0.5, False), (days + 0.5, True)):
+            at = time.time() - age * 86400
+            for path in (*directory.iterdir(), directory):
+                os.utime(path, (at, at), follow_symlinks=False)
+            assert (str(directory) in ours(running)) is told
+            assert ("things are nobody's" in running.topcoat("doctor").text) is told
 
     def test_days_that_make_no_sense(self, running: Workspace) -> None:
         for days in ("-1", "nan"):

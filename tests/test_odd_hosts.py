@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import pytest
 from pipeline.cli import parser
 from pipeline.deadline import Deadline
 from tests.conftest import Outcome, Workspace
-from tests.tasks.runs import with_module
+from tests.tasks.runs import in_a_namespace, with_module
 
 _VALUES = {
     "name": "i0", "words": "true", "task": "SSHKeyPair", "files": "out/demo/vmlinux", "file": "out/campaigns/i0.toml",
@@ -230,3 +231,70 @@ class TestWorkers:
         assert outcome.status == 30
         assert f"error: SSHKeyPair: the process that worked at it died by signal {number} (" in outcome.text
         assert hint in outcome.text
+
+
+POINTER = """version https://git-lfs.github.com/spec/v1
+oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393
+size 12345
+"""
+
+
+class TestFilesAndPlaces:
+    @pytest.mark.parametrize("file", ["fuchsia.zbi", "fvm.blk", "multiboot.bin"])
+    def test_a_pointer_of_git_lfs_as_an_image(self, bundle: Workspace, file: str) -> None:
+        path = bundle.directory / "bundle/target/x64" / file
+        path.write_text(POINTER)
+        for words in (["luigi", "--module", "tasks", "BootInstance"], ["topcoat", "doctor"]):
+            outcome = bundle.run(*words)
+            assert f"{path} is only a Git LFS pointer to it" in outcome.text
+            assert "git lfs pull" in outcome.text
+            assert outcome.status in (20, 30)
+        shown = bundle.topcoat("image", str(path))
+        assert (shown.status, "a Git LFS pointer" in shown.text, "git lfs pull" in shown.text) == (30, True, True)
+
+    def test_a_tmpdir_that_is_not_there(self, bundle: Workspace) -> None:
+        bundle.environment["TMPDIR"] = "/nonexistent"
+        said = "the sockets cannot be made: TMPDIR, /nonexistent is no directory"
+        for words in (["luigi", "--module", "tasks", "BootInstance"], ["topcoat", "doctor"]):
+            outcome = bundle.run(*words)
+            assert (outcome.status, said in outcome.text) == (30, True), outcome.text
+            assert "make it, or set TMPDIR to a directory of your own" in outcome.text
+
+    def test_a_tmpdir_in_which_nothing_can_be_made(self, bundle: Workspace) -> None:
+        with tempfile.TemporaryDirectory(dir="/tmp") as short:  # a longer one is not used for sockets
+            bundle.environment["TMPDIR"] = short
+            with forbidden(Path(short)):
+                for words in (["luigi", "--module", "tasks", "BootInstance"], ["topcoat", "doctor"]):
+                    outcome = unprivileged(bundle, *words)
+                    assert outcome.status == 30, outcome.text
+                    assert f"you may not write to TMPDIR, {short}" in outcome.text
+
+    def test_programs_where_none_can_be_run(self, bundle: Workspace) -> None:
+        mount = "mv bundle all && mkdir bundle && mount -t tmpfs -o noexec none bundle && cp -a all/. bundle"
+        status, said = in_a_namespace(bundle, mount, "luigi --module tasks InitrdWithKey", "echo $?", "topcoat doctor")
+        assert f"zbitool cannot be run: the file system of {bundle.directory}/bundle/" in said, (status, said)
+        assert "is mounted noexec" in said
+        assert "hint: mount it with exec" in said
+        assert "error    QEMU: qemu cannot be run: the file system of" in said
+
+    @pytest.mark.parametrize("start", ["", "env "])
+    def test_a_store_from_which_nothing_can_be_run(self, workspace: Workspace, start: str) -> None:
+        """The demo guest's compiler is run from there, by `env`."""
+        workspace.module("here", RUN)
+        mount = 'mkdir "$ROOT" && mount -t tmpfs -o noexec none "$ROOT" && cp /bin/true "$ROOT/clang"'
+        script = ("topcoat doctor", f'python3 -m here {start}"$ROOT/clang"')
+        _, said = in_a_namespace(workspace, mount, *script)
+        assert f"error    store: {workspace.store.root}: no program can be run from its file system (noexec)" in said
+        assert f"clang cannot be run: the file system of {workspace.store.root}/clang is mounted noexec" in said
+
+
+RUN = """
+import sys
+from pathlib import Path
+from pipeline.errors import ToolMissing
+from pipeline.tools import Tool, run
+try:
+    run(Tool("clang", tuple(sys.argv[1:]), (Path(sys.argv[-1]),)), timeout=60)
+except ToolMissing as error:
+    print(error.explain())
+"""

@@ -7,14 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from pipeline.settings import Settings
+from pipeline.settings import DAY, Settings
 from pipeline.size import readable
 from pipeline.streams import only_telling
 
 if TYPE_CHECKING:
     from pipeline.gc import Outcome
 
-_DAY = 86400.0
 _FAILED = 30
 
 
@@ -39,7 +38,7 @@ def gc(chosen: Settings, options: argparse.Namespace) -> int:
 
     if not options.keep >= 0:
         raise UsageError(f"--keep {options.keep} is no number of days", hint="give 0 or more")
-    items = collector.items(chosen.store, options.keep * _DAY)
+    items = collector.items(chosen.store, options.keep * DAY)
     outcomes = [collector.reclaim(item) if options.yes else collector.Outcome(item) for item in items]
     rows = [
         {

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+from pipeline import git_lfs
 from pipeline.errors import WrongFormat
 from pipeline.faults import image_faults
 from pipeline.images.part import Part
@@ -40,6 +41,7 @@ class Kind(StrEnum):
     LZ4 = "file compressed by lz4"
     BZIMAGE = "Linux kernel that unpacks itself (bzImage)"
     ARM64_IMAGE = "Linux kernel for arm64 (Image)"
+    GIT_LFS = "Git LFS pointer"
     EMPTY = "empty file"
     UNKNOWN = "unknown"
 
@@ -56,6 +58,7 @@ class _Magic:
 
 # The first that fits counts: a kernel for EFI begins like a Windows program
 _MAGICS = (
+    _Magic(0, git_lfs.BEGINNING, Kind.GIT_LFS),
     _Magic(0, b"FVM PART", Kind.FVM),
     _Magic(0, b"FVM SPRS", Kind.SPARSE_FVM),
     _Magic(0, b"070701", Kind.CPIO),
@@ -86,6 +89,7 @@ _HINTS = {
     Kind.LZ4: "unpack it: lz4 -dc FILE > OUT, and look at OUT",
     Kind.BZIMAGE: "QEMU boots it as it is (-kernel); what is packed in it: extract-vmlinux FILE > OUT",
     Kind.ARM64_IMAGE: "QEMU boots it as it is (-kernel); there are no parts in it to look at",
+    Kind.GIT_LFS: git_lfs.HINT,
     Kind.EMPTY: "was it copied as a whole? make or fetch it anew",
     Kind.UNKNOWN: "Topcoat knows ZBI, FVM, sparse FVM, cpio, ELF and qcow2; is it the right file?",
 }
