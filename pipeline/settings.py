@@ -16,6 +16,7 @@ from pipeline.faults import host_faults
 
 BuildKind = Literal["auto", "local", "clusterfuzz", "demo"]
 Accel = Literal["auto", "kvm", "tcg"]
+TcgThreads = Literal["auto", "single", "multi"]
 Ready = Literal["ssh", "marker"]
 ToolChoice = Literal["auto", "build", "builtin"]
 Fresh = Literal["on_crash", "always", "never"]
@@ -42,7 +43,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "store": ("root",),
     "build": ("kind", *RESOURCE_KEYS),
     "tools": ("timeout", "proof", "zbi", "fvm"),
-    "qemu": ("accel", "memory", "smp", "cpu", "restrict", "arguments"),
+    "qemu": ("accel", "tcg_threads", "memory", "smp", "cpu", "restrict", "arguments"),
     "boot": ("ready", "timeout", "scale", "attempts", "log_size"),
     "demo": ("packages",),
     "pool": ("size", "fresh"),
@@ -134,6 +135,8 @@ class Qemu:
     """`[qemu]`. None: the default of the guest (see pipeline/qemu/command.py)."""
 
     accel: Accel = "auto"
+    tcg_threads: TcgThreads = "auto"
+    """Without KVM, the CPUs of a guest run by turns in one thread, or each in its own. auto: by turns, if several."""
     memory: int | None = None
     """MiB"""
     smp: int | None = None
@@ -291,6 +294,7 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
         tools=Tools(reader.number("tools", "timeout") or 600.0, reader.switch("tools", "proof", "on"), zbi, fvm),
         qemu=Qemu(
             accel=cast(Accel, reader.choice("qemu", "accel", ("auto", "kvm", "tcg"))),
+            tcg_threads=cast(TcgThreads, reader.choice("qemu", "tcg_threads", ("auto", "single", "multi"))),
             memory=reader.whole("qemu", "memory"),
             smp=reader.whole("qemu", "smp"),
             cpu=reader.text("qemu", "cpu"),

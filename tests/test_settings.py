@@ -35,7 +35,7 @@ def test_without_any_file_all_is_default(tmp_path: Path) -> None:
     settings = load({}, tmp_path)
     assert settings.store.root == tmp_path / "out"
     assert (settings.build_kind, settings.resources, settings.tools) == ("auto", {}, Tools(600.0, proof=True))
-    assert settings.qemu == Qemu("auto", None, None, None, True, ())
+    assert settings.qemu == Qemu("auto", "auto", None, None, None, True, ())
     assert settings.boot == Boot("ssh", None, None)
     assert settings.demo_packages is None
 
@@ -55,6 +55,7 @@ def test_without_any_file_all_is_default(tmp_path: Path) -> None:
         ("[build] zbitool = /x/zbi", "tools", Tools(zbi="build")),
         ("[qemu] accel = kvm", "qemu.accel", "kvm"),
         ("[qemu] accel = tcg", "qemu.accel", "tcg"),
+        ("[qemu] tcg_threads = multi", "qemu.tcg_threads", "multi"),
         ("[qemu] memory = 4096", "qemu.memory", 4096),
         ("[qemu] smp = 2", "qemu.smp", 2),
         ("[qemu] cpu = host,+invtsc", "qemu.cpu", "host,+invtsc"),
@@ -97,6 +98,7 @@ def test_each_resource_can_be_overridden(write: Write, key: str) -> None:
         ("tools", "timeout", "0", "give a number greater than 0"),
         ("tools", "timeout", "long", "give a number greater than 0"),
         ("qemu", "accel", "KVM", "use one of: auto, kvm, tcg"),
+        ("qemu", "tcg_threads", "1", "use one of: auto, single, multi"),
         ("qemu", "memory", "-1", "give a number greater than 0"),
         ("qemu", "memory", "512.5", "give a whole number"),
         ("qemu", "memory", "3G", "give a number greater than 0"),

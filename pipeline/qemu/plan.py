@@ -12,7 +12,7 @@ from pipeline.history import History
 from pipeline.instance import Instance
 from pipeline.prepare import disk_path, initrd_path
 from pipeline.qemu import accel
-from pipeline.qemu.command import Files, command
+from pipeline.qemu.command import Files, command, emulation
 from pipeline.qemu.guest import Guest, guest_of
 from pipeline.settings import Ready, Settings, Store, Timeouts
 from pipeline.tie import Tie
@@ -122,4 +122,5 @@ def plan(
 def _kind(settings: Settings, build: Build, guest: Guest, chosen: accel.Accelerator, ready: Ready) -> str:
     """What makes one boot comparable with another."""
     memory, smp = settings.qemu.memory or guest.memory, settings.qemu.smp or guest.smp
-    return f"{build.name} {build.arch} {chosen} {memory} MiB {smp} CPU {ready}"
+    accelerator = "kvm" if chosen == "kvm" else emulation(guest, settings.qemu)
+    return f"{build.name} {build.arch} {accelerator} {memory} MiB {smp} CPU {ready}"

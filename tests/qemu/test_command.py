@@ -1,4 +1,5 @@
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pipeline.build import Arch, Build, Kind
 from pipeline.qemu.accel import Accelerator
 from pipeline.qemu.command import Files, command, option, without_sandbox
 from pipeline.qemu.guest import Guest, guest_of
-from pipeline.settings import Qemu
+from pipeline.settings import Qemu, TcgThreads
 
 FILES = Files(
     qemu=Path("/q/qemu"),
@@ -75,16 +76,16 @@ def value(argv: list[str], name: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "arch", "accel", "expected"),
     [
-        ("demo", "x64", "tcg", [*START, *Q35, "-cpu", "max", "-accel", "tcg", "-smp", "1", "-m", "512", *DEVICES,
-                                "-append", DEMO]),
+        ("demo", "x64", "tcg", [*START, *Q35, "-cpu", "max,erms=off,fsrm=off", "-accel", "tcg", "-smp", "1",
+                                "-m", "512", *DEVICES, "-append", DEMO]),
         ("local", "x64", "kvm", [*START, *Q35, "-cpu", "host,migratable=no,+invtsc", "-enable-kvm", *LARGE, *DEVICES,
                                  "-append", FUCHSIA]),
-        ("clusterfuzz", "x64", "tcg", [*START, *Q35, "-cpu", "Skylake-Client,-check", "-accel", "tcg", *LARGE, *DEVICES,
-                                       "-append", FUCHSIA]),
+        ("clusterfuzz", "x64", "tcg", [*START, *Q35, "-cpu", "Skylake-Client,-check,-erms", "-accel",
+                                       "tcg,thread=single", *LARGE, *DEVICES, "-append", FUCHSIA]),
         ("local", "arm64", "kvm", [*START, "-machine", "virt,gic-version=host", "-cpu", "host", "-enable-kvm", *LARGE,
                                    *DEVICES, "-append", FUCHSIA]),
         ("local", "arm64", "tcg", [*START, "-machine", "virt,gic-version=3,virtualization=true", "-cpu", "max",
-                                   "-accel", "tcg", *LARGE, *DEVICES, "-append", FUCHSIA]),
+                                   "-accel", "tcg,thread=single", *LARGE, *DEVICES, "-append", FUCHSIA]),
     ],
     ids=["demo x64 tcg", "Fuchsia x64 kvm", "Fuchsia x64 tcg", "Fuchsia arm64 kvm", "Fuchsia arm64 tcg"],
 )  # fmt: skip
@@ -135,6 +136,43 @@ def test_a_setting_replaces_one_value(accel: Accelerator, qemu: Qemu, name: str,
     plain, changed = words(guest(), accel), words(guest(), accel, qemu)
     assert value(changed, name) == expected
     assert [word for word in plain if word != value(plain, name)] == [word for word in changed if word != expected]
+
+
+@pytest.mark.parametrize(
+    ("smp", "qemu", "expected"),
+    [
+        (1, Qemu(), "tcg"),
+        (4, Qemu(), "tcg,thread=single"),
+        (1, Qemu(smp=2), "tcg,thread=single"),
+        (4, Qemu(smp=1), "tcg"),
+        (1, Qemu(arguments=("-smp", "cpus=2")), "tcg,thread=single"),
+        (1, Qemu(arguments=("--smp", "2")), "tcg,thread=single"),
+        (4, Qemu(tcg_threads="multi"), "tcg,thread=multi"),
+        (1, Qemu(tcg_threads="single"), "tcg,thread=single"),
+    ],
+)
+def test_several_cpus_that_are_emulated_share_a_thread(smp: int, qemu: Qemu, expected: str) -> None:
+    several = replace(guest(), smp=smp)
+    assert value(words(several, "tcg", qemu), "-accel") == expected
+    assert "-accel" not in words(several, "kvm", qemu)
+
+
+@pytest.mark.parametrize("threads", ["auto", "single", "multi"])
+@pytest.mark.parametrize("kind", ["demo", "local"])
+def test_the_real_qemu_takes_what_is_for_emulation(kind: Kind, threads: TcgThreads) -> None:
+    argv = words(guest(kind), "tcg", Qemu(tcg_threads=threads))
+    taken = [word for name in ("-machine", "-cpu", "-accel", "-smp") for word in (name, value(argv, name))]
+    done = subprocess.run(
+        ["qemu-system-x86_64", *taken, "-S", "-nodefaults", "-display", "none", "-monitor", "stdio"],
+        input="info status\nquit\n", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "VM status: paused (prelaunch)" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["demo", "local"])
+def test_a_cpu_of_the_users_stays_as_it_is(kind: Kind) -> None:
+    assert value(words(guest(kind), "tcg", Qemu(cpu="max")), "-cpu") == "max"
 
 
 def test_the_guest_may_reach_out_if_it_is_not_restricted() -> None:
