@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline import settings, streams
 from pipeline.commands import artifacts, boots, campaigns, corpora, guests, host, images
-from pipeline.errors import CommandError, ConnectError, TopcoatError, empty_value
+from pipeline.errors import CommandError, ConnectError, KernelHalted, TopcoatError, empty_value
 from pipeline.faults import paths_explained
 from pipeline.luigi_command import shadow_of_tasks
 from pipeline.settings import DAY, KEEP_LOGS, Settings
@@ -52,7 +52,7 @@ def _run(words: list[str]) -> int:
         with paths_explained(f"topcoat {options.command}"):
             return command(settings.load(), options)
     except TopcoatError as error:
-        in_guest = isinstance(error, (CommandError, ConnectError))
+        in_guest = isinstance(error, (CommandError, ConnectError, KernelHalted))
         _failed(error)
         return SSH_FAILED if in_guest and options.command == "ssh" else error.exit_code
     except ImportError as error:

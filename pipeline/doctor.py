@@ -216,6 +216,9 @@ def _said(path: str) -> str:
 def _instances(store: Store) -> Iterator[Finding]:
     states = {instance.name: instance.state() for instance in Instance.all(store)}
     broken = [name for name, state in states.items() if state == "broken"]
+    for name in (name for name, state in states.items() if state == "halted"):
+        hint = f"topcoat logs {name}; topcoat stop {name}"
+        yield Finding("instances", "warning", f"{name} runs, but its kernel has halted", hint)
     for name in broken:
         yield Finding("instances", "error", f"{name} is broken: its handle cannot be used", f"topcoat stop {name}")
     if not broken:

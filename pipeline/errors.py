@@ -39,6 +39,7 @@
     ├── StaleInstance           user   the instance runs with other images or settings than today's
     ├── BrokenInstance          host   QEMU lives, but its handle cannot be understood or does not fit it
     │   └── HandleEdited        user   somebody else than Topcoat has written to the handle
+    ├── KernelHalted            guest  QEMU lives, but the guest's kernel has panicked or halted
     ├── PidReused               host   the instance has ended, and its pid belongs to another process
     ├── StopError               host   QEMU survived SIGKILL
     ├── CampaignError           user   a campaign has ended, and not all of it was done
@@ -345,6 +346,13 @@ class HandleEdited(BrokenInstance):
     """Somebody else than Topcoat has written to the handle, so nothing in it can be relied upon."""
 
     fault = "user"
+
+
+class KernelHalted(TopcoatError):
+    """QEMU lives, but the guest's kernel has panicked or halted (see pipeline/halt.py): nothing in it answers."""
+
+    phase = "instance"
+    fault = "guest"
 
 
 class PidReused(TopcoatError):

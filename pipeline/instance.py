@@ -9,12 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline import lease
+from pipeline import halt, lease
 from pipeline.deadline import Deadline
 from pipeline.errors import (
     BrokenInstance,
     HandleEdited,
     InstanceBusy,
+    KernelHalted,
     PidReused,
     StoreError,
     UnknownInstance,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 SCHEMA = 2
 """Of handle.json. Tests hold frozen samples. Schema 1 had no seal."""
 
-State = Literal["running", "booting", "stopped", "broken"]
+State = Literal["running", "halted", "booting", "stopped", "broken"]
 
 ENDED: "dict[How, str]" = {
     "powerdown": "powered itself off",
@@ -282,6 +283,13 @@ class Instance:
             return None
         return handle if handle and owner_of_pidfile(self.pidfile) == handle.process else None
 
+    def halt(self) -> str:
+        """The line by which the guest's kernel has said that it has halted; "" if it has not, as far as the log tells.
+
+        Of an instance that lives. What a guest has written counts, which may not be true: see pipeline/halt.py.
+        """
+        return halt.found_in_log(self.serial_log)
+
     def boot_seconds(self) -> float | None:
         """How long the last boot took until the guest was ready; None if it failed, or there was none."""
         from pipeline.timeline import ready_seconds
@@ -296,7 +304,7 @@ class Instance:
             return "broken"
         owner = owner_of_pidfile(self.pidfile)
         if handle and owner == handle.process:
-            return "running"
+            return "halted" if self.halt() else "running"
         if is_locked(self.directory):
             return "booting"
         return "broken" if owner else "stopped"
@@ -328,6 +336,19 @@ class Instance:
                 hint=boot_it,
             )
         raise UnknownInstance(f"{self.name} is not running ({self.state()})", hint=boot_it)
+
+    def require_running(self) -> Handle:
+        """The handle of an instance that lives, and whose kernel has not halted.
+
+        Raises what `require_live` raises, and KernelHalted.
+        """
+        handle = self.require_live()
+        if line := self.halt():
+            raise KernelHalted(
+                f"{self.name} is running, but its kernel has halted: {line}",
+                hint=f"see its last words: topcoat logs {self.name}; to end it: topcoat stop {self.name}",
+            )
+        return handle
 
     def readable_handle(self) -> Handle | None:
         """The handle, or None if there is none. Raises HandleEdited or BrokenInstance."""

@@ -237,6 +237,8 @@ class Pool:
             return "nobody knows what was done with it"
         if use.state == "leased":
             return f"who had it (pid {use.owner.pid}) has died in the middle of its work"
+        if line := slot.instance.halt():
+            return f"its kernel has halted: {line}"
         return "[pool] fresh is always" if self._fresh == "always" else self._guests.fits(handle)
 
     def _anew(self, slot: Slot, why: str) -> Handle:
@@ -309,6 +311,8 @@ class Pool:
             log.error("%s", error.about(lease.instance.name).explain())
 
     def _why_end(self, lease: Lease) -> str:
+        if line := lease.instance.halt():
+            return f"the last one went wrong: its kernel has halted: {line}"
         if lease.dead or (lease.problem and self._fresh != "never"):
             return f"the last one went wrong: {lease.problem}"
         if self._fresh == "always":

@@ -73,6 +73,8 @@ class BootInstance(BuildTask, FreshTask):
         handle = self.instance.live_handle()
         if handle is None:
             return Reason("not running")
+        if line := self.instance.halt():
+            return Reason(f"its kernel has halted: {line}")
         if missing := self.missing():
             return Reason(f"{next(iter(missing))} is missing")
         if stale := check.first_stale({**self.providers(), **self.prerequisites()}):
@@ -93,10 +95,10 @@ class BootInstance(BuildTask, FreshTask):
         attempts = load().boot.attempts
         with suppress(AlreadyRunning):  # another process was quicker; what it booted is looked at below
             launcher.start(self.launcher(), attempts).close()
-        reason = Check(digests()).why(self)
-        if reason and not self.output().exists():
+        reason, line = Check(digests()).why(self), self.instance.halt()
+        if reason and (line or not self.output().exists()):
             raise GuestDied(
-                f"{self.name} was ready, and ended at once",
+                f"{self.name} was ready, and ended at once" + (f": {line}" if line else ""),
                 stage="ready",
                 hint=f"see its last words: topcoat logs {self.name}",
                 cause="ended at once",
@@ -118,7 +120,8 @@ class BootInstance(BuildTask, FreshTask):
         if reason is None or handle is None:
             return
         if not self.replace:
-            raise self.stale(f"is running, but it is not what a boot would make now: {reason}")
+            what = "" if self.instance.halt() else "it is not what a boot would make now: "
+            raise self.stale(f"is running, but {what}{reason}")
         log.info("%s: stopping %s, which is stale: %s", self.title, self.name, reason)
         self.instance.stop(Timeouts().stop, handle)
 

@@ -42,6 +42,7 @@ def test_instances_lists_what_there_is(running: Workspace) -> None:
                 "build": "clusterfuzz",
                 "started": handle.started,
                 "directory": str(running.instance().directory),
+                "halt": None,
             }
         ],
     }

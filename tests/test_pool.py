@@ -81,6 +81,17 @@ class TestLease:
             assert use(pool).handle == second.handle
         assert len(pool.boots) == 2
 
+    def test_a_guest_whose_kernel_has_halted_is_replaced(self, world: World) -> None:
+        pool, panic = world.pool(), b"\r\nKernel panic - not syncing: x\r\n"
+        use(pool).instance.serial_log.write_bytes(panic)
+        with pool.lease(soon()) as second:
+            assert second.new
+            assert whys(pool)[1] == "its kernel has halted: Kernel panic - not syncing: x"
+            second.instance.serial_log.write_bytes(panic)
+        assert world.running() == [], "nor is it kept for the next"
+        assert use(pool).new
+        assert whys(pool)[2] == "the last one went wrong: its kernel has halted: Kernel panic - not syncing: x"
+
     def test_a_child_of_its_user_does_not_inherit_the_place(self, world: World) -> None:
         with world.pool().lease(soon()):
             child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False)

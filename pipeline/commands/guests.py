@@ -37,6 +37,9 @@ def instances(chosen: Settings, options: argparse.Namespace) -> int:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    for row in rows:
+        if row["halt"]:
+            print(f"{row['name']}: its kernel has halted: {row['halt']}", file=sys.stderr)
     return 0
 
 
@@ -51,12 +54,14 @@ def _facts(instance: Instance) -> dict[str, str | int | None]:
         "build": handle.build if handle else None,
         "started": handle.started if handle else None,
         "directory": str(instance.directory),
+        "halt": instance.halt() or None if state == "halted" else None,
     }
 
 
 def ssh(chosen: Settings, options: argparse.Namespace) -> int:
     """Run a command in a guest, or become OpenSSH's client."""
     instance = Instance.existing(chosen.store, options.name)
+    instance.require_running()
     handle = _proved(instance)
     words = options.words[1:] if options.words[:1] == ["--"] else options.words
     if not words:
@@ -153,6 +158,8 @@ def console(chosen: Settings, options: argparse.Namespace) -> int:
 
     instance = Instance.existing(chosen.store, options.name)
     handle = _proved(instance)
+    if line := instance.halt():
+        print(f"{instance.name}: its kernel has halted: {line}", file=sys.stderr)
     how = terminal.attach(instance.name, Path(handle.sockets) / "serial", handle.process, safe=options.safe)
     if sys.stdout.isatty():
         print()

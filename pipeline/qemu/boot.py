@@ -27,6 +27,7 @@ log = logging.getLogger("topcoat")
 
 LOOPBACK = "127.0.0.1"
 
+_MOMENT = 0.5  # a marker alone proves little: QEMU may be about to die, or the kernel to halt
 _DYING = 1.0  # a process closes its sockets before it counts as ended
 _LAST_WORD = 1.0  # the boot has failed already; what QEMU still has to say must not keep anybody waiting
 _QEMU_SAID = 1 << 16
@@ -107,7 +108,12 @@ class _Boot:
             if not marked:
                 raise self._failed(self._heard(watch, monitor, process))
             reached("marker")
-            return address if probe is None else self._log_in(watch, monitor, process, probe)
+            if probe is not None:
+                return self._log_in(watch, monitor, process, probe)
+            self.stage = "moment after the marker"
+            if not watch.stays(_MOMENT):
+                raise self._failed(self._heard(watch, monitor, process))
+            return address
 
     def _log_in(self, watch: Watch, monitor: Monitor, process: Process, probe: Probe) -> SSH:
         self.stage = "SSH server"
@@ -148,12 +154,12 @@ class _Boot:
 
     def _heard(self, watch: Watch, monitor: Monitor, process: Process, problem: str = "") -> Evidence:
         """What was seen by the time that the wait for the guest has failed."""
-        events = watch.events
+        status: tuple[str, ...] = ()
         ended = watch.ended or process.wait(0)
         if not ended and not is_frozen(process):
             with suppress(MonitorError):
-                events = (*events, f"STATUS {monitor.status(_LAST_WORD)}")
-        return replace(self._seen(process, problem, ended), events=events, markers=watch.markers)
+                status = (f"STATUS {monitor.status(_LAST_WORD)}",)
+        return replace(self._seen(process, problem, ended), events=(*watch.events, *status), markers=watch.markers)
 
     def _seen(self, process: Process, problem: str, ended: bool) -> Evidence:
         self.console.update()

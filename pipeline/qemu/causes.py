@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pipeline import halt
 from pipeline.errors import BootError, BootTimeout, ConnectError, GuestDied, HostFault, QemuRefused, WrongServer
 from pipeline.text import tail
 
@@ -32,7 +33,8 @@ class Evidence:
     """All that was seen of a boot which has failed."""
 
     stage: str
-    """What was being waited for: spawn, monitor, marker, tcp, banner, auth, host key, echo, boot id, ready."""
+    """What was being waited for: spawn, monitor, marker, moment after the marker, tcp, banner, auth, host key, echo,
+    boot id, ready."""
     qemu: str = ""
     """What QEMU itself has said, printable."""
     console: str = ""
@@ -281,7 +283,15 @@ CAUSES = (
         GuestDied,
         "the guest's kernel panicked: {quote}",
         "the trace is above, and whole in: topcoat logs NAME",
-        console=r"ZIRCON KERNEL PANIC|Kernel panic - not syncing|KERNEL PANIC|panic \(caller ",
+        console=halt.PANIC,
+        at_once=True,
+    ),
+    Cause(
+        "kernel halted",
+        GuestDied,
+        "the guest's kernel has halted: {quote}",
+        "what led to it is above, and whole in: topcoat logs NAME",
+        console=halt.HALT,
         at_once=True,
     ),
     Cause(
@@ -367,6 +377,14 @@ CAUSES = (
         "is the kernel right for this machine, and whole? Fuchsia needs kernel.serial=legacy; " + _ARGV,
         stage="marker",
         when=lambda seen: not seen.console.strip(),
+    ),
+    Cause(
+        "no userspace",
+        BootTimeout,
+        "the guest's kernel started, but within {seconds:.0f} s none of its programs did; its last line: {last_line}",
+        "is the ZBI whole? look into the file after -initrd of topcoat argv NAME: topcoat image FILE",
+        stage="marker",
+        when=lambda seen: halt.only_kernel(seen.console),
     ),
     Cause(
         "marker never came",

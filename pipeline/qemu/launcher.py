@@ -151,7 +151,7 @@ class QemuLauncher:
 
 def _require_stopped(instance: Instance) -> None:
     if owner_of_pidfile(instance.pidfile) and instance.readable_handle():
-        handle = instance.require_live()
+        handle = instance.require_running()
         raise AlreadyRunning(
             f"{instance.name} is running already (pid {handle.process.pid})",
             hint=f"end it: topcoat stop {instance.name}",

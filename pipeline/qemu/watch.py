@@ -64,6 +64,11 @@ class Watch:
                 self._tick()
             self._listen(deadline.within(_TICK))
 
+    def stays(self, seconds: float) -> bool:
+        """Whether there is still use in waiting after a moment, in which QEMU or the kernel might end."""
+        moment = Deadline(seconds)
+        return self.until(lambda: moment.expired, moment) and not self.ended and not self._hopeless()
+
     def listen_to(self, readable: int, heard: Callable[[], object]) -> None:
         """From now on `until` also wakes when this descriptor becomes readable, and calls `heard`."""
         self._selector.register(readable, selectors.EVENT_READ, heard)
@@ -140,6 +145,7 @@ def watching(
             watch.ended = True
         else:
             selector.register(pidfd, selectors.EVENT_READ, lambda: watch.on_end(pidfd))
+        watch.on_monitor()  # what came with an answer has been read already, and wakes nobody
         yield watch
 
 

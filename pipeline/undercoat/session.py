@@ -90,7 +90,7 @@ def _connector(handle: Handle) -> Connector:
     if instance is None:
         address, accel = SSH(told.host, told.port, USER, told.key, None), "kvm"
     else:
-        live = instance.require_live()
+        live = instance.require_running()
         if handle.boot_id not in ("", live.boot_id):
             raise UnknownInstance(
                 f"the guest of this handle has ended; {instance.name} is another boot", hint="start a new instance"

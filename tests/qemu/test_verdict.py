@@ -16,7 +16,9 @@ from tests.fakes import sshd
 from tests.qemu.playing import HASTY, PATIENT, Played
 
 ZIRCON = r"serial [00000.000] 00000.00000> welcome to Zircon\r\n"
-PANIC = r"serial $ [00000.693] ZIRCON KERNEL PANIC\r\nUPTIME: 3ms\r\nbt#00: 0xffffffff8\r\n"
+PANIC = r"serial $ \r\nZIRCON KERNEL PANIC\r\n\r\nUPTIME: 3ms\r\nbt#00: 0xffffffff8\r\n"
+HALT = r"serial platform_halt suggested_action 0 reason 9\r\nHalting...\r\nHalted\r\nentering panic shell loop\r\n! "
+USERBOOT = r"serial [00000.300] 01024.01026> userboot: searching bootfs for 'bin/bootsvc'\r\n"
 
 SCENARIOS = [
     # QEMU does not come up
@@ -45,8 +47,20 @@ SCENARIOS = [
     ("no-forward; up", "no forward"),
     # the guest does not come up
     ("up", "no serial output"),
-    (ZIRCON, "marker never came"),
+    (ZIRCON, "no userspace"),
+    (f"{ZIRCON}; {USERBOOT}", "marker never came"),
     (ZIRCON + r"; serial {{{rese", "marker never came"),
+    (r"serial Booting from ROM..\r\n", "marker never came"),
+    (f"{ZIRCON}; {HALT}", "kernel halted"),
+    (f"{ZIRCON}; {USERBOOT}; {PANIC}; {HALT}", "kernel panic"),
+    (r"serial HALT: spinning forever... (reason = 9)\r\n", "kernel halted"),
+    (r"serial [   1.234567] reboot: System halted\r\n", "kernel halted"),
+    # the marker has come, and no more is wanted
+    (f"{ZIRCON}; marker; exit 0", "QEMU died"),
+    (f"{ZIRCON}; marker; sleep 0.2; crash", "QEMU died"),
+    (f"{ZIRCON}; marker; sleep 0.1; {HALT}", "kernel halted"),
+    (f"{ZIRCON}; marker; {PANIC}; {HALT}", "kernel panic"),
+    (f"{ZIRCON}; marker; event SHUTDOWN guest-reset; exit 0", "guest rebooted"),
     (ZIRCON + "; " + PANIC, "kernel panic"),
     (r"serial Kernel panic - not syncing: Attempted to kill init!; event SHUTDOWN guest-reset; exit 0", "kernel panic"),
     (r"serial Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\r\n", "not bootable"),
@@ -80,6 +94,7 @@ SSH_SCENARIOS = [
     ("ready", "gone", "SSH refused"),
     ("ready; sleep 0.3; event SHUTDOWN guest-reset; exit 0", "no banner", "guest rebooted"),
     ("ready; sleep 0.3; " + PANIC, "no banner", "kernel panic"),
+    ("ready; sleep 0.3; " + HALT, "no banner", "kernel halted"),
     ("ready; sleep 0.3; marker", "no banner", "guest rebooted"),
     ("ready; sleep 0.3; exit 0", "no banner", "QEMU died"),
 ]
@@ -164,6 +179,15 @@ def test_the_block_has_the_ends_of_both_logs_and_the_usual_time() -> None:
     )
 
 
+def test_a_zbi_that_is_cut_off_is_not_called_slow() -> None:
+    error = judge(replace(LATE, console="[00000.000] 00000.00000> zbi: @ 0xff\nwelcome to Zircon\n")).error()
+    assert str(error) == (
+        "the guest's kernel started, but within 61 s none of its programs did; its last line: welcome to Zircon"
+    )
+    assert "timeout" not in error.hint
+    assert "topcoat image" in error.hint
+
+
 def test_only_what_is_the_hosts_fault_is_tried_again_by_rule() -> None:
     assert all(issubclass(cause.error, HostFault) for cause in CAUSES if cause.transient)
     assert any(cause.transient for cause in CAUSES)
@@ -207,6 +231,7 @@ def test_a_line_without_an_end_does_not_hold_up_the_verdict() -> None:
 
 
 def test_no_boot_is_given_up_for_what_a_good_one_says() -> None:
+    process = "[00000.500] 01031.01049> ZIRCON KERNEL PANIC\n"
     fuchsia = 'cmdline: kernel.halt-on-panic=true\nuserboot: option "kernel.halt-on-panic=true"\n{{{reset}}}\n'
     linux = "Command line: console=ttyS0 panic=-1 quiet\ndemo: disk vda has 3221225472 bytes, FVM magic: yes\n"
-    assert not hopeless(fuchsia + linux, ("RESUME", "NIC_RX_FILTER_CHANGED", "RTC_CHANGE"))
+    assert not hopeless(process + fuchsia + linux, ("RESUME", "NIC_RX_FILTER_CHANGED", "RTC_CHANGE"))

@@ -180,6 +180,36 @@ def test_the_last_event_of_a_process_that_dies_is_heard(qemu: Qemu) -> None:
     assert (qemu.result, watch.events) == (False, ("SHUTDOWN host-signal",))
 
 
+def test_an_event_that_came_with_an_answer_is_heard(qemu: Qemu) -> None:
+    event = b'{"event": "SHUTDOWN", "data": {"reason": "guest-reset"}}'
+    qemu.other_end.sendall(b'{"return": {"status": "running"}}\r\n' + event + b"\r\n")
+    assert qemu.monitor.status() == "running"
+    watch = qemu.wait("nothing")
+    assert (qemu.result, watch.events) == (False, ("SHUTDOWN guest-reset",))
+
+
+@pytest.mark.parametrize("step", [("log", b"\r\nHalted\r\n"), ("event", "SHUTDOWN", {"reason": "guest-reset"}), "kill"])
+def test_what_does_not_stay_for_a_moment(qemu: Qemu, step: object) -> None:
+    process, left = Process.find(qemu.popen.pid), [step]
+    assert process
+
+    def act() -> None:
+        if left:
+            qemu.act(left.pop())
+
+    with watching(Console(qemu.log), qemu.path, qemu.monitor, process, act) as watch:
+        assert not watch.stays(60)
+
+
+def test_what_stays_for_a_moment(qemu: Qemu) -> None:
+    process = Process.find(qemu.popen.pid)
+    assert process
+    with watching(Console(qemu.log), qemu.path, qemu.monitor, process, lambda: None) as watch:
+        assert watch.stays(0.1)
+        qemu.append(b"\r\nZIRCON KERNEL PANIC\r\n")
+        assert not watch.stays(0), "however short the moment is, it is looked at once"
+
+
 def test_time_that_is_up(qemu: Qemu) -> None:
     watch = qemu.wait(("log", b"chatter\n{{{rese"))
     assert (qemu.result, watch.ended, watch.markers) == (False, False, 0)

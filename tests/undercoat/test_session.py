@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.undercoat.handle import HandleFile
 from tests.conftest import Workspace
 from tests.undercoat.test_guest import call, process_of, started, with_tmpdir
 from tests.waiting import SOON
@@ -56,6 +57,18 @@ def test_e11_a_guest_that_has_died_is_told(caller: Workspace) -> None:
         assert outcome.status == 1
         assert b"is not running" in outcome.stdout
         assert call(caller, "get_logs", path).status == 0
+
+
+def test_a_guest_whose_kernel_has_halted_is_told(caller: Workspace) -> None:
+    with started(caller) as path:
+        with (Path(HandleFile(path).read().launcher.directory) / "serial.log").open("ab") as log:
+            log.write(b"\r\nHalted\r\nentering panic shell loop\r\n! ")
+        for command in (["prepare_fuzzer"], ["run_fuzzer"], ["get_data", "-src", "a", "-dst", "/tmp"]):
+            outcome = call(caller, command[0], path, "-fuzzer", "foo/bar", *command[1:])
+            assert outcome.status == 1
+            assert b"its kernel has halted: entering panic shell loop" in outcome.stdout, outcome.text
+        assert process_of(path).alive, "it is not ended unasked"
+        assert call(caller, "get_logs", path).stdout.endswith(b"! ")
 
 
 def test_a_missing_artifact_directory_is_told_before_anything_runs(caller: Workspace) -> None:
