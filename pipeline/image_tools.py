@@ -1,8 +1,9 @@
 """Which programs prepare images: the build's own `zbi` and `fvm`, or Topcoat's.
 
 A program of the build is used if it passes a trial: a tiny image, whose outcome is looked into like that of a real one.
-What has passed is remembered by its digest. An `fvm` of before 2021 passes too, but silently moves the data of some
-disks to where nobody finds it; such a disk is extended by Topcoat's own.
+What has passed is remembered by its digest. An honest `fvm` may refuse the tiny disk: those of 2018 check the file
+systems in it, and there are none; then a copy of the build's own disk is its trial. An `fvm` of before 2021 passes too,
+but silently moves the data of some disks to where nobody finds it; such a disk is extended by Topcoat's own.
 """
 
 import json
@@ -14,9 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.build import Build
-from pipeline.errors import ImageError, MissingResource, StoreError, ToolError, TopcoatError
+from pipeline.errors import ImageError, MissingResource, StoreError, ToolError, ToolFailed, TopcoatError
+from pipeline.faults import host_faults
 from pipeline.publish import publish_json
 from pipeline.settings import Settings, ToolChoice
+from pipeline.text import one_line, tail
 from pipeline.tools import Tool
 
 OWN = {"zbitool": "pipeline.images.zbi", "fvm": "pipeline.images.fvm"}
@@ -26,13 +29,15 @@ SCHEMA = 1
 """Of tools.json. Tests hold a frozen sample."""
 
 _TRIAL_LIMIT = 10.0
+_MORE = 64 << 20
 _TARGET = "data/trial"
 
 
 def settle(build: Build, settings: Settings, digest_of: Callable[[Path], str]) -> Build:
     """The build with the programs decided, as `[tools] zbi` and `fvm` say. `digest_of` gives a file's digest.
 
-    May run the build's programs, each for 10 s at most, and remembers those that work in the store's cache.
+    May run the build's programs, each for 10 s at most, an `fvm` that refuses the trial's disk as long as `[tools]
+    timeout` lets it work at a copy of the build's, and remembers those that work in the store's cache.
     """
     choices: Mapping[str, ToolChoice] = {"zbitool": settings.tools.zbi, "fvm": settings.tools.fvm}
     own, why = dict(build.own_tools), dict(build.own_why)
@@ -50,29 +55,64 @@ def _unfit(build: Build, key: str, settings: Settings, digest_of: Callable[[Path
     """Why the build's program for `key` is not used; "" if it is."""
     try:
         tool = build.tool(key)
-        verdict = _remembered(tool, settings.store.cache / "tools.json", digest_of)
+        verdict = _remembered(build, tool, settings, digest_of)
     except MissingResource as error:
         return f"{error.message}"
     except TopcoatError as error:
-        return f"the build's does not work: {error.message}"
+        said = tail(error.detail.partition("\n")[2], 3) if isinstance(error, ToolError) else ""
+        return f"the build's does not work: {error.message}" + (f": {one_line(said)}" if said else "")
     return _unsafe(build) if verdict == "old" else ""
 
 
-def _remembered(tool: Tool, cache: Path, digest_of: Callable[[Path], str]) -> str:
-    try:
-        digest = digest_of(tool.files[0])
-    except OSError as error:
-        raise StoreError(f"{tool.files[0]}: {error.strerror}", hint="may it be read?") from error
+def _remembered(build: Build, tool: Tool, settings: Settings, digest_of: Callable[[Path], str]) -> str:
+    """What came out of the tool's trial, now or an earlier time. Raises what the trial raises."""
+    cache, disk = settings.store.cache / "tools.json", build.path("blk")
+    digest = _digest(tool.files[0], digest_of)
     known: dict[str, str] = {}
     with suppress(OSError, ValueError, KeyError, TypeError):
         data = json.loads(cache.read_bytes())
         if data["schema"] == SCHEMA:
             known = dict(data["tools"])
-    if digest not in known:
-        known[digest] = TRIALS[tool.name](tool)
-        with suppress(StoreError):  # tried again next time
-            publish_json(cache, {"schema": SCHEMA, "tools": known})
-    return known[digest]
+    if digest in known:
+        return known[digest]
+    try:
+        known[digest] = verdict = TRIALS[tool.name](tool)
+    except ToolFailed:
+        if tool.name != "fvm" or not disk.is_file():
+            raise
+        both = f"{digest} {_digest(disk, digest_of)}"
+        if both in known:
+            return known[both]
+        known[both] = verdict = _try_fvm_on(tool, disk, settings)
+    with suppress(StoreError):  # tried again next time
+        publish_json(cache, {"schema": SCHEMA, "tools": known})
+    return verdict
+
+
+def _digest(file: Path, digest_of: Callable[[Path], str]) -> str:
+    try:
+        return digest_of(file)
+    except OSError as error:
+        raise StoreError(f"{file}: {error.strerror}", hint="may it be read?") from error
+
+
+def _try_fvm_on(tool: Tool, disk: Path, settings: Settings) -> str:
+    """Extend a copy of the build's disk by a little. Returns "disk". Raises ToolError, ImageError or StoreError."""
+    from pipeline.prepare import copy_disk, extend
+    from pipeline.proof import prove_disk
+
+    cache, limit = settings.store.cache, settings.tools.timeout
+    length = (disk.stat().st_size // _MORE + 2) * _MORE
+    with host_faults("trying the build's fvm"):
+        cache.mkdir(parents=True, exist_ok=True)
+        # Named as what publish makes, so that topcoat gc knows what a kill leaves of it
+        made = tempfile.TemporaryDirectory(dir=cache, prefix=".fvm-trial.", suffix=".tmp")
+    with made as name:
+        copy = Path(name) / disk.name
+        copy_disk(disk, copy, limit)
+        extend(tool, copy, str(length), limit)
+        prove_disk(tool, copy, disk, length)
+    return "disk"
 
 
 def try_zbi(tool: Tool) -> str:

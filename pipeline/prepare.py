@@ -60,13 +60,18 @@ def make_disk(build: Build, length: str, output: Path, tools: Tools) -> Proof | 
     """
     from pipeline.proof import prove_disk
 
-    copy = Tool.in_path("cp", hint="install coreutils")
     fvm, source = build.tool("fvm"), build.path("blk")
     _refuse_sparse(source)
-    _require_room(source, output.parent)
-    run(copy, "--reflink=auto", "--sparse=always", source, output, timeout=tools.timeout)
+    copy_disk(source, output, tools.timeout)
     extend(fvm, output, length, tools.timeout)
     return prove_disk(fvm, output, source, parse_size(length)) if tools.proof else None
+
+
+def copy_disk(source: Path, copy: Path, timeout: float) -> None:
+    """Copy a disk, sharing or skipping what can be. Raises ToolError, and StoreError if there is no room."""
+    program = Tool.in_path("cp", hint="install coreutils")
+    _require_room(source, copy.parent)
+    run(program, "--reflink=auto", "--sparse=always", source, copy, timeout=timeout)
 
 
 def _refuse_sparse(disk: Path) -> None:

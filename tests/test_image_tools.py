@@ -121,6 +121,23 @@ def test_a_disk_that_an_old_fvm_would_damage_is_extended_by_ours(real: Workspace
     assert "slices" in str(record(real, "extended-fvm.blk")["proof"])
 
 
+def test_an_fvm_that_checks_file_systems_is_tried_on_the_build_s_own_disk(real: Workspace) -> None:
+    real.environment["FAKE_FVM"] = "fsck"
+    assert OWN not in made(real, "ExtendedBlk")
+    assert sorted(json.loads(cache(real).read_text())["tools"].values()) == ["current", "disk"]
+    assert list(cache(real).parent.glob(".fvm-trial*")) == []
+    assert "slices" in str(record(real, "extended-fvm.blk")["proof"])
+
+
+def test_an_fvm_that_refuses_the_build_s_disk_too_is_told_in_its_own_words(real: Workspace) -> None:
+    real.environment["FAKE_FVM"] = "fsck"
+    with (real.directory / "bundle/target/x64/fvm.blk").open("wb") as stream:
+        fvm.create(stream, 32 << 10, {"data": b"nothing known"}, length=8 << 20)
+    text = made(real, "ExtendedBlk")
+    assert f"fvm: {OWN}the build's does not work: fvm failed with exit code 255: " in text
+    assert r"blobfs fsck returned an error.\nVerify failed - cancelling extension" in text
+
+
 def test_an_old_fvm_that_is_insisted_on_is_found_out(real: Workspace) -> None:
     real.environment["FAKE_FVM"] = "old"
     config = (real.directory / "luigi.cfg").read_text()

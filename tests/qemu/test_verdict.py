@@ -78,8 +78,8 @@ SCENARIOS = [
 ]  # fmt: skip
 
 IN_THE_END = (
-    "QEMU hangs", "monitor silent", "no serial output", "marker never came", "QEMU frozen",
-    "guest paused", "disk full", "not bootable", "no banner", "no shell", "SSH refused",
+    "QEMU hangs", "monitor silent", "no serial output", "no userspace", "marker never came",
+    "QEMU frozen", "guest paused", "disk full", "not bootable", "no banner", "no shell", "SSH refused",
 )  # fmt: skip
 """What is found out when time is up; all else must be found out at once."""
 
