@@ -1,7 +1,7 @@
 """What of a store can be deleted because it can be made again: images, the demo guest's parts, caches.
 
-Keys, instances and their logs are never touched, nor anything that a guest runs on or that somebody is making. Lock
-files stay: deleting one would let two processes hold it. What is nobody's is the business of pipeline.gc.
+Keys, corpora, campaigns, instances and their logs are never touched, nor anything that a guest runs on or that somebody
+is making. Lock files stay: deleting one would let two processes hold it. What is nobody's is for pipeline.gc.
 """
 
 import os

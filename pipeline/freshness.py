@@ -1,8 +1,8 @@
 """Whether an artifact is what a run would make today, and if not, why.
 
 Beside each artifact lies its record, `<artifact>.made.json`: what it was made of, by which tools, and what came out.
-It is written last: no record, no artifact. Digests are compared, never times, so a touched file changes nothing, and a
-clock that is wrong cannot hurt. No path of the machine is in a record, so a store can be moved.
+It is written last: without a record an artifact is stale. Digests are compared, never times, so a touched file changes
+nothing, and a clock that is wrong cannot hurt. No path of the machine is in a record, so a store can be moved.
 """
 
 import json

@@ -128,20 +128,23 @@ def test_if_no_source_compiles_that_is_an_error(demo_parts: Path, tmp_path: Path
     assert not (tmp_path / "image").exists()
 
 
-def test_a_compiler_that_is_killed_is_no_fault_of_the_source(
-    demo_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "script", ["kill -9 $$", "echo 'error: unable to open output file: No space left on device' >&2; exit 1"]
+)
+def test_what_is_no_fault_of_the_source_leaves_nothing_out(
+    demo_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     sources = copied(tmp_path / "sources", "noop_fuzzer.c", "crash_fuzzer.c")
     really = Compiler.compile
 
     def killed(self: Compiler, files: tuple[Path, ...], output: Path, root: Path, *, timeout: float) -> None:
         if files[0].stem == "noop_fuzzer":
-            run(Tool("clang", ("sh",), ()), "-c", "kill -9 $$", timeout=timeout)
+            run(Tool("clang", ("sh",), ()), "-c", script, timeout=timeout)
         really(self, files, output, root, timeout=timeout)
 
     monkeypatch.setattr(Compiler, "compile", killed)
     compiler, sysroot = Compiler(demo_parts / "demo/llvm"), demo_parts / "demo/sysroot.tar"
-    with pytest.raises(ToolFailed, match="clang failed by signal 9"):
+    with pytest.raises(ToolFailed, match=r"^clang failed "):
         making.make(sources, compiler, sysroot, tmp_path / "image", tmp_path / "made", timeout=LONG)
 
 

@@ -22,7 +22,7 @@ class TestDirectories:
         assert spared(world.collect()) == ["", ""]
         assert world.left() == ["instances/i0/serial.log"]
 
-    @pytest.mark.parametrize("name", ["overlay.qcow2", "handle.json", "qemu.pid", "known_hosts"])
+    @pytest.mark.parametrize("name", ["overlay.qcow2", "handle.json", "qemu.pid", "known_hosts", "sshid"])
     def test_also_if_it_is_one_file_only(self, world: World, name: str) -> None:
         (world.instance().directory / name).touch()
         assert world.listed() == {f"instances/i0/{name}": "disk"}

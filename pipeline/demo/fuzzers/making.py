@@ -4,6 +4,8 @@ The guest gets a cpio archive with stripped programs. On the host stay `fuzzers.
 of a Fuchsia build, and below `.build-id` the same programs with debug information, where symbolizers look for them.
 """
 
+import errno
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +21,9 @@ from pipeline.publish import publish_json
 
 _BUILD_ID = re.compile(rb"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0(.{20})", re.DOTALL)
 """The note of a SHA-1: sizes of name and content, type, name."""
+
+_FAULTS_OF_HOST = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM)))
+"""What the compiler says where it is not the source that is wrong, although it ends as if it were."""
 
 _LIBC = f"**/{TARGET}/libc.so.6"
 
@@ -50,7 +55,7 @@ class _Making:
             try:
                 programs[fuzzer] = self._program(fuzzer)
             except ToolFailed as error:
-                if error.code != WRONG_SOURCE:
+                if error.code != WRONG_SOURCE or any(fault in error.detail for fault in _FAULTS_OF_HOST):
                     raise
                 failed[fuzzer] = error
         if failed and not programs:
