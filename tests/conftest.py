@@ -24,7 +24,8 @@ settings.register_profile("topcoat", deadline=None, database=None)
 settings.load_profile("topcoat")
 
 # Where large files may lie: /tmp is in memory on Debian 13. Read by pytest where it makes directories for tests
-os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", os.environ.get("TMPDIR") or "/var/tmp")
+if "TMPDIR" not in os.environ:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/var/tmp")
 
 FAKES = Path(__file__).parent / "fakes"
 BIN = Path(sys.executable).parent

@@ -39,7 +39,7 @@ class TestDryRun:
             "ExtendedBlk: missing",
             "BootInstance(name=i7): not running",
         ]
-        assert lines[4] == "ready by marker, within 5 s"
+        assert lines[4] == "ready by marker, within 60 s"
         assert lines[5].startswith(f"{bundle.directory}/bundle/qemu-for-fuchsia/bin/qemu-system-x86_64 -kernel ")
         assert b"nothing was made or started" in done.stderr
         assert bundle.files() == []
@@ -49,7 +49,7 @@ class TestDryRun:
         answer = json.loads(bundle.topcoat("boot", "--dry-run", "--json").stdout)
         assert answer["schema"] == 1
         assert [task["task"] for task in answer["pending"]][-1] == "BootInstance"
-        assert answer["timeouts"]["boot"] == 5.0
+        assert answer["timeouts"]["boot"] == 60.0
         assert (answer["ready"], answer["no_kvm"]) == ("marker", None)
         assert "-kernel" in answer["argv"]
 
@@ -71,7 +71,7 @@ class TestDryRun:
             assert bundle.luigi("BootInstance").status == 0
             assert bundle.topcoat("stop", "i0").status == 0
         told = bundle.topcoat("boot", "--dry-run").stdout.decode()
-        assert re.search(r"ready by marker, within 75 s \(slow boots of this kind take 0\.\d s here\)", told), told
+        assert re.search(r"ready by marker, within 75 s \(slow boots of this kind take \d+(\.\d)? s here\)", told), told
 
 
 def test_boot_is_luigis_boot(bundle: Workspace) -> None:

@@ -113,11 +113,12 @@ def test_a_pid_that_belongs_to_another_process_now(running: Workspace) -> None:
 
 
 def test_a_qemu_that_is_stopped_by_a_signal_says_so(running: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "LIMIT", 0.3)
     handle = handle_of(running)
     handle.process.send(signal.SIGSTOP)
-    with pytest.raises(BrokenInstance, match="it has been stopped by a signal") as caught:
-        verify(running)
+    with monkeypatch.context() as hasty:
+        hasty.setattr(identity, "LIMIT", 0.3)
+        with pytest.raises(BrokenInstance, match="it has been stopped by a signal") as caught:
+            verify(running)
     assert f"kill -CONT {handle.process.pid}" in caught.value.hint
     handle.process.send(signal.SIGCONT)
     verify(running)

@@ -280,7 +280,7 @@ def test_the_console_can_be_left_while_its_output_is_not_read(guest: Guest, star
 def test_piped_input_is_sent_and_what_the_guest_says_is_printed_until_it_is_silent(
     guest: Guest, started: list[Running]
 ) -> None:
-    console = piped(started, command(guest.serial, guest.process, silence=1.0))
+    console = piped(started, command(guest.serial, guest.process, silence=4.0))
     with stream(console.popen.stdin) as stdin:
         stdin.write(b"all \x03\x1d\xff of it\n")
     assert guest.hears(14) == b"all \x03\x1d\xff of it\n"
@@ -298,7 +298,7 @@ def test_a_slow_guest_holds_up_the_input_and_loses_nothing(guest: Guest, started
     assert stream(console.popen.stdout).read(1) == b"."
     data, sent = os.urandom(3 << 20), 0
     os.set_blocking(stdin.fileno(), False)
-    while select.select([], [stdin], [], 1.0)[1]:
+    while select.select([], [stdin], [], 3.0)[1]:
         sent += os.write(stdin.fileno(), data[sent : sent + 4096])
     assert 1 << 20 <= sent < 2 << 20, "it takes no more than it may keep"
     heard = guest.hears(sent)

@@ -142,8 +142,8 @@ def test_one_that_ends_early_and_well_is_an_error(scripted: Scripted) -> None:
 
 @pytest.mark.parametrize("pieces", [[], [b"x" * 1_000_000]], ids=["at the end", "in the midst"])
 def test_one_that_hangs_is_killed(scripted: Scripted, pieces: list[bytes], tmp_path: Path) -> None:
-    hanging = scripted(f"echo $$ >{tmp_path}/pid; sleep 1000 & echo $! >>{tmp_path}/pid; wait", 0.3)
-    with pytest.raises(SymbolizerFailed, match=r"did nothing for 0\.3 s"):
+    hanging = scripted(f"echo $$ >{tmp_path}/pid; sleep 1000 & echo $! >>{tmp_path}/pid; wait", 3)
+    with pytest.raises(SymbolizerFailed, match="did nothing for 3 s"):
         symbolized(hanging, Source(*pieces))
     assert all(gone(int(pid)) for pid in (tmp_path / "pid").read_text().split())
 
@@ -162,27 +162,27 @@ def test_children_that_it_leaves_are_killed(scripted: Scripted, tmp_path: Path) 
 def test_a_fuzzer_that_is_quiet_is_no_hang(scripted: Scripted) -> None:
     class Quiet(Source):
         def read(self, size: int, /) -> bytes:
-            time.sleep(0.3)
+            time.sleep(2.5)
             return super().read(size)
 
-    assert symbolized(scripted("exec 2>&-; exec cat", 0.1), Quiet(b"x\n")) == b"x\n"
+    assert symbolized(scripted("exec 2>&-; exec cat", 2.0), Quiet(b"x\n")) == b"x\n"
 
 
 def test_one_that_reads_nothing_but_writes_is_no_hang(scripted: Scripted) -> None:
-    busy = scripted("for n in 1 2 3 4 5 6 7; do echo busy; sleep 0.1; done; cat >/dev/null", 0.3)
+    busy = scripted("for n in 1 2 3 4 5 6 7; do echo busy; sleep 0.4; done; cat >/dev/null", 2.0)
     assert symbolized(busy, Source(b"x" * 1_000_000)) == b"busy\n" * 7
 
 
 class Slow(Output):
     def write(self, data: bytes, /) -> None:
         if not self.data:
-            time.sleep(0.5)
+            time.sleep(2.5)
         super().write(data)
 
 
 def test_an_output_that_is_slow_is_no_hang() -> None:
     output = Slow()
-    Symbolizer(("cat",), 0.1).symbolize(Source(*[b"x" * 65536] * 10), output)
+    Symbolizer(("cat",), 2.0).symbolize(Source(*[b"x" * 65536] * 10), output)
     assert len(output.data) == 655_361
 
 
@@ -230,8 +230,8 @@ def _output(what: str) -> BinaryIO:
 def test_a_deadline_ends_it() -> None:
     source = Source(b"x\n", waits=True)
     output = Output()
-    with pytest.raises(FuzzerTimeout, match=r"within 0\.2 s"):
-        SYMBOLIZER.symbolize(source, output, Deadline(0.2))
+    with pytest.raises(FuzzerTimeout, match="within 3 s"):
+        SYMBOLIZER.symbolize(source, output, Deadline(3))
     assert output.data == b"x\n"
     assert source.closed.is_set()
 
