@@ -96,14 +96,17 @@ def test_a_qemu_that_is_no_program(bundle: Workspace, content: bytes) -> None:
     ("tool", "part", "message"),
     [
         ("ZBI", "fail", "zbitool failed with exit code 1"),
-        ("ZBI", "hang", "zbitool did not end within 1 s and was killed"),
+        ("ZBI", "hang", "zbitool did not end within 5 s and was killed"),
         ("ZBI", "nothing", "zbitool ended well but left no ssh-fuchsia.zbi"),
         ("ZBI", "empty", "zbitool ended well but left no ssh-fuchsia.zbi (it is empty)"),
         ("FVM", "fail", "fvm failed with exit code 1"),
-        ("FVM", "hang", "fvm did not end within 1 s and was killed"),
+        ("FVM", "hang", "fvm did not end within 5 s and was killed"),
     ],
 )
 def test_a_tool_that_fails(bundle: Workspace, tool: str, part: str, message: str) -> None:
+    if part == "hang":
+        settings = bundle.directory / "luigi.cfg"
+        settings.write_text(settings.read_text().replace("[tools]\ntimeout = 60", "[tools]\ntimeout = 5"))
     outcome = bundle.luigi("BootInstance", **{f"FAKE_{tool}": part})
     assert_clean_failure(outcome, bundle)
     assert message in outcome.text
