@@ -70,7 +70,8 @@ def test_a_live_line_on_a_terminal(bundle: Workspace) -> None:
     part = r"serial [bold]\x1b]0;evil\x07 welcome to Zircon\r\n"
     status, said = on_a_terminal(bundle, "luigi", "--module", "tasks", "BootInstance", FAKE_QEMU=part)
     assert status == 30
-    assert re.search(r"i0: marker, [1-7] s of 8 s  \[bold\] welcome to Zircon", said), "the guest's words are not markup"
+    live = re.search(r"i0: marker, [1-7] s of 8 s  \[bold\] welcome to Zircon", said)
+    assert live, "the guest's words are not markup"
     assert "evil" not in said
     assert "error: i0: the guest did not print {{{reset}}}" in said
     assert said.rstrip().endswith("topcoat logs i0"), "the error is the last that is seen"
