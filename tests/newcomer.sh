@@ -108,47 +108,47 @@ newcomer() {
     esac
 }
 
-if [ "${1:-}" = --within ]; then
-    newcomer "$2"
-    exit
-fi
+main() {
+    [ "$(id -u)" = 0 ] || fail "making a system needs root"
+    [ -n "$(git -C "$SOURCE" status --porcelain)" ] && echo "note: of $SOURCE counts only what is committed" >&2
+    command -v debootstrap >/dev/null || apt-get install -y --no-install-recommends debootstrap >/dev/null 2>&1 ||
+        { apt-get update -q && apt-get install -y --no-install-recommends debootstrap; } >&2
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    export MIRROR=${MIRROR:-$(archive_of "$codename")}
+    export SECURITY_MIRROR=${SECURITY_MIRROR:-$(archive_of "$codename-security")}
+    [ -n "$MIRROR" ] && [ -n "$SECURITY_MIRROR" ] ||
+        fail "this host's apt has no sources of Debian: say MIRROR and SECURITY_MIRROR"
 
-[ "$(id -u)" = 0 ] || fail "making a system needs root"
-[ -n "$(git -C "$SOURCE" status --porcelain)" ] && echo "note: of $SOURCE counts only what is committed" >&2
-command -v debootstrap >/dev/null || apt-get install -y --no-install-recommends debootstrap >/dev/null 2>&1 ||
-    { apt-get update -q && apt-get install -y --no-install-recommends debootstrap; } >&2
-codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-export MIRROR=${MIRROR:-$(archive_of "$codename")}
-export SECURITY_MIRROR=${SECURITY_MIRROR:-$(archive_of "$codename-security")}
-[ -n "$MIRROR" ] && [ -n "$SECURITY_MIRROR" ] ||
-    fail "this host's apt has no sources of Debian: say MIRROR and SECURITY_MIRROR"
-
-mkdir -p "$PLACE"
-exec 9>"$PLACE/lock"
-flock -n 9 || fail "another run works in $PLACE"
-: >"$PLACE/figures"
-releases=("$@")
-[ $# -gt 0 ] || releases=(bookworm trixie)
-inner=
-ended() {
-    [ -z "$inner" ] || { kill -KILL "$inner" && wait "$inner"; } 2>/dev/null || true
-    rm -rf "${releases[@]/#/$PLACE/}"
-}
-trap ended EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-for release in "${releases[@]}"; do
-    base=$(base_of "$release")
-    rm -rf "${PLACE:?}/$release"
-    cp -a --reflink=auto "$base" "$PLACE/$release"
-    introduce "$PLACE/$release" "$release"
-    # Ends with us, by SIGKILL too; and all that runs in it with the first of its processes
-    setpriv --pdeathsig KILL \
-        unshare --mount --propagation private --pid --fork --kill-child "$0" --within "$release" </dev/null &
-    inner=$!
-    wait "$inner"
+    mkdir -p "$PLACE"
+    exec 9>"$PLACE/lock"
+    flock -n 9 || fail "another run works in $PLACE"
+    : >"$PLACE/figures"
+    releases=("$@")
+    [ $# -gt 0 ] || releases=(bookworm trixie)
     inner=
-    rm -rf "${PLACE:?}/$release"
-done
-echo "== figures: $(nproc) cores, $(date -I)"
-cat "$PLACE/figures"
+    ended() {
+        [ -z "$inner" ] || { kill -KILL "$inner" && wait "$inner"; } 2>/dev/null || true
+        rm -rf "${releases[@]/#/$PLACE/}"
+    }
+    trap ended EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    for release in "${releases[@]}"; do
+        base=$(base_of "$release")
+        rm -rf "${PLACE:?}/$release"
+        cp -a --reflink=auto "$base" "$PLACE/$release"
+        introduce "$PLACE/$release" "$release"
+        # Ends with us, by SIGKILL too; and all that runs in it with the first of its processes
+        setpriv --pdeathsig KILL \
+            unshare --mount --propagation private --pid --fork --kill-child "$0" --within "$release" </dev/null &
+        inner=$!
+        wait "$inner"
+        inner=
+        rm -rf "${PLACE:?}/$release"
+    done
+    echo "== figures: $(nproc) cores, $(date -I)"
+    cat "$PLACE/figures"
+}
+
+# On one line, as bash reads a script while it runs, and it may be edited meanwhile
+if [ "${1:-}" = --within ]; then newcomer "$2"; else main "$@"; fi; exit

@@ -54,8 +54,9 @@ _RENAMED = {
 _LIBC = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2")
 _CURL = "libcurl.so.4"
 COMPILER = Selection(
-    packages=tuple(dict.fromkeys((*_PROGRAMS, *_SYSROOT))),
+    packages=tuple(_SYSROOT),
     programs=_PROGRAMS,
+    libraries=("libgcc-s1", "libstdc++6"),
     # libc is the host's; of libcurl see below
     without=frozenset((*_LIBC, _CURL)),
 )

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pipeline.demo.apt import Apt
 from pipeline.demo.libraries import Libraries, Selection, likely
-from pipeline.demo.packages import Packages, file_for
+from pipeline.demo.packages import Packages, file_for, name_of
 from pipeline.errors import PackageError
 
 
@@ -30,7 +30,7 @@ class Provided:
     def named(self, pattern: str) -> str | None:
         """See Source."""
         found = self._packages.newest(pattern)
-        return found.name.partition("_")[0] if found else None
+        return name_of(found) if found else None
 
     def bring(self, names: Iterable[str], directory: Path) -> list[Path]:
         """See Source."""
@@ -53,16 +53,16 @@ def gather(
 
 def _gather(directory: Path, selection: Selection, source: Source, where: str) -> tuple[Packages, Libraries]:
     unpacked = directory.parent / "unpacked"
-    for made in (directory, unpacked):
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir()
+    for remains in (directory, unpacked):
+        shutil.rmtree(remains, ignore_errors=True)
+    directory.mkdir()
     libraries = Libraries(unpacked, selection)
-    had = {wanted: source.named(wanted) for wanted in selection.packages}
-    next_ones = {name for name in had.values() if name}
-    while next_ones:
-        libraries.add(source.bring(sorted(next_ones), directory))
+    had = {wanted: source.named(wanted) for wanted in selection.all_packages}
+    names = {name for name in had.values() if name}
+    while names:
+        libraries.add(source.bring(sorted(names), directory))
         possible = {library: filter(source.named, packages) for library, packages in libraries.lacking().items()}
-        next_ones = {name for library, packages in possible.items() for name in likely(library, packages)}
+        names = {name for library, packages in possible.items() for name in likely(library, packages)}
     _refuse_lack([wanted for wanted, name in had.items() if name is None], libraries, where)
     return Packages(directory), libraries
 

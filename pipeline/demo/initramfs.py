@@ -28,12 +28,13 @@ _PLACES = {
 _LOADER = "lib64/ld-linux-x86-64.so.2"
 _WHOLE = ("libc6", "libgcc-s1")
 GUEST = Selection(
-    packages=(KERNEL, "busybox-static", "dropbear-bin", "openssh-sftp-server", *_WHOLE),
+    packages=(KERNEL,),
     programs={
         "busybox-static": {"usr/bin/busybox": "busybox"},
         "dropbear-bin": {"usr/sbin/dropbear": "dropbear"},
         "openssh-sftp-server": {"usr/lib/openssh/sftp-server": "sftp-server"},
     },
+    libraries=_WHOLE,
     # It depends on today's kernel
     through=("linux-image-cloud-amd64",),
 )
@@ -92,7 +93,7 @@ def _programs(packages: Packages) -> Iterator[cpio.Entry]:
     """The programs, and flat in /lib the libraries that they load; libc with all that it loads when it likes."""
     with tempfile.TemporaryDirectory(prefix="topcoat-") as unpacked:
         found = Libraries(Path(unpacked), GUEST)
-        found.add(package for package in packages.files() if package != packages.kernel())
+        found.add(packages.files())
         for name, path in found.programs().items():
             yield cpio.file(_PLACES[name], path.read_bytes(), 0o755)
         whole = {name: path for package in _WHOLE for name, path in found.of(package).items()}

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from pipeline.demo.packages import content, depends, members, name_of, opened
@@ -24,13 +25,25 @@ class Selection:
     """What is wanted of Debian's packages."""
 
     packages: tuple[str, ...]
-    """By name, or by a pattern of names where they have a version in them."""
+    """Those without programs, by name, or by a pattern of names where they have a version in them."""
     programs: Mapping[str, Mapping[str, str]]
     """The programs that are run: by package, and by their names in it, what they are called here."""
+    libraries: tuple[str, ...] = ()
+    """Packages that are wanted and may hold libraries that the programs load."""
     through: tuple[str, ...] = ()
     """Packages that are not wanted themselves, but depend on those of the patterns."""
     without: frozenset[str] = frozenset()
     """Libraries that need not be found."""
+
+    @property
+    def all_packages(self) -> tuple[str, ...]:
+        """All that are wanted in any case."""
+        return tuple(dict.fromkeys((*self.programs, *self.packages, *self.libraries)))
+
+    def holds_nothing(self, package: str) -> bool:
+        """Whether no program or library of it counts."""
+        wanted = package in self.programs or package in self.libraries
+        return not wanted and any(fnmatch(package, pattern) for pattern in self.packages)
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,7 @@ class Libraries:
     """The programs of a selection and the libraries of all packages that are added, unpacked into a directory."""
 
     def __init__(self, directory: Path, selection: Selection) -> None:
+        directory.mkdir(exist_ok=True)
         self._directory = directory
         self._selection = selection
         self._packages: dict[str, _Content] = {}
@@ -110,6 +124,8 @@ class Libraries:
 
     def _unpack(self, package: Path) -> _Content:
         name = name_of(package)
+        if self._selection.holds_nothing(name):
+            return _Content([])
         found, wanted = _Content(depends(package)), self._selection.programs.get(name, {})
         directory = self._directory / name
         directory.mkdir(parents=True)

@@ -173,8 +173,10 @@ def test_without_apt_the_system_the_packages_and_the_setting_are_named(
     played(monkeypatch, {"ID": "fedora", "PRETTY_NAME": "Fedora Linux 43"})
     with pytest.raises(ToolMissing, match=r"there is no apt to fetch them: this is Fedora Linux 43$") as caught:
         fetched(tmp_path)
-    assert caught.value.detail.startswith("linux-image-VERSION-cloud-amd64, busybox-static, dropbear-bin, ")
-    assert len(caught.value.detail.split(",")) == len(GUEST.packages) + 1
+    assert caught.value.detail.startswith(
+        "busybox-static, dropbear-bin, openssh-sftp-server, linux-image-VERSION-cloud-amd64, "
+    )
+    assert len(caught.value.detail.split(",")) == len(GUEST.all_packages) + 1
     assert "[demo] packages" in caught.value.hint
 
 
