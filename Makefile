@@ -13,7 +13,7 @@ OS_RELEASE := /etc/os-release
 # $(call install,WHAT,PACKAGES): by apt, if we may. Package lists can be missing or old, so a failure counts only with
 # new ones
 define install
-. $(OS_RELEASE) 2>/dev/null; \
+[ ! -r $(OS_RELEASE) ] || . $(OS_RELEASE); \
 if ! command -v apt-get >/dev/null; then \
   echo "error: $(1) is missing, and this is $${PRETTY_NAME:-a system} without apt." \
     "Install it, or run Topcoat on Debian 12 or 13, or in a container of one" >&2; exit 1; \

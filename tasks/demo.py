@@ -1,6 +1,7 @@
 """The demo guest: what takes the place of a Fuchsia build, so that everything runs without a checkout."""
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +94,11 @@ class DemoCompiler(ArtifactTask):
     """Debian's clang and llvm-symbolizer, and what fuzzers are compiled against; of packages that do not stay."""
 
     version = 2
+
+    def requires(self) -> Tasks:
+        # Where no packages are to be had at all, one of both tasks says so
+        provided = settings.load().demo_packages
+        return {} if provided or shutil.which("apt-get") else {"packages": DemoPackages()}
 
     def artifacts(self) -> tuple[Path, ...]:
         demo = settings.load().store.demo

@@ -39,7 +39,8 @@ class Host:
 
     def make(self, *words: str, system: str = "Debian GNU/Linux 12") -> subprocess.CompletedProcess[str]:
         release = self.place / "os-release"
-        release.write_text(f'PRETTY_NAME="{system}"\n')
+        if system:
+            release.write_text(f'PRETTY_NAME="{system}"\n')
         assert MAKE is not None
         return subprocess.run(
             [MAKE, f"OS_RELEASE={release}", *words],
@@ -97,12 +98,13 @@ def test_without_root_the_command_for_root_is_told(host: Host) -> None:
     assert host.calls() == []
 
 
-def test_a_system_without_apt_is_told_what_to_do(host: Host) -> None:
-    done = host.make("qemu", system="Fedora Linux 43")
+@pytest.mark.parametrize(("system", "told"), [("Fedora Linux 43", "Fedora Linux 43"), ("", "a system")])
+def test_a_system_without_apt_is_told_what_to_do(host: Host, system: str, told: str) -> None:
+    done = host.make("qemu", system=system)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
     assert line == (
-        "error: QEMU is missing, and this is Fedora Linux 43 without apt. "
+        f"error: QEMU is missing, and this is {told} without apt. "
         "Install it, or run Topcoat on Debian 12 or 13, or in a container of one"
     )
 

@@ -24,8 +24,8 @@ log = logging.getLogger("topcoat")
 
 _CONFIGURATION = Path(__file__).with_name("apt.conf")
 _OTHER_HOSTS = (
-    "run Topcoat on Debian 12 or 13, or in a container of one; or put the .deb files of one of them into a directory, "
-    "and name it with [demo] packages"
+    "run Topcoat on Debian 12 or 13, or in a container of one; or name a directory for the .deb files of one "
+    "of them with [demo] packages, and it will be told what is missing there"
 )
 
 
@@ -66,11 +66,9 @@ class Apt:
         try:
             found = Tool.in_path("apt-get", hint="")
         except ToolMissing:
-            names = ", ".join(selection.all_packages).replace("[0-9]*", "VERSION")
             raise ToolMissing(
                 f"the demo guest is made of Debian packages, and there is no apt to fetch them: this is {_host()}",
                 hint=_OTHER_HOSTS,
-                detail=f"{names}, and the packages of the libraries that they load",
             ) from None
         # Which packages do not fit together it says on its standard output, and only then on the other that they do not
         apt = Tool(found.name, ("sh", "-c", 'exec "$0" "$@" 2>&1', *found.argv), found.files)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo.initramfs import GUEST, collect
+from pipeline.demo.initramfs import collect
 from pipeline.demo.packages import Packages
 from pipeline.errors import PackageError, ToolMissing
 from tests.demo import debs
@@ -165,18 +165,12 @@ def played(monkeypatch: pytest.MonkeyPatch, release: Mapping[str, str]) -> None:
     monkeypatch.setattr(platform, "freedesktop_os_release", lambda: dict(release))
 
 
-def test_without_apt_the_system_the_packages_and_the_setting_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_apt_the_system_and_the_setting_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     played(monkeypatch, {"ID": "fedora", "PRETTY_NAME": "Fedora Linux 43"})
     with pytest.raises(ToolMissing, match=r"there is no apt to fetch them: this is Fedora Linux 43$") as caught:
         fetched(tmp_path)
-    assert caught.value.detail.startswith(
-        "busybox-static, dropbear-bin, openssh-sftp-server, linux-image-VERSION-cloud-amd64, "
-    )
-    assert len(caught.value.detail.split(",")) == len(GUEST.all_packages) + 1
     assert "[demo] packages" in caught.value.hint
 
 

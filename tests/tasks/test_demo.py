@@ -71,3 +71,13 @@ def test_provided_packages_that_have_gone_are_asked_for(collected: Workspace) ->
     assert "6 packages of the demo guest are missing" in outcome.text
     assert "[demo] packages names the directory" in outcome.text
     assert "Traceback" not in outcome.text
+
+
+def test_without_apt_one_message_says_what_to_do(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    outcome = workspace.luigi("DemoInitramfs", PATH=str(tmp_path / "bin"))
+    assert outcome.status == 30
+    assert outcome.text.count("error: ") == 1
+    assert "there is no apt to fetch them: this is " in outcome.text
+    assert "run Topcoat on Debian 12 or 13, or in a container of one; or name a directory" in outcome.text
+    assert workspace.files() == []
