@@ -11,14 +11,14 @@ from tests.conftest import Workspace
 UNHEARD = ("2>&1 | head -1", "2>/dev/full", "2>&-", ">&-", ">/dev/full", ">/dev/full 2>&1", "<&- >&- 2>&-", "| true")
 
 
-def shell(workspace: Workspace, line: str, **more: str) -> subprocess.CompletedProcess[bytes]:
+def shell(workspace: Workspace, line: str, limit: float = 100, **more: str) -> subprocess.CompletedProcess[bytes]:
     """Run a line of bash in the workspace, which ends with the status of the first command of a pipe."""
     return subprocess.run(
         ["bash", "-c", f"{line}\nexit ${{PIPESTATUS[0]}}"],
         cwd=workspace.directory,
         env={**workspace.environment, **more},
         capture_output=True,
-        timeout=100,
+        timeout=limit,
         check=False,
     )
 
@@ -68,6 +68,18 @@ class TestWhoDoesSomething:
 
 
 ASKED = ("--help", "instances", "instances --json", "argv i0", "doctor", "why", "logs i0", "campaign status --json")
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("streams", ["2>&1 | head -1", ">/dev/full 2>&1", "<&- >&- 2>&-"])
+def test_a_campaign_goes_on(demo: Workspace, streams: str) -> None:
+    """With workers of luigi's, which print too, and the real guest."""
+    demo.configure("[campaign]\ncanary = off\n")
+    words = "FuzzCampaign --fuzzers '*/noop_fuzzer,*/crash_fuzzer' --budget 5s --workers 2"
+    done = shell(demo, f"luigi --module tasks {words} {streams}", limit=350)
+    assert (done.returncode, done.stderr) == (0, b"")
+    status = json.loads((demo.store.campaigns / "campaign/status.json").read_bytes())
+    assert status["state"] == "done"
 
 
 class TestWhoWasAskedForOutput:

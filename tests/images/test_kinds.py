@@ -37,6 +37,7 @@ REFUSED = {
     "lz4 of kernels": (b"\x02\x21\x4c\x18", Kind.LZ4, "lz4 -dc"),
     "bzImage": (b"MZ".ljust(0x202, b"\0") + b"HdrS", Kind.BZIMAGE, "-kernel"),
     "arm64": (b"MZ".ljust(0x38, b"\0") + b"ARM\x64", Kind.ARM64_IMAGE, "-kernel"),
+    "LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", Kind.GIT_LFS, "git lfs pull"),
     "nothing": (b"", Kind.EMPTY, "copied as a whole"),
     "zeros": (bytes(5000), Kind.UNKNOWN, "Topcoat knows"),
     "text": (b"hello\n", Kind.UNKNOWN, "Topcoat knows"),
