@@ -47,7 +47,7 @@ def shadow_of_tasks() -> UsageError | None:
     """What to say if `tasks` is another package than the one beside this one; None if it is not."""
     spec = importlib.util.find_spec("tasks")
     origin = Path(spec.origin) if spec and spec.origin else None
-    if origin == Path(__file__).parent.parent / "tasks" / "__init__.py":
+    if origin and os.path.realpath(origin) == os.path.realpath(Path(__file__).parent.parent / "tasks/__init__.py"):
         return None
     return UsageError(
         f"the package named tasks is not Topcoat's here, but {origin or 'another one'}",

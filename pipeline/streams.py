@@ -27,8 +27,12 @@ _PLAIN = {"─": "-", "│": "|", "├": "|", "└": "`", "…": "...", "→": "
 _output: "_Descriptor | None" = None
 
 
+class ReaderGone(BrokenPipeError):
+    """stdout is a pipe whose reader, such as head, has seen enough."""
+
+
 class OutputError(OSError):
-    """stdout cannot be written, for another reason than that its reader has gone (BrokenPipeError)."""
+    """stdout cannot be written, for another reason than that its reader has gone."""
 
     def explained(self) -> StoreError:
         """For people."""
@@ -47,12 +51,12 @@ class _Descriptor(io.FileIO):
         self.needed = needed
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """How many bytes count as written. Raises BrokenPipeError or OutputError if it is needed."""
+        """How many bytes count as written. Raises ReaderGone or OutputError if it is needed."""
         try:
             return self._write(data)
-        except BrokenPipeError:
+        except BrokenPipeError as error:
             if self.needed:
-                raise
+                raise ReaderGone(error.errno, error.strerror) from None
         except OSError as error:
             if self.needed:
                 raise OutputError(error.errno, error.strerror) from error

@@ -18,6 +18,7 @@ from typing import Literal, TextIO
 from pipeline.errors import BrokenInstance, CommandError, InstanceBusy
 from pipeline.process import Process
 from pipeline.publish import lock_of, locked
+from pipeline.streams import OutputError
 from pipeline.text import Filter
 
 DETACH = 0x1D
@@ -45,7 +46,8 @@ def attach(name: str, serial: Path, process: Process, *, safe: bool) -> Reason:
     stdin it only prints. With `safe`, escape sequences and control characters of the guest are left out.
 
     Returns why it ended. Raises InstanceBusy if another has the console, BrokenInstance if QEMU lives but its socket
-    does not answer, CommandError if the guest does not take its input, BrokenPipeError if stdout has lost its reader.
+    does not answer, CommandError if the guest does not take its input, BrokenPipeError if stdout has lost its reader,
+    OutputError if it cannot be written.
     """
     if not serial.exists():  # and its directory must not be made anew for the lock
         return _no_answer(name, process, "its socket is not there")
@@ -224,9 +226,15 @@ class _Session:
         if event & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         assert self._screen is not None
-        with suppress(BlockingIOError):  # our end may be non-blocking by somebody else's will
+        try:
             self._said = self._said[os.write(self._screen, self._said[:_CHUNK]) :]
             self._moved = time.monotonic()
+        except BlockingIOError:  # our end may be non-blocking by somebody else's will
+            return
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror) from error
 
     def _send(self) -> None:
         try:

@@ -172,6 +172,29 @@ class TestInTheGuest:
         assert booted.topcoat("ssh", "i0", "--", "no-such-program").status == 127
         assert booted.topcoat("ssh", "i0", "--", "cat /proc/cmdline").stdout.decode().count("topcoat.boot=") == 1
 
+    def test_output_that_nobody_takes(self, booted: Workspace) -> None:
+        """It is not the guest's fault."""
+        ends = {
+            ">/dev/full": (30, "error: stdout cannot be written: No space left on device"),
+            ">&-": (30, "error: stdout cannot be written: Bad file descriptor"),
+            "| head -n 1": (141, ""),
+            "2>&- | head -n 1": (141, ""),
+        }
+        for command in ("ssh i0 -- yes", "console i0"):
+            for streams, end in ends.items():
+                if command == "console i0" and streams == ">&-":
+                    continue  # it only listens then
+                done = subprocess.run(
+                    ["bash", "-c", f"yes | topcoat {command} {streams}; exit ${{PIPESTATUS[1]}}"],
+                    cwd=booted.directory,
+                    env=booted.environment,
+                    capture_output=True,
+                    timeout=200,
+                    check=False,
+                )
+                said = done.stderr.decode().removeprefix("connected to i0\n").partition("\n")[0]
+                assert (done.returncode, said) == end, (command, streams)
+
     def test_a_terminal_or_nothing_as_stdin(self, booted: Workspace) -> None:
         """On a terminal a thread still waits for a key when the command has ended."""
         main, terminal = openpty()

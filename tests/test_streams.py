@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 
 import pytest
 
@@ -11,12 +12,14 @@ from tests.conftest import Workspace
 UNHEARD = ("2>&1 | head -1", "2>/dev/full", "2>&-", ">&-", ">/dev/full", ">/dev/full 2>&1", "<&- >&- 2>&-", "| true")
 
 
-def shell(workspace: Workspace, line: str, limit: float = 100, **more: str) -> subprocess.CompletedProcess[bytes]:
+def shell(
+    workspace: Workspace, line: str, environment: Mapping[str, str] | None = None, limit: float = 100
+) -> subprocess.CompletedProcess[bytes]:
     """Run a line of bash in the workspace, which ends with the status of the first command of a pipe."""
     return subprocess.run(
         ["bash", "-c", f"{line}\nexit ${{PIPESTATUS[0]}}"],
         cwd=workspace.directory,
-        env={**workspace.environment, **more},
+        env={**workspace.environment, **(environment or {})},
         capture_output=True,
         timeout=limit,
         check=False,
@@ -40,7 +43,7 @@ class TestWhoDoesSomething:
 
     @pytest.mark.parametrize("streams", UNHEARD)
     def test_a_boot_that_fails_has_its_own_status(self, bundle: Workspace, streams: str) -> None:
-        done = shell(bundle, f"luigi --module tasks BootInstance {streams}", FAKE_ZBI="fail")
+        done = shell(bundle, f"luigi --module tasks BootInstance {streams}", {"FAKE_ZBI": "fail"})
         assert (done.returncode, b"Traceback" in done.stderr) == (30, False)
 
     @pytest.mark.parametrize("streams", [">/dev/full", "| true", ">&-"])
@@ -62,7 +65,7 @@ class TestWhoDoesSomething:
 
     def test_a_log_on_a_closed_descriptor_does_not_become_stderr(self, bundle: Workspace) -> None:
         """What is opened first takes the lowest number that is free."""
-        assert shell(bundle, "luigi --module tasks BootInstance <&- >&- 2>&-", FAKE_ZBI="fail").returncode == 30
+        assert shell(bundle, "luigi --module tasks BootInstance <&- >&- 2>&-", {"FAKE_ZBI": "fail"}).returncode == 30
         written = {path.read_bytes() for path in bundle.store.root.rglob("*") if path.is_file()}
         assert not any(b"error:" in content for content in written)
 
@@ -144,7 +147,7 @@ class TestEncodings:
     def test_a_tree_is_plain(self, bundle: Workspace, encoding: str) -> None:
         locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
         environment = locale if encoding == "C" else {"PYTHONIOENCODING": encoding}
-        done = shell(bundle, "topcoat why", **environment)
+        done = shell(bundle, "topcoat why", environment)
         assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
         assert b"\n|- initrd: InitrdWithKey  stale: missing" in done.stdout
         assert b"\n|  `- key: SSHKeyPair  (see above)" in done.stdout

@@ -23,6 +23,7 @@ from pipeline.settings import Timeouts
 from pipeline.ssh import facilities
 from pipeline.ssh.facilities import Facilities
 from pipeline.ssh.session import CHUNK, CONSOLE, Session, Vanished
+from pipeline.streams import OutputError, ReaderGone
 from pipeline.text import printable
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it logs tracebacks of what it also raises
@@ -119,7 +120,7 @@ class Connection:
         session = self.session(command, "exec", command, deadline, _keep)
         try:
             yield session
-        except TopcoatError:
+        except (TopcoatError, ReaderGone, OutputError):  # the last two are of our own stdout
             raise
         except Exception as error:
             raise session.broken(str(error) or type(error).__name__) from error
