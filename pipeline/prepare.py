@@ -37,13 +37,16 @@ def make_initrd(build: Build, public_key: Path, output: Path, tools: Tools) -> P
 
     Raises ToolError, ImageError or StoreError.
     """
+    from pipeline.images import kinds
     from pipeline.proof import prove_initrd
 
     zbi, source = build.tool("zbitool"), build.path("zbi")
+    kinds.require(source, kinds.Kind.ZBI, kinds.Kind.CPIO)
     add_file(zbi, source, output, KEY_IN_IMAGE, public_key, tools.timeout)
     if not tools.proof:
         return None
-    return prove_initrd(zbi, output, source, build.arch, KEY_IN_IMAGE, public_key.read_bytes())
+    key, strict = public_key.read_bytes(), tools.strict
+    return prove_initrd(zbi, output, source, build.arch, KEY_IN_IMAGE, key, strict=strict)
 
 
 def add_file(zbi: Tool, source: Path, output: Path, target: str, content: Path, timeout: float) -> None:

@@ -4,6 +4,7 @@ A tool that ends with 0 may have made nothing of use all the same: an old `fvm` 
 Every proof reads all of the image and of what it was made of, in little memory, and tells what it has found.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,51 +21,74 @@ from pipeline.tools import Tool
 if TYPE_CHECKING:
     from pipeline.images.fvm import Metadata
 
+log = logging.getLogger("topcoat")
+
 _OFF = "if you know better: [tools] proof = off"
 
 
-def prove_initrd(tool: Tool, image: Path, source: Path, arch: str, path: str, content: bytes) -> Proof:
+def prove_initrd(
+    tool: Tool, image: Path, source: Path, arch: str, path: str, content: bytes, *, strict: bool = False
+) -> Proof:
     """Raise ToolLied unless `image` is the sound boot image `source` with one more file.
 
     A ZBI must start with the kernel of `arch`, have one BOOTFS, valid CRCs (but for those that are wrong in `source`
     too), the file `path` with exactly this content, and everything else of `source` with equal content. An initramfs
-    must hold the file and be `source` otherwise. Raises ImageError if `source` itself is not sound.
+    must hold the file and be `source` otherwise. Raises ImageError if `source` itself is not sound. A wrong CRC in it,
+    of which nothing can be seen in `image` any more, is refused if `strict`, else warned of and the proof's `doubt`.
     """
     with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(_look, source, crcs=False)
+        reading = pool.submit(_look, source)
         try:
             after = _look(image)
         except ImageError as error:
             raise _lied(tool, image, error.message) from error
         before = reading.result()
     _require_sound(source, before)
+    doubt = _doubt(source, before, strict=strict)
     if after.kind != before.kind:
         raise _lied(tool, image, f"it is no {before.kind}, but {after.kind}")
-    if not after.sound:
-        before = _look(source)  # a tool copies what is wrong, such as a CRC, and that is not its fault
     wanted = _digest(content)
     if before.kind == "ZBI":
+        # A tool copies what is wrong with other items, and that is not its fault
         problems = _zbi_problems(before, after, arch, path, wanted)
     else:
         problems = _initramfs_problems(before, after, path, wanted)
     if problem := next(problems, None):
         raise _lied(tool, image, problem)
-    return {"image": after.kind, "parts": len(after.parts), "files": sum(part.kind == "file" for part in after.walk())}
+    files = sum(part.kind == "file" for part in after.walk())
+    return {"image": after.kind, "parts": len(after.parts), "files": files, **({"doubt": doubt} if doubt else {})}
+
+
+def _doubt(source: Path, before: Part, *, strict: bool) -> str:
+    """The first wrong CRC of the source, "" if all are right: told in a warning, or raised if `strict`."""
+    from pipeline.images.zbi.container import WRONG_CRC
+
+    problems = ((part.name, problem) for part in before.parts for problem in part.problems)
+    doubt = next((f"{name}: {problem}" for name, problem in problems if problem.startswith(WRONG_CRC)), "")
+    if doubt and strict:
+        hint = "build it anew, or fetch it once more; [tools] proof = auto only warns of it"
+        raise ImageDamaged(f"{doubt} ([tools] proof = on)", hint=hint).about(str(source))
+    if doubt:
+        log.warning("%s may be damaged: %s; [tools] proof = on refuses it", source, doubt)
+    return doubt
 
 
 def _require_sound(source: Path, before: Part) -> None:
     """Raise ImageDamaged if files of the source cannot be told: then nobody can say whether they are still there."""
+    from pipeline.images.zbi.container import OF_HEADERS
+
     for part in before.parts:
-        if part.name == "BOOTFS" and part.problems:
+        problem = next((problem for problem in part.problems if not problem.startswith(OF_HEADERS)), None)
+        if part.name == "BOOTFS" and problem:
             raise ImageDamaged(
-                f"BOOTFS: {part.problems[0]}", offset=part.offset, hint="build it anew, or fetch it once more"
+                f"BOOTFS: {problem}", offset=part.offset, hint="build it anew, or fetch it once more"
             ).about(str(source))
 
 
-def _look(image: Path, *, crcs: bool = True) -> Part:
-    from pipeline.images import kinds, zbi
+def _look(image: Path) -> Part:
+    from pipeline.images import kinds
 
-    return zbi.inspect(image, crcs=crcs) if kinds.identify(image) is kinds.Kind.ZBI else kinds.inspect(image)
+    return kinds.inspect(image)
 
 
 def _digest(content: bytes) -> str:

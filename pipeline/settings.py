@@ -125,6 +125,8 @@ class Tools:
     """Seconds that one run of a host tool may take."""
     proof: bool = True
     """What a tool has made is looked into before it counts."""
+    strict: bool = False
+    """A source whose own CRCs are wrong is refused, not only warned of: `proof = on` was said."""
     zbi: ToolChoice = "auto"
     """auto: the build's program if it works, else Topcoat's own; a path in luigi.cfg becomes the build's."""
     fvm: ToolChoice = "auto"
@@ -291,7 +293,7 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
         store=Store(Path(os.path.abspath(root))),
         build_kind=cast(BuildKind, reader.choice("build", "kind", ("auto", "local", "clusterfuzz", "demo"))),
         resources=overrides,
-        tools=Tools(reader.number("tools", "timeout") or 600.0, reader.switch("tools", "proof", "on"), zbi, fvm),
+        tools=_tools(reader, zbi, fvm),
         qemu=Qemu(
             accel=cast(Accel, reader.choice("qemu", "accel", ("auto", "kvm", "tcg"))),
             tcg_threads=cast(TcgThreads, reader.choice("qemu", "tcg_threads", ("auto", "single", "multi"))),
@@ -315,6 +317,12 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
         campaign=_campaign(reader),
         demo_packages=reader.path("demo", "packages"),
     )
+
+
+def _tools(reader: Configuration, zbi: ToolChoice, fvm: ToolChoice) -> Tools:
+    said = reader.text("tools", "proof") not in (None, "auto")
+    proof = reader.switch("tools", "proof", "on") if said else True
+    return Tools(reader.number("tools", "timeout") or 600.0, proof, proof and said, zbi, fvm)
 
 
 def _campaign(reader: Configuration) -> Campaign:

@@ -152,8 +152,8 @@ class ArtifactTask(FreshTask):
         What is found must be in `inputs` from then on, also in other processes.
         """
 
-    def must_be_proved(self) -> bool:
-        """Whether files that were made without a proof must be made again."""
+    def must_be_proved(self, proof: Proof | None) -> bool:
+        """Whether files of which so much was proved must be made again."""
         return False
 
     def requires(self) -> Tasks:
@@ -202,7 +202,7 @@ class ArtifactTask(FreshTask):
         except OSError as error:  # the run says the same, with a hint
             return Reason(f"an input cannot be read: {error.strerror}: {error.filename}")
         own = own or freshness.damaged(record, self.files(), check.digests)
-        own = own or ("not proved" if self.must_be_proved() and record.proof is None else None)
+        own = own or ("not proved" if self.must_be_proved(record.proof) else None)
         return Reason(own) if own else _first(stale.items())
 
     def output(self) -> list[ArtifactTarget]:

@@ -9,7 +9,7 @@ import luigi
 from pipeline import build, image_tools, settings
 from pipeline.build import Build
 from pipeline.errors import MissingResource, StoreError
-from pipeline.freshness import Reason
+from pipeline.freshness import Proof, Reason
 from pipeline.settings import Settings
 from pipeline.targets import ArtifactTarget
 from pipeline.tools import Tool
@@ -113,9 +113,10 @@ class BuildArtifactTask(BuildTask, ArtifactTask):
     proved: ClassVar[bool] = False
     """Whether `make` proves what it has made, unless `[tools] proof` is off."""
 
-    def must_be_proved(self) -> bool:
-        """Files that were only believed are made again once proofs are wanted."""
-        return self.proved and current()[0].tools.proof
+    def must_be_proved(self, proof: Proof | None) -> bool:
+        """Files that were only believed are made again once proofs are wanted, those in doubt once that is refused."""
+        tools = current()[0].tools
+        return self.proved and tools.proof and (proof is None or (tools.strict and "doubt" in proof))
 
     def tools(self) -> Mapping[str, Tool]:
         """The build's programs, or ours in their place."""

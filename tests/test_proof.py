@@ -9,7 +9,7 @@ from pipeline.errors import ImageError, ToolLied
 from pipeline.images import cpio, fvm, zbi
 from pipeline.proof import prove_disk, prove_initrd
 from pipeline.tools import Tool
-from tests.conftest import Workspace
+from tests.conftest import Outcome, Workspace
 from tests.images import zbis
 
 PATH = "data/ssh/authorized_keys"
@@ -237,6 +237,57 @@ def test_a_disk_that_is_no_fvm_is_only_measured(tmp_path: Path) -> None:
         "image": "disk",
         "bytes": 1 << 20,
     }
+
+
+FLIPPED = zbis.container(
+    zbis.KERNEL, EXTRA, zbis.item(zbis.BOOTFS, zbis.payload(FILES), 0, zbis.VERSION | zbis.CRC, crc=7)
+)
+
+
+def test_a_wrong_crc_of_the_source_is_told_and_can_be_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = prove(tmp_path, GOOD, FLIPPED)
+    assert str(found["doubt"]).startswith("BOOTFS: CRC ")
+    assert f"{tmp_path}/source may be damaged: BOOTFS: CRC " in caplog.text
+    assert "[tools] proof = on refuses it" in caplog.text
+    with pytest.raises(ImageError, match=r"source: BOOTFS: CRC .* \(\[tools\] proof = on\)$"):
+        prove_initrd(TOOL, tmp_path / "image", tmp_path / "source", "x64", PATH, KEY, strict=True)
+    caplog.clear()
+    assert "doubt" not in prove(tmp_path, GOOD)
+    assert caplog.text == ""
+
+
+def prepared(workspace: Workspace, source: bytes, proof: str) -> Outcome:
+    workspace.configure(f"[boot]\nready = marker\n[qemu]\naccel = tcg\n[tools]\n{proof}\n")
+    (workspace.directory / "bundle/target/x64/fuchsia.zbi").write_bytes(source)
+    return workspace.luigi("InitrdWithKey")
+
+
+def test_a_source_with_a_wrong_crc_is_warned_of_or_refused(bundle: Workspace) -> None:
+    outcome = prepared(bundle, FLIPPED, "zbi = builtin")
+    assert outcome.status == 0, outcome.text
+    assert "fuchsia.zbi may be damaged: BOOTFS: CRC " in outcome.text
+    outcome = prepared(bundle, FLIPPED, "zbi = builtin\nproof = on")
+    assert outcome.status == 30
+    assert "InitrdWithKey: not proved" in outcome.text, "what was made with a warning is not enough any more"
+    assert "([tools] proof = on)" in outcome.text
+    assert prepared(bundle, SOURCE, "zbi = builtin\nproof = on").status == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        (b"\x1f\x8b" + bytes(99), "it is no ZBI, but a file compressed by gzip"),
+        (b"FVM PART" + bytes(99), "it is no ZBI, but an FVM"),
+        (b"\x7fELF" + bytes(99), "it is no ZBI, but an ELF"),
+        (b"<html>", "it is no ZBI\n"),
+    ],
+)
+@pytest.mark.parametrize("proof", ["proof = auto", "proof = off"])
+def test_a_source_that_is_no_zbi_is_said_to_be_none(bundle: Workspace, source: bytes, what: str, proof: str) -> None:
+    outcome = prepared(bundle, source, f"{proof}\nzbi = build")
+    assert outcome.status == 30
+    assert f"fuchsia.zbi: {what}" in outcome.text
+    assert "zbitool" not in outcome.text.replace("InitrdWithKey", ""), "no tool was asked"
 
 
 def test_a_lying_tool_fails_its_task_and_leaves_no_image(bundle: Workspace) -> None:

@@ -100,6 +100,21 @@ def identify(path: Path) -> Kind:
     return _kind(_head(path))
 
 
+def require(path: Path, *wanted: Kind) -> None:
+    """Raise WrongFormat, saying what it is, unless a file claims to be one of these kinds. Raises what `identify` does.
+
+    The first one is what it is called that it should be.
+    """
+    if (kind := identify(path)) not in wanted:
+        what = "" if kind is Kind.UNKNOWN else f", but {_a(kind)}"
+        hint = _HINTS.get(kind, "is it the right file?")
+        raise WrongFormat(f"it is no {wanted[0]}{what}", hint=hint).about(printable(str(path)))
+
+
+def _a(kind: Kind) -> str:
+    return f"an {kind}" if kind[0] in "AEFeo" else f"a {kind}"
+
+
 def _head(path: Path) -> bytes:
     with opened(path) as source:
         return source.at(0, min(_LOOKED_AT, source.size))

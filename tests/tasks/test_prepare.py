@@ -41,7 +41,7 @@ def test_the_length_can_be_set_for_good(bundle: Workspace) -> None:
 def test_a_newer_source_makes_its_image_stale_and_no_other(bundle: Workspace) -> None:
     made(bundle, "InitrdWithKey")
     made(bundle, "ExtendedBlk")
-    (bundle.directory / "bundle/target/x64/fuchsia.zbi").write_bytes(b"another zbi")
+    (bundle.directory / "bundle/target/x64/fuchsia.zbi").write_bytes(cpio.encode([cpio.directory("etc")]))
     assert made(bundle, "InitrdWithKey") == ["InitrdWithKey"]
     assert made(bundle, "ExtendedBlk") == []
 

@@ -17,7 +17,7 @@ from tasks.base import ArtifactTask
 PARTS: dict[str, tuple[Callable[..., object] | ModuleType, ...]] = {
     "SSHKeyPair": (ssh_keys,),
     "InitrdWithKey": (prepare.make_initrd,),
-    "ExtendedBlk": (prepare.make_disk,),
+    "ExtendedBlk": (prepare.make_disk, prepare.copy_disk),
     "DemoPackages": (initramfs.collect, gathering, apt, libraries, packages),
     "DemoKernel": (kernel,),
     "DemoSystem": (initramfs, libraries, packages, cpio.encode, ssh_keys.dropbear_host_key),

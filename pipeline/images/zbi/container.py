@@ -24,6 +24,12 @@ NO_CRC = 0x4A87E8D6
 """What stands in the field for the CRC where there is none."""
 
 VERSION_FLAG = 0x00010000
+WRONG_CRC = "CRC "
+"""How the problem of an item begins whose CRC is wrong. No guest looks at it."""
+
+OF_HEADERS = (WRONG_CRC, "the VERSION flag ", "reserved fields ", "the CRC flag ")
+"""How all problems begin that are in the header of an item; its content may be whole."""
+
 CRC_FLAG = 0x00020000
 COMPRESSED_FLAG = 0x00000001
 
@@ -332,6 +338,6 @@ def problems(item: Item) -> Iterator[str]:
     if item.flags & CRC_FLAG:
         real = item.real_crc()
         if item.crc not in (None, real):
-            yield f"CRC {real:08x} does not match header {item.crc:08x}"
+            yield f"{WRONG_CRC}{real:08x} does not match header {item.crc:08x}"
     elif item.crc not in (None, NO_CRC):
         yield f"the CRC flag is not set, but the CRC is not {NO_CRC:08x}"

@@ -11,15 +11,14 @@ from pipeline.images.zbi.bootfs import Census, File
 from pipeline.images.zbi.container import Item
 
 
-def inspect(path: Path, *, digests: bool = True, crcs: bool = True) -> Part:
+def inspect(path: Path, *, digests: bool = True) -> Part:
     """Read all of an image, every CRC and every frame. What is wrong in an item is among the problems of that item.
 
-    Without `digests`, contents are not hashed; without `crcs`, headers are not looked into. Raises ImageError if the
-    container cannot be walked through, and UsageError if there is no such file. Takes one pass over the file, in memory
-    for the names of the files only.
+    Without `digests`, contents are not hashed. Raises ImageError if the container cannot be walked through, and
+    UsageError if there is no such file. Takes one pass over the file, in memory for the names of the files only.
     """
     with container.opened_whole(path) as (whole, items):
-        parts = _Inspection(digests=digests, crcs=crcs).parts(items)
+        parts = _Inspection(digests=digests).parts(items)
         why = listing.unbootable(items)
         facts: dict[str, Fact] = {"bootable": not why, **({"why not": why} if why else {})}
         size = container.HEADER.size + whole.payload.size
@@ -36,9 +35,8 @@ def _problems(whole: Item, items: Sequence[Item]) -> Iterator[str]:
 class _Inspection:
     """One pass over the items of an image."""
 
-    def __init__(self, *, digests: bool, crcs: bool) -> None:
+    def __init__(self, *, digests: bool) -> None:
         self._digests = digests
-        self._crcs = crcs
         self._census = Census()
 
     def parts(self, items: Iterable[Item]) -> tuple[Part, ...]:
@@ -47,7 +45,7 @@ class _Inspection:
             return tuple(self._part(item, pool) for item in items)
 
     def _part(self, item: Item, pool: Executor) -> Part:
-        problems = pool.submit(lambda: tuple(container.problems(item)) if self._crcs else ())
+        problems = pool.submit(lambda: tuple(container.problems(item)))
         parts: tuple[Part, ...] = ()
         damage: tuple[str, ...] = ()
         digest = None
