@@ -28,6 +28,7 @@ log = logging.getLogger("topcoat")
 LOOPBACK = "127.0.0.1"
 
 _MOMENT = 0.5  # a marker alone proves little: QEMU may be about to die, or the kernel to halt
+_ENOUGH = 1 / 3  # of the limit: then a person who looks on may know already that it is in vain
 _DYING = 1.0  # a process closes its sockets before it counts as ended
 _LAST_WORD = 1.0  # the boot has failed already; what QEMU still has to say must not keep anybody waiting
 _QEMU_SAID = 1 << 16
@@ -49,6 +50,10 @@ class _Boot:
         self.stage = "spawn"
         self.started = utc_now()
         self.first_byte = False
+        self.marked = 0.0
+        """When the marker came, in seconds of the deadline."""
+        self.probe: Probe | None = None
+        self.missed = False
 
     def run(self) -> Handle:
         instance, timeouts = self.plan.instance, self.plan.timeouts
@@ -108,6 +113,7 @@ class _Boot:
             if not marked:
                 raise self._failed(self._heard(watch, monitor, process))
             reached("marker")
+            self.marked = self.deadline.elapsed
             if probe is not None:
                 return self._log_in(watch, monitor, process, probe)
             self.stage = "moment after the marker"
@@ -116,7 +122,7 @@ class _Boot:
             return address
 
     def _log_in(self, watch: Watch, monitor: Monitor, process: Process, probe: Probe) -> SSH:
-        self.stage = "SSH server"
+        self.stage, self.probe = "SSH server", probe
         watch.listen_to(probe.fileno(), lambda: None)
         probe.begin()
         over = watch.until(lambda: probe.over, self.deadline)
@@ -144,8 +150,26 @@ class _Boot:
 
     def _tick(self) -> None:
         self._note_first_byte()
+        waited = self.deadline.elapsed - self.marked
+        if not self.missed and waited > self.deadline.seconds * _ENOUGH and (missing := self._missing(waited)):
+            self.missed = True
+            log.warning("%s: %s", self.plan.instance.name, missing)
         deadline, last_line = self.deadline, self.console.tail(1)
         self.progress.waiting(self.plan.instance.name, self.stage, deadline.elapsed, deadline.seconds, last_line)
+
+    def _missing(self, seconds: float) -> str:
+        """What has not come in all these seconds, though it comes early or never; "" if the guest seems to be at it."""
+        if self.stage == "marker" and self.console.silent:
+            return (
+                f"nothing has come from its serial port for {seconds:.0f} s: does its kernel write to that? "
+                "Fuchsia needs kernel.serial=legacy"
+            )
+        if self.probe is not None and not self.probe.answered:
+            return (
+                f"the marker came {seconds:.0f} s ago, and no SSH server has answered since: does this image have one? "
+                "If not: --ready marker, or [boot] ready = marker"
+            )
+        return ""
 
     def _note_first_byte(self) -> None:
         if not self.first_byte and not self.console.silent:

@@ -41,6 +41,8 @@ class Probe:
         """Why the last attempt failed."""
         self.stage = "tcp"
         """What the attempt under way is waiting for."""
+        self.answered = False
+        """Whether an SSH server has ever sent its first line."""
         self._to, self._command, self._answer = address, command, answer
         self._timeouts, self._deadline, self._reached = timeouts, deadline, reached
         self._bug: BaseException | None = None
@@ -145,6 +147,7 @@ class Probe:
             if not self._ended.is_set():
                 self._reached(stage)
         self.stage = _NEXT.get(stage, stage)
+        self.answered = self.answered or stage == "banner"
 
     def _compare(self, status: int, said: bytes) -> None:
         answer = printable(said).strip()[:80]
