@@ -53,9 +53,10 @@ class Watch:
         """
         while True:
             self.console.update()
+            expired = deadline.expired  # asked before: what is done by then counts
             if done():
                 return True
-            if self.ended or deadline.expired:
+            if self.ended or expired:
                 return False
             if self._is_time_to_look():
                 if self._hopeless():
