@@ -46,11 +46,12 @@ _MERGE_END = re.compile(
 )
 _MERGE_NOTHING = b"MERGE-OUTER: nothing to do"
 _PROBLEM = re.compile(
-    rb"(?:ERROR: |WARNING: (?=Memory|Thread))(?:libFuzzer: |(?=[A-Za-z]{1,16}Sanitizer: ))(.{1,200})"
+    rb"(?:ERROR: |WARNING: (?=Memory|Thread))(?:libFuzzer: |(?=[A-Za-z]{1,64}Sanitizer: ))(.{1,200})"
+    rb"|(Scudo ERROR: .{1,200}|GWP-ASan detected a memory error)"
     rb"|(runtime error: .{1,200})"
 )
-_ADDRESS = re.compile(rb"(?: on)?(?: (?:unknown )?address)?(?: \(pc |[ :]0x)")
-_ANYWHERE = (b" exec/s", b"ERROR: libFuzzer: ", b"Sanitizer: ", b"runtime error: ")
+_ADDRESS = re.compile(rb"(?: on| at)?(?: (?:unknown )?address)?(?: \(pc |[ :]0x)")
+_ANYWHERE = (b" exec/s", b"ERROR: ", b"Sanitizer: ", b"runtime error: ", b"GWP-ASan detected")
 # "#" is for speed: " exec/s", which also finds lines behind what a target has not ended, is far into its line
 _AT_START = (b"#", b"stat::", b"Done ", b"MERGE-OUTER: ")
 
@@ -181,7 +182,7 @@ class ProgressScanner(LineScanner):
 
     def _complained(self, match: re.Match[bytes]) -> None:
         # An address differs from run to run, and tells nothing
-        text = one_line(match[2] or _ADDRESS.split(match[1], 1)[0])
+        text = one_line(match[3] or _ADDRESS.split(match[1] or match[2], 1)[0])
         if text not in self._problems:
             del self._problems[PROBLEMS - 1 :]
             self._problems.append(text)

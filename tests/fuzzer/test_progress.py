@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.fuzzer import progress
 from pipeline.fuzzer.progress import MOST, POINTS, PROBLEMS, Done, Final, Merge, Progress, ProgressScanner
 from pipeline.lines import through
+from tests.crashes.sanitizers import SANITIZERS
 from tests.fuzzer.cuts import cut, cuts
 
 OUTPUTS = Path(__file__).parent.parent / "crashes/outputs"
@@ -122,6 +123,11 @@ def test_a_run_that_ends_by_itself() -> None:
         ),
         (b"==1== ERROR: libFuzzer: fuzz target exited", "fuzz target exited"),
         (
+            b"Scudo ERROR: invalid chunk state when deallocating address 0x7f",
+            "Scudo ERROR: invalid chunk state when deallocating",
+        ),
+        (b"*** GWP-ASan detected a memory error ***", "GWP-ASan detected a memory error"),
+        (
             b"==1==ERROR: AddressSanitizer: SEGV on unknown address 0x0 (pc 0x1 T0)",
             "AddressSanitizer: SEGV",
         ),
@@ -144,6 +150,12 @@ def test_a_run_that_ends_by_itself() -> None:
 )
 def test_a_problem(line: bytes, problem: str) -> None:
     assert scan(line + b"\n" + line).problems == (problem,)
+
+
+@pytest.mark.parametrize("name", SANITIZERS)
+def test_a_sanitizer_of_any_name(name: str) -> None:
+    line = f"==1==ERROR: {name}: SEGV on unknown address 0x0 (pc 0x1 T0)"
+    assert scan(line.encode()).problems == (f"{name}: SEGV",)
 
 
 def test_real_problems() -> None:
