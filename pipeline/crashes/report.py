@@ -7,12 +7,14 @@ are the target's own, without lines and addresses, so that the group is still th
 import base64
 import binascii
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-from pipeline.crashes import stack
+from pipeline.crashes import functions, kinds, messages, stack
+from pipeline.crashes.functions import ENTRY
+from pipeline.crashes.kinds import Mark
 from pipeline.crashes.stack import Frame
 from pipeline.text import one_line, printable
 
@@ -29,59 +31,36 @@ _MOST_ARTIFACTS = 16
 _LONGEST_NAME = 255
 _SPAN = 1000  # lines behind the first of a report among which its stack is looked for
 
-_ERROR = re.compile(
-    r"^.{0,200}?(?:ERROR: (?:libFuzzer|[A-Za-z]{0,16}Sanitizer): |WARNING: (?:Memory|Thread)Sanitizer: )"
-    r"(?P<text>.{1,400})",
+_ACCESS = re.compile(
+    r"^ {0,4}(READ|WRITE|Read|Write) of size (\d{1,9})\b|is caused by a (READ|WRITE) memory access"
+    r"|: (load of|store to) null pointer of type ",
     re.MULTILINE,
 )
-_UNDEFINED = re.compile(r"^.{1,400}?: runtime error: (?P<text>.{1,400})", re.MULTILINE)
-_WENT_ON = re.compile(r"^(?:#\d{1,18}\t[A-Za-z]|Done \d|Executed )", re.MULTILINE)
-_KIND = re.compile(r"[A-Za-z][A-Za-z_-]{0,40}(?: [a-z][a-z_-]{0,40}){0,4}")
-_KINDS = {
-    "attempting double-free": "double-free",
-    "attempting free on address which was not malloc": "bad-free",
-    "requested allocation size": "allocation-size-too-big",
-    "allocator is out of memory": "out-of-memory",
-    "calloc parameters overflow": "calloc-overflow",
-    "detected memory leaks": "memory leak",
-    "timeout after": "timeout",
-    "fuzz target overwrites its const input": "overwrites const input",
-}
-# The classes of ClusterFuzz (UBSAN_CRASH_TYPES_MAP in src/clusterfuzz/stacktraces/constants.py), by words of the text
-_UNDEFINED_KINDS = {
-    "division by zero": "divide-by-zero",
-    "outside the range of representable values": "float-cast-overflow",
-    "implicit conversion": "implicit-conversion",
-    "through pointer to incorrect function type": "incorrect-function-pointer-type",
-    "out of bounds for type": "index-out-of-bounds",
-    "not a valid value for type 'bool'": "invalid-bool-value",
-    "not a valid value for type": "invalid-enum-value",
-    "not a valid argument": "invalid-builtin-use",
-    "misaligned address": "misaligned-address",
-    "end of a value-returning function": "no-return-value",
-    "declared to never be null": "invalid-null-argument",
-    "declared to never return null": "invalid-null-return",
-    "null pointer of type": "null-dereference",
-    "insufficient space for an object": "object-size",
-    "unsigned integer overflow": "unsigned-integer-overflow",
-    "integer overflow": "integer-overflow",
-    "cannot be represented in type": "integer-overflow",
-    "pointer index expression": "pointer-overflow",
-    "offset": "pointer-overflow",
-    "shift": "undefined-shift",
-    "unreachable program point": "unreachable-code",
-    "variable length array bound": "non-positive-vla-bound",
-    "which does not point to an object of type": "bad-cast",
-    "control flow integrity check": "control-flow-integrity",
-}
-_OTHER_UNDEFINED = "undefined-behavior"
-
-_ACCESS = re.compile(r"^(READ|WRITE) of size (\d{1,9})\b|is caused by a (READ|WRITE) memory access", re.MULTILINE)
-_SUMMARY = re.compile(r"^SUMMARY: (?:libFuzzer|[A-Za-z]{1,32}Sanitizer): .{1,1000}", re.MULTILINE)
+_ACCESSES = {"Read": "READ", "Write": "WRITE", "load of": "READ", "store to": "WRITE"}
+_SUMMARY = re.compile(r"^SUMMARY: (?:libFuzzer|[A-Za-z]{1,64}Sanitizer): .{1,1000}", re.MULTILINE)
 _WRITTEN = re.compile(r"Test unit written to (.{1,4200})(?:\nBase64: ([A-Za-z0-9+/]{0,5464}={0,2})$)?", re.MULTILINE)
 
-_BY_SIGNAL = ("deadly signal", "timeout")
-"""The kinds that libFuzzer's own handlers of signals report."""
+_BY_SIGNAL = ("deadly signal", "timeout", messages.ASSERTION, messages.CHECK, messages.PANIC)
+"""The kinds of which the stack may be that of libFuzzer's handler of signals."""
+
+_ENDED_ITSELF = ("deadly signal", "ABRT", "ILL", "TRAP", "breakpoint")
+"""The kinds of report that an assertion makes."""
+
+_NO_MEMORY = ("out-of-memory", "allocation-size-too-big", "calloc-overflow")
+_OUT_OF_MEMORY_IN_RUST = ("rust_oom", "__rust_alloc_error_handler", "alloc::alloc::handle_alloc_error")
+
+_DIRECT_LEAK = re.compile(r"^Direct leak of ", re.MULTILINE)
+_FREED = re.compile(r"^freed by thread ", re.MULTILINE)
+_BAD_CAST = re.compile(
+    r"which does not point to an object of type (?P<object>.{1,400})"
+    r"|integrity check for type (?P<cast>.{1,400}?) failed during "
+)
+_CAST_FROM = re.compile(
+    r"note: (?:(?:object|vtable) is of type (?P<type>.{1,400})|(?:object has )?(?P<invalid>invalid) v(?:ptr|table)"
+    r"|object is (?P<base>base class subobject at offset \d{1,9}) )"
+)
+_FATAL_IN_LOG = re.compile(r"^\[\d{1,9}\.\d{3,6}\](?:\[[^\[\]\n]{0,128}\]){1,6} FATAL: .{1,1000}", re.MULTILINE)
+_LONGEST_CYCLE, _TURNS = 10, 3
 
 
 @dataclass(frozen=True)
@@ -89,18 +68,22 @@ class CrashReport:
     """What was told of a crash. All text is fit to print."""
 
     kind: str
-    """Such as `heap-buffer-overflow`, `SEGV`, `deadly signal`, `timeout`, `out-of-memory`, `memory leak`, or the class
-    of an undefined behaviour."""
+    """Such as `heap-buffer-overflow`, `SEGV`, `deadly signal`, `timeout`, `out-of-memory`, `memory leak`, the class of
+    an undefined behaviour, or `assertion failure`, `check failure`, `panic`."""
     access: str = ""
     """`READ 4`, or only `WRITE`."""
     frames: tuple[Frame, ...] = ()
-    """The stack of the crash, of a leak that of its first allocation."""
+    """The stack of the crash, of a leak that of its allocation. Where one of memory that had been freed is cut off, the
+    stack of who freed it comes behind."""
     summary: str = ""
     """One line."""
     artifacts: tuple[str, ...] = ()
     """Names of the files that the fuzzer wrote for it."""
     base64: bytes | None = None
     """The input, if it was told: the decoded `Base64:` line of the last artifact."""
+    message: str = ""
+    """What an assertion, a CHECK or a panic said, or between which types a cast was bad; without what differs from run
+    to run."""
 
 
 def parse(output: bytes) -> CrashReport | None:
@@ -110,38 +93,77 @@ def parse(output: bytes) -> CrashReport | None:
     not, and no other report came of it. Of a long output the middle is not looked at.
     """
     text = printable(_ends(output))
-    error = _ERROR.search(text)
-    if error is None:
-        went_on = deque(_WENT_ON.finditer(text), 1)
-        undefined = _UNDEFINED.search(text, went_on[0].end() if went_on else 0)
-        return undefined and _report(text, undefined, _undefined_kind(undefined), _frames(text, undefined))
-    frames = _frames(text, error)
-    if any(frame.function.startswith("__ubsan_") for frame in frames):
-        for undefined in deque(_UNDEFINED.finditer(text, 0, error.start()), 1):
-            return _report(text, undefined, _undefined_kind(undefined), frames)
-    return _report(text, error, _kind(error["text"]), frames)
+    mark = kinds.first(text)
+    went_on = deque(kinds.WENT_ON.finditer(text, 0, mark.start if mark else len(text)), 1)
+    begin = went_on[0].end() if went_on else 0
+    if mark is None:
+        undefined = kinds.undefined(text, begin)
+        return _report(text, undefined, _frames(text, undefined), undefined.kind) if undefined else None
+    frames = _frames(text, mark)
+    by_undefined = any(frame.function.startswith("__ubsan_") for frame in frames)
+    if by_undefined and (undefined := kinds.last_undefined(text, mark.start)):
+        return _report(text, undefined, frames, undefined.kind)
+    return _report(text, mark, frames, *_explained(text, mark, begin, frames))
 
 
 def _ends(output: bytes) -> bytes:
     return output if len(output) <= 2 * LOOKED_AT else output[:LOOKED_AT] + b"\n" + output[-LOOKED_AT:]
 
 
-def _report(text: str, mark: re.Match[str], kind: str, frames: tuple[Frame, ...]) -> CrashReport:
-    access = _ACCESS.search(text, mark.end(), mark.end() + 1000)
-    summary = _SUMMARY.search(text, mark.start())
+def _explained(text: str, mark: Mark, begin: int, frames: tuple[Frame, ...]) -> tuple[str, str]:
+    """The kind and the message, as what the target itself had said since `begin` explains the report."""
+    if mark.told:
+        return mark.kind, messages.stable(mark.told, any_number=True)
+    if mark.kind not in _ENDED_ITSELF:
+        return mark.kind, ""
+    if any(functions.name(frame) in _OUT_OF_MEMORY_IN_RUST for frame in frames):
+        return "out-of-memory", ""
+    if injection := kinds.injection(text, begin, mark.start):
+        return injection, ""
+    said = messages.last(text, begin, mark.start)
+    if said is None and (logged := _FATAL_IN_LOG.search(text, mark.end)):  # Fuchsia's system log comes behind
+        said = messages.last(text, *logged.span())
+    return (said.kind, said.text) if said else (mark.kind, "")
+
+
+def _report(text: str, mark: Mark, frames: tuple[Frame, ...], kind: str, message: str = "") -> CrashReport:
+    access = _ACCESS.search(text, mark.start, mark.end + 1000)
+    summary = _SUMMARY.search(text, mark.start)
     artifacts, content = _artifacts(text)
     return CrashReport(
         kind,
-        " ".join(filter(None, access.groups())) if access else "",
+        " ".join(_ACCESSES.get(word, word) for word in access.groups() if word) if access else "",
         frames,
-        one_line(summary[0] if summary else mark[0]),
+        one_line(summary[0] if summary else _whole_line(text, mark)),
         artifacts,
         content,
+        message or _bad_cast(text, mark),
     )
 
 
-def _frames(text: str, mark: re.Match[str]) -> tuple[Frame, ...]:
-    return stack.read(_lines(text, mark.end()))
+def _whole_line(text: str, mark: Mark) -> str:
+    return text[max(text.rfind("\n", 0, mark.start) + 1, mark.start - 200) : mark.end]
+
+
+def _bad_cast(text: str, mark: Mark) -> str:
+    """From which type to which, where that is what went wrong: it tells more than the place does."""
+    cast = _BAD_CAST.search(text, mark.start, mark.end)
+    if cast is None:
+        return ""
+    source = _CAST_FROM.search(text, mark.end, mark.end + 1000)
+    known = source and (source["type"] or source["base"] or "invalid vptr")
+    words = (word.strip("' ") for word in filter(None, (cast["object"] or cast["cast"], known)))
+    return messages.stable("Bad-cast to " + " from ".join(words))
+
+
+def _frames(text: str, mark: Mark) -> tuple[Frame, ...]:
+    """The stack of the report; of several leaks that of the first to which nothing points."""
+    leak = _DIRECT_LEAK.search(text, mark.end) if mark.kind == "memory leak" else None
+    frames = stack.read(_lines(text, leak.end() if leak else mark.end))
+    freed = _FREED.search(text, mark.end) if mark.kind == "heap-use-after-free" else None
+    if freed and len(functions.own(frames)) < FRAMES and not any(functions.name(frame) == ENTRY for frame in frames):
+        frames += stack.read(_lines(text, freed.end()))
+    return frames
 
 
 def _lines(text: str, start: int) -> Iterator[str]:
@@ -152,18 +174,6 @@ def _lines(text: str, start: int) -> Iterator[str]:
         if end < 0:
             return
         start = end + 1
-
-
-def _kind(text: str) -> str:
-    for beginning, kind in _KINDS.items():
-        if text.startswith(beginning):
-            return kind
-    match = _KIND.match(text.partition(" on ")[0])
-    return match[0] if match else "unknown"
-
-
-def _undefined_kind(mark: re.Match[str]) -> str:
-    return next((kind for words, kind in _UNDEFINED_KINDS.items() if words in mark["text"]), _OTHER_UNDEFINED)
 
 
 def _artifacts(text: str) -> tuple[tuple[str, ...], bytes | None]:
@@ -186,23 +196,46 @@ def _decoded(text: str | None) -> bytes | None:
     return content if len(content) <= MOST_INPUT else None
 
 
-def key_frames(report: CrashReport, frames: int = FRAMES) -> tuple[str, ...]:
-    """The names of the frames that tell the crash from others: the upper ones of the target's own.
+def telling_frames(report: CrashReport, frames: int = FRAMES) -> tuple[Frame, ...]:
+    """The frames that tell the crash from others: the upper ones of the target's own.
 
-    Of a timeout the lower ones, because what is on top of a loop is by chance; of a stack overflow those that recur,
-    in the order of their names, because the call that was one too many is by chance too.
+    Of a timeout the lower ones above the entry, because what is on top of a loop is by chance (if the stack was cut off
+    before the entry, what is lowest is so too); of a stack overflow those of the cycle, because the call that was one
+    too many is by chance. If there is a message, it takes the place of one frame.
     """
-    mine = stack.own(report.frames, report.kind in _BY_SIGNAL)
-    names = [stack.name(frame) for frame in mine]
-    if names == [stack.ENTRY] and mine[0].file:
-        return (f"{stack.ENTRY} {mine[0].file.rpartition('/')[2]}",)
-    if report.kind == "timeout":
-        inner = [name for name in names if name != stack.ENTRY]
-        names = inner if len(inner) >= frames else names
-        return tuple(names[-frames:])
+    mine = functions.own(report.frames, report.kind in _BY_SIGNAL, report.kind in _NO_MEMORY)
+    most = frames - bool(report.message)
+    inner = [frame for frame in mine if functions.name(frame) != ENTRY]
+    if report.kind == "timeout" and inner != mine:
+        return tuple((inner if len(inner) >= most else mine)[-most:])
     if report.kind == "stack-overflow":
-        names = sorted(name for name, count in Counter(names).items() if count > 2) or names
-    return tuple(names[:frames])
+        mine = _cycle(mine)
+    return tuple(mine[:most])
+
+
+def _cycle(frames: list[Frame]) -> list[Frame]:
+    """The calls that recur, beginning where their names are the first in order, so that it is no matter which was last.
+
+    If they recur in no fixed order, each that recurs, in the order of their names. All of them, if none does.
+    """
+    names = [functions.name(frame) for frame in frames]
+    for length in range(1, _LONGEST_CYCLE + 1):
+        for start in range(len(names) - _TURNS * length + 1):
+            turn = names[start : start + length]
+            if turn * _TURNS == names[start : start + _TURNS * length]:
+                first = min(range(length), key=lambda at: turn[at:] + turn[:at])
+                return frames[start + first : start + first + length]
+    recurring = {name: frame for name, frame in zip(names, frames, strict=True) if names.count(name) > _TURNS - 1}
+    return [recurring[name] for name in sorted(recurring)] or frames
+
+
+def key_frames(report: CrashReport, frames: int = FRAMES) -> tuple[str, ...]:
+    """What tells the crash from others: the message, if the target left one, and the names of its telling frames."""
+    telling = telling_frames(report, frames)
+    names = [functions.name(frame) for frame in telling]
+    if names == [ENTRY] and telling[0].file:
+        names = [f"{ENTRY} {telling[0].file.rpartition('/')[2]}"]
+    return (*filter(None, [report.message]), *names)
 
 
 def key(report: CrashReport, frames: int = FRAMES, fuzzer: str = "") -> str:
@@ -220,7 +253,7 @@ def slug(report: CrashReport, fuzzer: str = "") -> str:
 
     It has only [a-z0-9_-], and at most 80 of them.
     """
-    place = next(iter(key_frames(report)), fuzzer)
+    place = next(map(functions.name, telling_frames(report)), report.message or fuzzer)
     words = [_plain(report.kind)[:30], _plain(place)[:36].strip("-"), identity(key(report, fuzzer=fuzzer))]
     return "-".join(filter(None, words))
 

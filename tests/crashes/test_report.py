@@ -12,6 +12,7 @@ from pipeline.crashes import report
 from pipeline.crashes.report import CrashReport, identity, key, key_frames, parse, slug
 from pipeline.crashes.stack import Frame
 from pipeline.demo.fuzzers.planted import PLANTED, Planted
+from tests.crashes.sanitizers import SANITIZERS
 
 OUTPUTS = Path(__file__).parent / "outputs"
 """What the demo guest's fuzzers said, but for the tables of shadow bytes, and the lower part of a deep stack."""
@@ -38,8 +39,12 @@ def planted(bug: Planted) -> CrashReport:
 @pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: f"{bug.fuzzer} {bug.function}")
 def test_a_planted_bug_is_told_by_its_kind_and_its_function(bug: Planted) -> None:
     found = planted(bug)
-    assert found.kind == bug.report.partition(": ")[2].removeprefix("attempting ")
-    assert key_frames(found)[0] == bug.function
+    asserted = bug.function == "sealed_gate"
+    assert found.kind == (
+        "assertion failure" if asserted else bug.report.partition(": ")[2].removeprefix("attempting ")
+    )
+    assert found.message == ('keys > 0 && "the gate is sealed"' if asserted else "")
+    assert key_frames(found)[bool(found.message)] == bug.function
     assert any(frame.file == f"pipeline/demo/fuzzers/{bug.fuzzer}.c" and frame.line for frame in found.frames)
     assert found.summary.startswith("SUMMARY: ")
 
@@ -104,6 +109,31 @@ def test_runs_without_a_crash() -> None:
         ("ERROR: HWAddressSanitizer: tag-mismatch on address 0x1", "tag-mismatch"),
         ("WARNING: MemorySanitizer: use-of-uninitialized-value", "use-of-uninitialized-value"),
         ("WARNING: ThreadSanitizer: data race (pid=1)", "data race"),
+        ("ERROR: HWAddressSanitizer: allocation-tail-overwritten; heap [0x1,0x2)", "allocation-tail-overwritten"),
+        ("ERROR: AddressSanitizer: out of memory: allocator is trying to allocate 0x1 bytes", "out-of-memory"),
+        ("ERROR: AddressSanitizer failed to allocate 0x1 (1) bytes of LowLevelAllocator", "out-of-memory"),
+        ('AddressSanitizer: CHECK failed: asan_thread.cpp:373 "((0)) != (0)" (0x0, 0x0)', "sanitizer check failure"),
+        ("AddressSanitizer CHECK failed: asan_thread.cc:373", "sanitizer check failure"),
+        ("UndefinedBehaviorSanitizer:DEADLYSIGNAL", "deadly signal"),
+        ("Scudo ERROR: corrupted chunk header at address 0x1", "corrupted chunk header"),
+        ("Scudo ERROR: invalid chunk state when deallocating address 0x1", "invalid chunk state"),
+        ("*** GWP-ASan detected a memory error ***\nUse After Free at 0x1 (0 bytes into it)", "use after free"),
+        ("*** GWP-ASan detected a memory error ***\nInvalid (Wild) Free at 0x1 (1 byte left)", "invalid wild free"),
+        ("\n========= Per-input timeout exceeded: 26 > 25 (sec); exiting", "timeout"),
+        ("\n========= Timeout of 25 seconds exceeded; exiting", "timeout"),
+        ("\n========= RSS limit exceeded: 5000 > 4096 (mb); exiting", "out-of-memory"),
+        ("[1][klog] INFO: <== write not-present page fault, PC at 0x1", "page fault"),
+        ("<== fatal page fault, PC at 0x1", "page fault"),
+        ("<== undefined instruction, PC at 0x1", "undefined instruction"),
+        (
+            "\npanic: runtime error: index out of range [5] with length 3\n\ngoroutine 1 [running]:",
+            "index out of range",
+        ),
+        ("\npanic: it is 7\n\tpanic: again\n\ngoroutine 1 [running]:", "panic"),
+        ("\nfatal error: all goroutines are asleep - deadlock!\n\ngoroutine 1 [running]:", "all goroutines are asleep"),
+        ("\nfatal error: stack overflow\n\nruntime stack:\nx\n\ngoroutine 1 [running]:", "stack-overflow"),
+        ("a.c:1:2: runtime error: assumption is violated during execution", "assumption-violation"),
+        ("a.c:1:2: runtime error: applying zero offset to null pointer", "pointer-overflow"),
         ("ERROR: AddressSanitizer: \x1b[31m...", "unknown"),
         ("a.c:1:2: runtime error: signed integer overflow: 1 + 2", "integer-overflow"),
         ("a.c:1:2: runtime error: unsigned integer overflow: 1 + 2", "unsigned-integer-overflow"),
@@ -117,7 +147,15 @@ def test_runs_without_a_crash() -> None:
 def test_a_kind(line: str, kind: str) -> None:
     found = parsed(f"x\n==1== {line}\n")
     assert found.kind == kind
-    assert found.summary.startswith("==1== ")
+    assert "\n" in line or found.summary.startswith("==1== ")
+
+
+@pytest.mark.parametrize("name", SANITIZERS)
+def test_a_sanitizer_of_any_name_is_seen(name: str) -> None:
+    one, other = (f"x\n==1==ERROR: {name}: {kind} on unknown address 0x1 (pc 0x1 T0)\n" for kind in ("SEGV", "FPE"))
+    assert [key(parsed(text + "    #0 0x1 in f\n")) for text in (one, other)] == ["SEGV | f", "FPE | f"]
+    summary = f"SUMMARY: {name}: SEGV a.c:1 in f"
+    assert parsed(one + summary).summary == summary
 
 
 @pytest.mark.parametrize(
@@ -126,6 +164,7 @@ def test_a_kind(line: str, kind: str) -> None:
         ("READ of size 4 at 0x1 thread T0", "READ 4"),
         ("WRITE of size 17 at 0x1", "WRITE 17"),
         ("==1==The signal is caused by a WRITE memory access.", "WRITE"),
+        ("  Write of size 8 at 0x1 by thread T1:", "WRITE 8"),
         ("READ of size 9999999999999999999999", ""),
         ("", ""),
     ],
@@ -207,11 +246,75 @@ def test_of_a_timeout_the_lower_frames_count() -> None:
     assert key(crash("timeout", "loop", *slow)) == "timeout | loop | LLVMFuzzerTestOneInput"
 
 
+def test_of_a_timeout_whose_stack_is_cut_off_the_upper_frames_count() -> None:
+    assert key(crash("timeout", "loop", "parse", "all", "more")) == "timeout | loop | parse | all"
+
+
 def test_of_a_stack_overflow_the_calls_that_recur_count() -> None:
     ring = ["a", "b", "c", "d"] * 10
     keys = {key(crash("stack-overflow", "leaf" * at, *ring[at:])) for at in range(4)}
     assert keys == {"stack-overflow | a | b | c"}
     assert key(crash("stack-overflow", "big", "caller")) == "stack-overflow | big | caller"
+
+
+def test_of_a_stack_overflow_in_no_fixed_order_the_calls_that_recur_count() -> None:
+    tree = ["expression", "term", "expression", "expression", "term", "leaf", "term", "expression", "root"]
+    assert key(crash("stack-overflow", *tree)) == "stack-overflow | expression | term"
+
+
+def test_what_a_go_program_says() -> None:
+    text = """panic: runtime error: index out of range [{}] with length 3
+
+goroutine 1 [running]:
+panic({{0x4b0, 0xc0}})
+\t/usr/go/src/runtime/panic.go:884 +0x212
+github.com/x/y.(*Parser).read({{0xc0000b2000, 0x5, 0x5}}, 0x1)
+\t/src/y/parser.go:{} +0x1d
+github.com/x/y.Map[...](...)
+\t/src/y/map.go:7
+main.LLVMFuzzerTestOneInput(0x1)
+\t_cgo_gotypes.go:41 +0x2a
+
+goroutine 2 [select]:
+main.other()
+\t/src/y/other.go:1 +0x1
+"""
+    found = parsed(text.format(5, 12))
+    assert key(found) == "index out of range | y.Parser.read | y.Map | main.LLVMFuzzerTestOneInput"
+    assert key(found) == key(parsed(text.format(9, 14) + "ERROR: AddressSanitizer: ABRT on unknown address 0x1\n"))
+    assert found.frames[1] == Frame("github.com/x/y.(*Parser).read", "/src/y/parser.go", 12)
+
+
+def test_rust_that_ran_out_of_memory() -> None:
+    signal = (
+        "ERROR: libFuzzer: deadly signal\n    #0 0x1 in abort\n    #1 0x1 in rust_oom a.rs:1\n    #2 0x1 in f b.rs:2\n"
+    )
+    assert key(parsed(signal)) == "out-of-memory | f"
+
+
+def test_a_cast_that_was_bad_is_told_by_its_types() -> None:
+    line = "a.cc:1:2: runtime error: downcast of address 0x1 which does not point to an object of type 'B'\n"
+    frames = "    #0 0x1 in f a.cc:1\n"
+    assert key(parsed(f"{line}0x1: note: object is of type 'A'\n{frames}")) == "bad-cast | Bad-cast to B from A | f"
+    assert key(parsed(f"{line}0x1: note: object has invalid vptr\n{frames}")) == (
+        "bad-cast | Bad-cast to B from invalid vptr | f"
+    )
+
+
+def test_an_injection_is_told_by_what_found_it() -> None:
+    found = parsed("===BUG DETECTED: Shell injection===\n==1== ERROR: libFuzzer: deadly signal\n    #0 0x1 in system\n")
+    assert key(found) == "shell injection | system"
+
+
+def test_where_the_stack_is_cut_off_who_freed_the_memory_counts() -> None:
+    text = (
+        "ERROR: AddressSanitizer: heap-use-after-free on address 0x1\n    #0 0x1 in f\n{}\nfreed by thread T0 here:\n"
+    )
+    freed = "    #0 0x1 in __interceptor_free\n    #1 0x1 in g\n"
+    assert key(parsed(text.format("") + freed)) == "heap-use-after-free | f | g"
+    assert key(parsed(text.format("    #1 0x1 in LLVMFuzzerTestOneInput\n") + freed)) == (
+        "heap-use-after-free | f | LLVMFuzzerTestOneInput"
+    )
 
 
 def test_the_entry_alone_is_told_by_its_file() -> None:
@@ -223,6 +326,11 @@ def test_without_frames_the_fuzzer_stands_in() -> None:
     assert key(crash("timeout"), fuzzer="example-fuzzers/a") == "timeout | example-fuzzers/a"
     assert key(crash("timeout", "f"), fuzzer="example-fuzzers/a") == "timeout | f"
     assert slug(crash("timeout"), "example-fuzzers/a").startswith("timeout-example-fuzzers-a-")
+
+
+def test_the_directory_has_the_functions_name_though_there_is_a_message() -> None:
+    assert slug(CrashReport("panic", frames=(Frame("f"),), message="no")).startswith("panic-f-")
+    assert slug(CrashReport("panic", message="it is gone")).startswith("panic-it-is-gone-")
 
 
 def test_without_names_modules_and_offsets_count() -> None:
@@ -254,6 +362,7 @@ words = st.sampled_from(
     [
         b"ERROR: ", b"libFuzzer: ", b"AddressSanitizer: ", b"deadly signal", b"SEGV on unknown address ",
         b": runtime error: ", b"shift", b"    #0 0x1 in ", b"f", b" a.c:1:2", b" (m+0x1)", b" <m>+0x1",
+        b"Assertion ", b"failed", b"Check failed: ", b"panic: ", b"Sanitizer:DEADLYSIGNAL", b"\n\ngoroutine 1 ",
         b"READ of size 4", b"SUMMARY: ", b"\n", b"\n", b"Test unit written to ", b"crash-1",
         b"\nBase64: ", b"YQ==", b"\xff", b"\x1b[", b"\0", b"\r",
     ]

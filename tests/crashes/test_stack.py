@@ -1,11 +1,12 @@
-"""Frames of stacks, their names, and whose they are."""
+"""Frames of stacks, as all the tools write them."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.crashes import stack
-from pipeline.crashes.stack import Frame, name, own, read
+from pipeline.crashes.functions import own
+from pipeline.crashes.stack import Frame, read
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,20 @@ from pipeline.crashes.stack import Frame, name, own, read
         ("   #0    0x00 in abort() a.c:7 <libc.so>+0xa sp 0x1", Frame("abort()", "a.c", 7, "libc.so+0xa")),
         ("   #0    0x00 in <libfoo.so>+0x1", Frame("", place="libfoo.so+0x1")),
         ("   #0    0x00 is not covered by any module", Frame("")),
+        # ThreadSanitizer, GWP-ASan, Chromium, HWASan
+        ("    #1 g(int) /src/a.cc:1:2 (m+0x1) (BuildId: 96)", Frame("g(int)", "/src/a.cc", 1, "m+0x1")),
+        ("    #0 operator new(int) <null> (a.out+0x49)", Frame("operator new(int)", place="a.out+0x49")),
+        ("  #9 ./a.out(_ZSt1f+0x45) [0x55585c0afa55]", Frame("_ZSt1f", place="a.out+0x45")),
+        ("  #9 ./a.out(+0x45) [0x55585c0afa55]", Frame("", place="a.out+0x45")),
+        ("#3 0x0000004f3cb6 logging::LogMessage::~LogMessage()", Frame("logging::LogMessage::~LogMessage()")),
+        ("#3 0x0000004f3cb6 <unknown>", Frame("")),
+        ("    #0 0x7e9aa0a3fc  (/system/lib64/libc.so+0x51994)", Frame("", place="libc.so+0x51994")),
+        ("    #0 0x000000000000  (<unknown module>)", Frame("")),
+        # What is not known, and what addr2line adds
+        ("    #0 0x1 in f ??:?", Frame("f")),
+        ("    #0 0x1 in ?? ??:0:0", Frame("")),
+        ("    #0 0x1 in f a.cc:1115 (discriminator 1)", Frame("f", "a.cc", 1115)),
+        ("    #0 0x1 in f(int) (/opt (x86)/a.so+0x1)", Frame("f(int)", place="a.so+0x1")),
         ("#0 0x1 in f", Frame("f")),
         ("#0 0x1 in f \r", Frame("f")),
         ("#0 0x1 in", Frame("")),
@@ -63,7 +78,10 @@ def functions(lines: list[str]) -> list[str]:
 
 def test_the_first_stack_ends_where_another_begins() -> None:
     assert functions(["x", *frames("0", "1", "2"), "", "freed by:", *frames("0", "1")]) == ["f0", "f1", "f2"]
-    assert functions([*frames("0"), *frames("0.1", "0", "1"), *frames("0")]) == ["f0", "f0_1", "f0", "f1"]
+    assert functions([*frames("0"), *frames("0.1", "0", "1"), "", *frames("0")]) == ["f0", "f0_1", "f0", "f1"]
+    assert functions([*frames("0"), "freed by:", *frames("0", "1")]) == ["f0"]
+    assert functions([*frames("0.1"), "a log", *frames("0", "1")]) == ["f0_1", "f0", "f1"]
+    assert functions([*frames("0", "1"), *frames("0", "2")]) == ["f0", "f1", "f0", "f2"], "nothing is between them"
 
 
 def test_lines_of_others_may_stand_in_a_stack_but_not_many() -> None:
@@ -74,106 +92,6 @@ def test_lines_of_others_may_stand_in_a_stack_but_not_many() -> None:
 
 def test_of_a_deep_stack_the_upper_part_is_kept() -> None:
     assert len(functions(frames(*map(str, range(400))))) == stack.MOST_FRAMES
-
-
-@pytest.mark.parametrize(
-    ("function", "expected"),
-    [
-        ("greet", "greet"),
-        ("greet(int, char const*)", "greet"),
-        ("void a::b<int, c<d> >::e<f>(int (*)(g), h) const", "a::b::e"),
-        ("std::__1::vector<int, std::__1::allocator<int> >::at(unsigned long) const &", "std::__1::vector::at"),
-        ("(anonymous namespace)::f(int)", "anonymous::f"),
-        ("a::operator()(int) const", "a::operator_c"),
-        ("bool a::operator< <int>(int)", "a::operator_l"),
-        ("a::operator->() const", "a::operator_mg"),
-        ("b a::operator<<(c&)", "a::operator_ll"),
-        ("void* operator new(unsigned long)", "operator new"),
-        ("a::operator bool() const", "a::operator bool"),
-        ("f(int)::$_12::operator()(int) const", "f::lambda::operator_c"),
-        ("f(int)::'lambda3'(int)::operator()(int) const", "f::lambda::operator_c"),
-        ("f(int)::{lambda(int)#4}::operator()(int) const", "f::lambda::operator_c"),
-        ("f.cold.12", "f"),
-        ("f.llvm.1234567890", "f"),
-        ("f[abi:v15007](int)", "f"),
-        ("<a::B as c::D<e>>::f", "f"),
-        ("a::b::{{closure}}", "a::b::closure"),
-        ("core::ptr::drop_in_place<a>::h0123456789abcdef", "core::ptr::drop_in_place"),
-        ("f+0x12", "f"),
-        ("f(((", "f"),
-        (")))f", "f"),
-        ("<<<", "<<<"),
-    ],
-)
-def test_a_name_has_only_what_stays_the_same(function: str, expected: str) -> None:
-    assert name(Frame(function)) == expected
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        "__sanitizer_print_stack_trace", "fuzzer::PrintStackTrace()", "__pthread_kill_implementation", "raise", "abort",
-        "__assert_fail", "__assert_fail_base", "___interceptor_free", "__interceptor_malloc", "__asan_memcpy", "memcpy",
-        "__memcpy_avx_unaligned_erms", "__memmove_chk", "strncasecmp", "__strlen_avx2", "operator new(unsigned long)",
-        "operator delete[](void*)", "void* operator new[](unsigned long)", "__asan::ReportGenericError()", "gsignal",
-        "std::__1::__terminate(void (*)())", "std::terminate()", "__cxa_throw", "CrashTrampolineAsm", "__zx_panic",
-        "rust_panic", "std::panicking::begin_panic", "core::panicking::panic_fmt", "__ubsan_handle_shift_abort",
-        "main", "_start", "__libc_start_main", "free", "__GI_abort", "abort_message",
-    ],
-)  # fmt: skip
-def test_frames_that_are_nobodys(function: str) -> None:
-    assert own([Frame(function), Frame("mine")]) == [Frame("mine")]
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        "free_list",
-        "abort_all(int)",
-        "memory",
-        "strange",
-        "main_loop",
-        "raised",
-        "newest",
-        "std::sort<a>(a)",
-        "a::memcpy",
-    ],
-)
-def test_frames_that_are_the_targets(function: str) -> None:
-    assert own([Frame("abort"), Frame(function)]) == [Frame(function)]
-
-
-@pytest.mark.parametrize(
-    "file", ["../prebuilt/include/c++/v1/libcxx/include/vector", "/rustc/90c5/library/core/src/slice/index.rs"]
-)
-def test_sources_that_are_nobodys(file: str) -> None:
-    assert own([Frame("std::__2::vector<int>::at(unsigned long)", file, 3), Frame("mine")]) == [Frame("mine")]
-    assert own([Frame("f", "src/libcxx.cc", 3)])
-
-
-def test_what_calls_the_entry_is_cut() -> None:
-    entry = Frame("LLVMFuzzerTestOneInput(unsigned char const*, unsigned long)")
-    assert own([Frame("f"), entry, Frame("g"), Frame("h")]) == [Frame("f"), entry]
-
-
-def test_among_frames_with_names_libraries_without_are_nobodys() -> None:
-    plugin = Frame("", place="plugin.so+0x1")
-    assert own([Frame("", place="libc.so.6+0x1"), plugin, Frame(""), Frame("f")]) == [plugin, Frame("f")]
-
-
-def test_without_names_what_handles_a_signal_is_cut() -> None:
-    places = ["libclang_rt.asan.so+0x1", "f+0x1", "f+0x2", "libc.so.6+0x1", "libc.so.6+0x2", "f+0x3", "f+0x4"]
-    unnamed = [Frame("", place=place) for place in places]
-    assert own(unnamed, handled=True) == unnamed[5:]
-    assert own(unnamed) == [*unnamed[1:3], *unnamed[5:]]
-    assert own(unnamed[:4], handled=True) == unnamed[1:3]
-
-
-@given(st.text(alphabet="ab:(<[)>] *&.-$_0#x{}'", max_size=60))
-def test_a_name_of_anything_is_one(function: str) -> None:
-    named = name(Frame(function, place="m+0x1"))
-    assert named == ("m+0x1" if not function else named)
-    assert named or not function
 
 
 @given(st.lists(st.text(max_size=30) | st.text(max_size=30).map("#0 0x1 in {}".format)))

@@ -76,6 +76,7 @@ CRASH_SAMPLE = {
         "access": "READ",
         "summary": "SUMMARY: it",
         "artifacts": ["crash-1"],
+        "message": "",
         "frames": [
             {"function": "f", "file": "a.c", "line": 1, "place": "m+0x1"},
             {"function": "abort", "file": "", "line": 0, "place": ""},
@@ -107,6 +108,14 @@ def test_the_frozen_samples_are_what_is_written_and_understood(vault: Vault) -> 
     assert stored.directory == vault.root / SLUG / "1"
     assert json.loads((vault.root / SLUG / "group.json").read_bytes()) == GROUP_SAMPLE
     assert json.loads((stored.directory / "crash.json").read_bytes()) == CRASH_SAMPLE
+    assert vault.groups() == [Group(SLUG, "SEGV", ("f",), SEEN, SEEN, 1, ("example-fuzzers/a",), 1)]
+
+
+def test_a_crash_of_before_there_were_messages_is_understood(vault: Vault) -> None:
+    written = json.dumps(CRASH_SAMPLE).replace('"message": "", ', "")
+    assert "message" not in written
+    (vault.root / SLUG / "1").mkdir(parents=True)
+    (vault.root / SLUG / "1" / "crash.json").write_text(written)
     assert vault.groups() == [Group(SLUG, "SEGV", ("f",), SEEN, SEEN, 1, ("example-fuzzers/a",), 1)]
 
 
