@@ -14,6 +14,7 @@ from pipeline.campaign.definition import Definition
 from pipeline.campaign.state import State
 from pipeline.campaign.status import FuzzerStatus, Status
 from pipeline.campaign.subjects import Subjects
+from pipeline.crashes.report import title
 from pipeline.crashes.vault import Group
 from pipeline.duration import readable_duration
 from pipeline.ledger import Subject
@@ -130,7 +131,7 @@ def crashes(groups: Sequence[Group], present: Mapping[str, int], directory: str)
 
 def _crash_row(group: Group, present: Mapping[str, int]) -> tuple[str, ...]:
     more = f" and {len(group.fuzzers) - 1} more" if len(group.fuzzers) > 1 else ""
-    what = f"{group.kind} in {group.frames[0]}" if group.frames else group.kind
+    what = title(group.kind, group.frames)
     now = present.get(group.slug, 0)
     times = (f"{now:,}", f"{max(0, group.count - now):,}")
     return (what, f"{group.fuzzers[0]}{more}" if group.fuzzers else "", group.slug, *times)

@@ -70,8 +70,8 @@ def last(text: str, start: int, end: int) -> Message | None:
 
 def stable(text: str, any_number: bool = False) -> str:
     """The text without addresses and large numbers, as ClusterFuzz masks them; without any number, if that is asked."""
-    text = _NUMBER.sub("NUMBER", _ADDRESS.sub("ADDRESS", text))
-    return (_ANY_NUMBER.sub("NUMBER", text) if any_number else text).strip()[:LONGEST].strip()
+    text = _NUMBER.sub("NUMBER", _ADDRESS.sub("ADDRESS", " ".join(text.split())))
+    return (_ANY_NUMBER.sub("NUMBER", text) if any_number else text)[:LONGEST].strip()
 
 
 def _read(text: str, sign: int) -> Message | None:

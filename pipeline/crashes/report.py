@@ -8,7 +8,7 @@ import base64
 import binascii
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -40,7 +40,8 @@ _ACCESSES = {"Read": "READ", "Write": "WRITE", "load of": "READ", "store to": "W
 _SUMMARY = re.compile(r"^SUMMARY: (?:libFuzzer|[A-Za-z]{1,64}Sanitizer): .{1,1000}", re.MULTILINE)
 _WRITTEN = re.compile(r"Test unit written to (.{1,4200})(?:\nBase64: ([A-Za-z0-9+/]{0,5464}={0,2})$)?", re.MULTILINE)
 
-_BY_SIGNAL = ("deadly signal", "timeout", messages.ASSERTION, messages.CHECK, messages.PANIC)
+_WITH_MESSAGE = (messages.ASSERTION, messages.CHECK, messages.PANIC)
+_BY_SIGNAL = ("deadly signal", "timeout", *_WITH_MESSAGE)
 """The kinds of which the stack may be that of libFuzzer's handler of signals."""
 
 _ENDED_ITSELF = ("deadly signal", "ABRT", "ILL", "TRAP", "breakpoint")
@@ -55,6 +56,7 @@ _BAD_CAST = re.compile(
     r"which does not point to an object of type (?P<object>.{1,400})"
     r"|integrity check for type (?P<cast>.{1,400}?) failed during "
 )
+_BAD_CAST_TO = "Bad-cast to "
 _CAST_FROM = re.compile(
     r"note: (?:(?:object|vtable) is of type (?P<type>.{1,400})|(?:object has )?(?P<invalid>invalid) v(?:ptr|table)"
     r"|object is (?P<base>base class subobject at offset \d{1,9}) )"
@@ -153,7 +155,7 @@ def _bad_cast(text: str, mark: Mark) -> str:
     source = _CAST_FROM.search(text, mark.end, mark.end + 1000)
     known = source and (source["type"] or source["base"] or "invalid vptr")
     words = (word.strip("' ") for word in filter(None, (cast["object"] or cast["cast"], known)))
-    return messages.stable("Bad-cast to " + " from ".join(words))
+    return messages.stable(_BAD_CAST_TO + " from ".join(words))
 
 
 def _frames(text: str, mark: Mark) -> tuple[Frame, ...]:
@@ -236,6 +238,14 @@ def key_frames(report: CrashReport, frames: int = FRAMES) -> tuple[str, ...]:
     if names == [ENTRY] and telling[0].file:
         names = [f"{ENTRY} {telling[0].file.rpartition('/')[2]}"]
     return (*filter(None, [report.message]), *names)
+
+
+def title(kind: str, key_frames: Sequence[str]) -> str:
+    """A line for people, such as `SEGV in parse` or `panic in parse: no such thing`."""
+    first = next(iter(key_frames), "")
+    said = kind in _WITH_MESSAGE or first.startswith(_BAD_CAST_TO)
+    place = "".join(f" in {function}" for function in key_frames[said:][:1])
+    return f"{kind}{place}: {first}" if said and first else f"{kind}{place}"
 
 
 def key(report: CrashReport, frames: int = FRAMES, fuzzer: str = "") -> str:

@@ -91,7 +91,7 @@ class Group:
     """The name of its directory."""
     kind: str
     frames: tuple[str, ...]
-    """The names of the functions by which it is told from others."""
+    """What the target said, if it said something, and the names of the functions: by them it is told from others."""
     first_seen: str
     last_seen: str
     count: int

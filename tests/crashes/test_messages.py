@@ -39,6 +39,7 @@ def said(text: str) -> Message | None:
         ("thread 'main' panicked at 'two\nlines', src/a.rs:6:5", "panic", "two"),
         ("thread '<unnamed>' panicked at src/a.rs:6:5:\nindex 9 of 5", "panic", "index NUMBER of NUMBER"),
         ("thread 'main' (4711) panicked at src/a.rs:6:5:\nno", "panic", "no"),
+        ("thread 'main' panicked at src/a.rs:6:5:\n\ta  b", "panic", "a b"),
         # Envoy
         ("[critical][assert] source/a.cc:259] panic: not reached", "panic", "not reached"),
         # Values that differ from run to run; a sanitizer that does not begin a line

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.crashes import report
-from pipeline.crashes.report import CrashReport, identity, key, key_frames, parse, slug
+from pipeline.crashes.report import CrashReport, identity, key, key_frames, parse, slug, title
 from pipeline.crashes.stack import Frame
 from pipeline.demo.fuzzers.planted import PLANTED, Planted
 from tests.crashes.sanitizers import SANITIZERS
@@ -337,6 +337,20 @@ def test_without_names_modules_and_offsets_count() -> None:
     lines = ["libclang_rt.asan.so+0x1", "fuzzer+0x2", "libc.so.6+0x3", "fuzzer+0x4", "fuzzer+0x5"]
     frames = "".join(f"    #{number} 0x1  (/lib/{place})\n" for number, place in enumerate(lines))
     assert key(parsed("ERROR: libFuzzer: deadly signal\n" + frames)) == "deadly signal | fuzzer+0x4 | fuzzer+0x5"
+
+
+@pytest.mark.parametrize(
+    ("kind", "frames", "expected"),
+    [
+        ("SEGV", ("f", "g"), "SEGV in f"),
+        ("timeout", (), "timeout"),
+        ("panic", ("it is gone", "f", "g"), "panic in f: it is gone"),
+        ("check failure", ("x in a.cc",), "check failure: x in a.cc"),
+        ("bad-cast", ("Bad-cast to A from B", "f"), "bad-cast in f: Bad-cast to A from B"),
+    ],
+)
+def test_a_line_for_people(kind: str, frames: tuple[str, ...], expected: str) -> None:
+    assert title(kind, frames) == expected
 
 
 def test_an_identity_is_that_of_the_key() -> None:
