@@ -216,6 +216,7 @@ def demo_parts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
             # 260 MB that nobody changes: those who copy the store copy the link
             (shared / "out/demo/llvm").rename(shared / "llvm")
             (shared / "out/demo/llvm").symlink_to(shared / "llvm")
+            shutil.rmtree(shared / "out/demo/apt", ignore_errors=True)  # lists, which nobody needs any more
             (shared / "done").touch()
     return shared / "out"
 

@@ -41,7 +41,6 @@ class Apt:
             f"-oDir::State::status={state}/status",
             f"-oDir::Etc::Preferences={state}/preferences",
             f"-oDir::Cache={cache}",
-            f"-oDir::Cache::pkgcache={state}/pkgcache.bin",
         )
         self._asked = (*selection.through, *(name for name in selection.all_packages if "*" not in name))
         self._known: frozenset[str] | None = None
