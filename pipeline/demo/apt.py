@@ -101,7 +101,10 @@ class Apt:
         try:
             return action()
         except PackageError as error:
-            raise failed or error from None
+            if failed is None:
+                raise
+            # Each of them may be why
+            raise PackageError(failed.message, hint=failed.hint, detail=f"{failed.detail}\n{error.detail}") from error
 
     def _update(self) -> PackageError | None:
         """Fetch new lists. If that fails, it need not matter: one of the host's sources of several may be broken."""

@@ -129,6 +129,7 @@ class TestFailing:
             fetched(tmp_path)
         assert "root" not in caught.value.hint
         assert "404" in caught.value.detail
+        assert "Unable to locate package" in caught.value.detail
         assert not (tmp_path / "packages").exists()
 
     def test_a_package_that_is_not_there(self, host: HostApt, archive: Archive, tmp_path: Path) -> None:
