@@ -221,6 +221,13 @@ def demo_parts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
     return shared / "out"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first tests that need the demo guest wait until it is made, which takes minutes on a busy host."""
+    for item in items:
+        if "demo_parts" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(400))
+
+
 @pytest.fixture
 def demo(workspace: Workspace, demo_parts: Path) -> Workspace:
     """A workspace with the real QEMU and the real demo guest, whose images are prepared."""

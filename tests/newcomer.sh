@@ -87,6 +87,8 @@ step() {
 newcomer() {
     release=$1
     root=$PLACE/$release
+    # What a mount is not, cannot be the root of further name spaces
+    mount --bind "$root" "$root"
     mount -t proc proc "$root/proc"
     mount --rbind /dev "$root/dev"
     mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts "$root/dev/pts"

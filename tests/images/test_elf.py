@@ -238,7 +238,8 @@ def test_what_a_real_program_loads() -> None:
     loaded = {Path(line.split()[-1]).name for line in Path("/proc/self/maps").read_text().splitlines()}
     found = elf.needed(program)
     assert "libc.so.6" in found
-    assert loaded.issuperset(found)
+    # libz.so.1 is a link to libz.so.1.3.1
+    assert [name for name in found if not any(file.startswith(name) for file in loaded)] == []
 
 
 @pytest.mark.parametrize("names", [(), ("libz.so.1",), ("libc.so.6", "libm.so.6", "libc.so.6")])
