@@ -38,10 +38,12 @@ class DemoPackages(ArtifactTask):
         return _provided()
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.demo import initramfs
+        from pipeline.demo import apt, compiler, initramfs
 
         chosen, (listing, directory) = settings.load(), made
         state, timeout = chosen.store.demo / "apt", chosen.tools.timeout
+        if chosen.demo_packages is None:
+            apt.required(initramfs.GUEST, compiler.COMPILER)
         publish_json(listing, initramfs.collect(directory, chosen.demo_packages, state, timeout=timeout).listing())
 
 

@@ -29,6 +29,19 @@ _OTHER_HOSTS = (
 )
 
 
+def required(*selections: Selection) -> Tool:
+    """apt-get. Raises ToolMissing, which names all that is wanted, where there is none."""
+    try:
+        return Tool.in_path("apt-get", hint="")
+    except ToolMissing:
+        names = dict.fromkeys(name for selection in selections for name in selection.all_packages)
+        raise ToolMissing(
+            f"the demo guest is made of Debian packages, and there is no apt to fetch them: this is {_host()}",
+            hint=_OTHER_HOSTS,
+            detail=f"{', '.join(names).replace('[0-9]*', 'VERSION')}, and the packages of the libraries that they load",
+        ) from None
+
+
 class Apt:
     """apt-get for one selection of packages; see `of`."""
 
@@ -62,13 +75,7 @@ class Apt:
                 f"the demo guest is made of {ARCHITECTURE} packages, and this is a {platform.machine()} machine",
                 hint="provide them in a directory and name it with [demo] packages",
             )
-        try:
-            found = Tool.in_path("apt-get", hint="")
-        except ToolMissing:
-            raise ToolMissing(
-                f"the demo guest is made of Debian packages, and there is no apt to fetch them: this is {_host()}",
-                hint=_OTHER_HOSTS,
-            ) from None
+        found = required(selection)
         # Which packages do not fit together it says on its standard output, and only then on the other that they do not
         apt = Tool(found.name, ("sh", "-c", 'exec "$0" "$@" 2>&1', *found.argv), found.files)
         with locked(state):

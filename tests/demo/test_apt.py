@@ -172,6 +172,10 @@ def test_without_apt_the_system_and_the_setting_are_named(tmp_path: Path, monkey
     played(monkeypatch, {"ID": "fedora", "PRETTY_NAME": "Fedora Linux 43"})
     with pytest.raises(ToolMissing, match=r"there is no apt to fetch them: this is Fedora Linux 43$") as caught:
         fetched(tmp_path)
+    assert caught.value.detail == (
+        "busybox-static, dropbear-bin, openssh-sftp-server, linux-image-VERSION-cloud-amd64, libc6, libgcc-s1, "
+        "and the packages of the libraries that they load"
+    )
     assert "[demo] packages" in caught.value.hint
 
 

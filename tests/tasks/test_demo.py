@@ -79,5 +79,7 @@ def test_without_apt_one_message_says_what_to_do(workspace: Workspace, tmp_path:
     assert outcome.status == 30
     assert outcome.text.count("error: ") == 1
     assert "there is no apt to fetch them: this is " in outcome.text
+    assert "busybox-static, " in outcome.text
+    assert " clang-19, " in outcome.text
     assert "run Topcoat on Debian 12 or 13, or in a container of one; or name a directory" in outcome.text
     assert workspace.files() == []
