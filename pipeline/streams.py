@@ -120,6 +120,8 @@ def _readable(error: UnicodeError) -> tuple[str | bytes, int]:
     character, end = error.object[error.start], error.start + 1
     if "\udc80" <= character <= "\udcff":
         return bytes([ord(character) - 0xDC00]), end
+    if "\u2800" <= character <= "\u28ff":  # Braille: what turns round beside a live line
+        return "*", end
     return _PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode(), end
 
 

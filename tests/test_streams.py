@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -151,6 +153,15 @@ class TestEncodings:
         assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
         assert b"\n|- initrd: InitrdWithKey  stale: missing" in done.stdout
         assert b"\n|  `- key: SSHKeyPair  (see above)" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [("⠴ i0: …", b"* i0: ..."), ("a → b", b"a -> b"), ("ü €", b"\xfc \\u20ac"), ("\udcf6", b"\xf6")],
+    )
+    def test_what_latin_1_lacks(self, workspace: Workspace, text: str, shown: bytes) -> None:
+        program = f"from pipeline import streams; streams.set_up(needed=True); print({text!a})"
+        line = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+        assert shell(workspace, line, {"PYTHONIOENCODING": "latin-1"}).stdout == shown + b"\n"
 
     def test_utf_8_stays_as_it_is(self, bundle: Workspace) -> None:
         assert "├─ initrd: InitrdWithKey" in shell(bundle, "topcoat why").stdout.decode()
