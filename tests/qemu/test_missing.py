@@ -7,7 +7,7 @@ from tests.conftest import Workspace
 from tests.fakes import sshd
 from tests.qemu.playing import Played
 
-SLOWLY = "[qemu]\naccel = tcg\n[boot]\ntimeout = 6\nscale = 0.2\n"
+SLOWLY = "[qemu]\naccel = tcg\n[boot]\ntimeout = 6\nscale = 1\n"
 NO_SERVER = "no SSH server has answered since: does this image have one? If not: --ready marker"
 NO_SERIAL = "nothing has come from its serial port for "
 
