@@ -99,7 +99,7 @@ class Runner:
         self._busy: set[str] = set()
         self._merging: dict[str, Callable[[], None]] = {}
         """What ends the merge of a fuzzer's corpus early."""
-        self._warned: frozenset[str] = frozenset()
+        self._warned: set[str] = set()
         self._turn = 0
         self._boots = 0
         self._boot_failures = 0
@@ -438,9 +438,12 @@ class Runner:
     def _warn(self, ended: Ended) -> None:
         """Of a run that counts as good although something was found, once for each fuzzer."""
         fuzzer = ended.subject.fuzzer
+        if ended.result != "done" or not ended.reason:
+            return
         with self._changed:
-            told, self._warned = fuzzer in self._warned, self._warned | {fuzzer}
-        if ended.result == "done" and ended.reason and not told:
+            told = fuzzer in self._warned
+            self._warned.add(fuzzer)
+        if not told:
             log.warning("%s: %s: nothing is kept of that; have it halt, see docs/campaign.md", fuzzer, ended.reason)
 
     def _bench(self, plan: FuzzerPlan) -> None:
