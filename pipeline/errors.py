@@ -35,7 +35,8 @@
     │       └── WrongServer     guest  something else answers on the guest's port
     ├── StartFailed             -      undercoat has started no guest, for a reason that was told
     ├── InstanceBusy            user   another process works on the instance
-    │   └── AlreadyRunning      user   it is running, so it cannot be started
+    │   ├── AlreadyRunning      user   it is running, so it cannot be started
+    │   └── CampaignBusy        user   another process works at the campaign
     ├── StaleInstance           user   the instance runs with other images or settings than today's
     ├── BrokenInstance          host   QEMU lives, but its handle cannot be understood or does not fit it
     │   └── HandleEdited        user   somebody else than Topcoat has written to the handle
@@ -326,6 +327,10 @@ class InstanceBusy(TopcoatError):
 
 class AlreadyRunning(InstanceBusy):
     """The instance is running, so it cannot be started."""
+
+
+class CampaignBusy(InstanceBusy):
+    """Another process works at the campaign."""
 
 
 class StaleInstance(TopcoatError):

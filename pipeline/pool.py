@@ -23,7 +23,7 @@ from pipeline.instance import Handle, Instance
 from pipeline.launcher import KILL_LIMIT, Launcher
 from pipeline.room import shortage
 from pipeline.settings import Settings
-from pipeline.slot import Slot, pool_directory, users_file
+from pipeline.slot import Slot, users_file
 from pipeline.text import one_line
 from pipeline.tie import GRACE, Tie
 from pipeline.worker import Worker
@@ -31,6 +31,7 @@ from pipeline.worker import Worker
 log = logging.getLogger("topcoat")
 
 _NONE = "there was none"
+_MORE = "wait for it to end, or have more guests at once: [pool] size; what runs is told by: topcoat instances"
 _POLL = 0.1  # neither a flock of another process nor memory can be waited for
 _MOMENT = 0.5  # who has a place for less, such as a child before its exec(2), has no lease
 _CLOSE_LIMIT = 30.0  # ending takes KILL_LIMIT at most; on a disk that stalls, longer
@@ -104,11 +105,13 @@ class Pool:
         settings: Settings,
         guests: Guests,
         *,
+        work: str = "",
         grace: float = GRACE,
         available: Callable[[], int] = available_memory,
     ) -> None:
-        """`grace`: seconds that guests run on if this process is killed. `available` tells the bytes of free memory.
+        """`work`: what its guests are wanted for, to be told to others who wait for one.
 
+        `grace`: seconds that guests run on if this process is killed. `available` tells the bytes of free memory.
         Raises StoreError, InstanceBusy.
         """
         store = settings.store
@@ -124,7 +127,7 @@ class Pool:
         self._ended: dict[Slot, str] = {}  # why, until the next boot
         self._boots: list[Boot] = []
         self._closed = threading.Event()
-        self._hint = f"see by whom: fuser -v '{pool_directory(store)}'/slot-*.lock; or have more of them: [pool] size"
+        self._work = work
         self._tie = Tie(users_file(store), grace)
         self._tied = ExitStack()
         self._tied.enter_context(self._tie.held())
@@ -205,10 +208,27 @@ class Pool:
                         continue
                     self._taken.add(slot)
                     return slot
-                wait.go_on(f"all {self.size} are in use", self._hint)
+                wait.go_on(self._in_use, _MORE)
                 all_ours = len(self._taken) == self.size
                 self._changed.wait(wait.deadline.remaining if all_ours else wait.deadline.within(_POLL))
         raise InstanceBusy("the pool was closed while its guests were still wanted", hint="run it again")
+
+    def _in_use(self) -> str:
+        """Who has which guests."""
+        users: dict[str, list[str]] = {}
+        for slot in self._slots:
+            users.setdefault(self._user(slot), []).append(slot.instance.name)
+        return f"all {self.size} are in use: " + "; ".join(
+            f"{', '.join(names)} by {who}" for who, names in users.items()
+        )
+
+    def _user(self, slot: Slot) -> str:
+        if slot in self._taken:
+            return "this process"
+        use = slot.use()
+        if use is None or use.state != "leased" or not use.owner.alive:
+            return "a process that has only just taken it"
+        return f"{one_line(use.work) or 'other work'} (process {use.owner.pid}, since {one_line(use.since)})"
 
     def _guest(self, slot: Slot) -> Lease:
         """The guest of a place that was seized, ready for work. Raises _ShortError if others must end first."""
@@ -217,7 +237,7 @@ class Pool:
         if handle is None or why is not None:
             handle = self._anew(slot, why or _NONE)
         try:
-            slot.note("leased", handle.boot_id)
+            slot.note("leased", handle.boot_id, self._work)
         except BaseException:
             self._end(slot, "its use could not be noted")
             raise
@@ -306,7 +326,7 @@ class Pool:
             if why := self._why_end(lease):
                 self._end(lease.slot, why)
             else:
-                lease.slot.note("idle", lease.handle.boot_id)
+                lease.slot.note("idle", lease.handle.boot_id, self._work)
         except TopcoatError as error:  # the work has been done, whatever becomes of the guest
             log.error("%s", error.about(lease.instance.name).explain())
 
@@ -388,12 +408,18 @@ class _Wait:
         self.deadline = deadline
         self._told = False
 
-    def go_on(self, problem: str, hint: str) -> None:
-        """To be called before each step of the wait. Says once what it is for. Raises InstanceBusy at its end."""
+    def go_on(self, problem: str | Callable[[], str], hint: str) -> None:
+        """To be called before each step of the wait. Says once what it is for. Raises InstanceBusy at its end.
+
+        `problem` can be what tells it, as it is at that moment.
+        """
+        if self._told and not self.deadline.expired:
+            return
+        told = problem if isinstance(problem, str) else problem()
         if self.deadline.expired:
             raise InstanceBusy(
-                f"no guest of the pool was to be had within {self.deadline.seconds:g} s: {problem}", hint=hint
+                f"no guest of the pool was to be had within {self.deadline.seconds:g} s: {told}", hint=hint
             )
         if not self._told:
-            log.info("waiting for a guest of the pool: %s", problem)
+            log.info("waiting for a guest of the pool: %s", told)
             self._told = True

@@ -3,7 +3,7 @@
 Whoever has the place holds the flock of pool/slot-N.lock, which the kernel gives back when its holder ends, however.
 pool/slot-N.json beside it tells what was done with the guest last::
 
-    {"schema": 1, "state": "leased", "boot_id": "6ed5…", "since": "2026-11-23T17:53:35Z",
+    {"schema": 1, "state": "leased", "boot_id": "6ed5…", "since": "2026-11-23T17:53:35Z", "work": "campaign nightly",
      "owner": {"pid": 7, "start_ticks": 123, "host_boot_id": "85b7…"}}
 
 "leased" is written before the guest is handed out, "idle" once it is back as it should be. So if nobody has the place
@@ -54,6 +54,8 @@ class Use:
     """Who had it, or has it."""
     since: str
     """UTC, ISO 8601."""
+    work: str = ""
+    """What it was or is wanted for; empty if that is not known."""
 
     def encode(self) -> dict[str, object]:
         """As JSON."""
@@ -65,7 +67,7 @@ class Use:
         try:
             state, boot_id, owner = data["state"], data["boot_id"], Process(**data["owner"])
             if data["schema"] == SCHEMA and state in ("leased", "idle") and isinstance(boot_id, str):
-                return cls(state, boot_id, owner, str(data["since"]))
+                return cls(state, boot_id, owner, str(data["since"]), str(data.get("work", "")))
         except (KeyError, TypeError) as error:
             raise ValueError(f"a field is missing or wrong: {error}") from error
         raise ValueError("it is of another schema, or a field is wrong")
@@ -112,11 +114,11 @@ class Slot:
             return Use.decode(json.loads(stream.read(_LONGEST)))
         return None
 
-    def note(self, state: State, boot_id: str) -> None:
-        """Note what is done with the guest from now on, by this process. Raises StoreError."""
+    def note(self, state: State, boot_id: str, work: str = "") -> None:
+        """Note what is done with the guest from now on, by this process, and what for. Raises StoreError."""
         ours = Process.find(os.getpid())
         assert ours is not None
-        publish_json(self.file, Use(state, boot_id, ours, utc_now()).encode())
+        publish_json(self.file, Use(state, boot_id, ours, utc_now(), work).encode())
 
     def forget(self) -> None:
         """There is no guest any more. Raises StoreError."""

@@ -13,13 +13,13 @@ from pipeline import freshness, settings
 from pipeline.deadline import utc_now
 from pipeline.digest_cache import DigestCache
 from pipeline.digests import combined
-from pipeline.errors import InputChanged
+from pipeline.errors import InputChanged, UsageError
 from pipeline.faults import host_faults
 from pipeline.freshness import Key, Proof, Reason
 from pipeline.publish import locked, remove, replacing
 from pipeline.targets import ArtifactTarget
 from pipeline.tools import Tool
-from tasks.defaults import refusing
+from tasks.defaults import refuse, refusing
 
 log = logging.getLogger("topcoat")
 
@@ -40,6 +40,14 @@ def digests() -> DigestCache:
     """The digests that are known in the store."""
     path = settings.load().store.cache / "digests.jsonl"
     return _digests.setdefault(path, DigestCache(path))
+
+
+def workers() -> int:
+    """Luigi's --workers. Ends the process over fewer than one, with which luigi would do nothing, or hang."""
+    count: int = luigi.interface.core().workers
+    if count < 1:
+        refuse(UsageError(f"--workers {count}: nobody would work", hint="let it be 1, or more"))
+    return count
 
 
 class Check:
@@ -83,8 +91,13 @@ class FreshTask(luigi.Task):
         """Why the task would run: the first reason, or None if it is done and all that it depends on."""
         raise NotImplementedError
 
+    def follow(self) -> str:
+        """The command that tells how another process stands that does the same."""
+        return "topcoat instances"
+
     def complete(self) -> bool:
         """Whether nothing must be done. Where that cannot be told, it ends luigi, which would print a traceback."""
+        workers()
         known = digests()
         with refusing():
             fresh = Check(known).why(self) is None

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, ClassVar
 import luigi
 
 from pipeline import settings
-from pipeline.errors import CampaignError
+from pipeline.errors import CampaignError, TopcoatError, UsageError
 from pipeline.freshness import Reason
 from pipeline.process import die_with_parent
-from tasks.base import Check, FreshTask, Tasks, digests, say_once
+from tasks.base import Check, FreshTask, Tasks, digests, say_once, workers
 from tasks.boot import BootInstance
 from tasks.build import BuildTask, current
+from tasks.defaults import refusing
 from tasks.demo import DemoCompiler, DemoFuzzers
 from tasks.parameters import Choice
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
@@ -110,6 +111,30 @@ class CampaignTask(BuildTask, FreshTask):
 
         return State.of(ledger.read(self.directory(definition) / LEDGER))
 
+    def complete(self) -> bool:
+        """Whether nothing must be done. Ends luigi if another process does it, before any guest is booted."""
+        done = super().complete()
+        if not done:
+            with refusing():
+                self.require_free()
+        return done
+
+    def require_free(self) -> None:
+        """Raise CampaignBusy if another process works at the campaign."""
+        from pipeline.campaign import reading
+
+        if definition := self.known():
+            reading.require_free(self.directory(definition))
+
+    def known(self) -> "Definition | None":
+        """The definition; None if what it needs is not there yet, or damaged, of which somebody else tells."""
+        try:
+            return self.definition()
+        except UsageError:
+            raise
+        except TopcoatError:
+            return None
+
     def unready(self, check: Check) -> Reason | None:
         """Why nothing can be said of the campaign itself yet: what it needs is missing or stale."""
         if missing := self.missing():
@@ -130,10 +155,10 @@ class CampaignTask(BuildTask, FreshTask):
         definition = self.definition()
         boot = BootInstance(name="pool")
         guests = QemuGuests(chosen, build, "ssh", lambda: boot.key(digests()))
-        with Pool(chosen, guests) as pool:
+        with Pool(chosen, guests, work=f"campaign {definition.name}") as pool:
             pooled = PooledGuests(pool, guests, {plan.name: dict(plan.environment) for plan in definition.fuzzers})
-            workers = min(luigi.interface.core().workers, pool.size)
-            runner = Runner(definition, self.subjects(definition), pooled, chosen.store, chosen.campaign, workers, only)
+            count = self.guests_at_once(pool.size)
+            runner = Runner(definition, self.subjects(definition), pooled, chosen.store, chosen.campaign, count, only)
             try:
                 with display.shown() as shown:
                     file = None if only else runner.directory / reading.STATUS
@@ -144,6 +169,20 @@ class CampaignTask(BuildTask, FreshTask):
                     reading.renew(runner.directory)
                 pooled.close()
         return runner
+
+    @staticmethod
+    def guests_at_once(size: int) -> int:
+        """As many as luigi has workers, and the pool places, which are so many."""
+        wanted = workers()
+        if wanted > size:
+            log.warning("--workers %d: the pool has %d guests at once, and no more are used: [pool] size", wanted, size)
+        return min(wanted, size)
+
+    def follow(self) -> str:
+        try:
+            return f"topcoat campaign status {self.definition().name}"
+        except TopcoatError:  # what is wrong is told when it is no repetition
+            return "topcoat campaign status"
 
     def tell(self, status: "Status") -> None:
         """Tell luigi, where it listens."""
@@ -212,6 +251,7 @@ class RunFuzzer(CampaignTask):
         if reason := self.unready(check):
             return reason
         definition = self.definition()
+        self.require_slice(definition)
         subject = self.subjects(definition).of[self.fuzzer]
         one = self.state(definition).standing(subject).slices.get(self.slice)
         return None if one and one.closed else Reason(f"slice {self.slice} of {self.fuzzer} is not over")
@@ -223,9 +263,25 @@ class RunFuzzer(CampaignTask):
     def run(self) -> None:
         from pipeline.campaign.runner import Only
 
+        self.require_slice(self.definition())
         runner = self.work(Only(self.fuzzer, self.slice))
         if benched := runner.standing(self.fuzzer).benched:
             raise CampaignError(f"{self.fuzzer} was benched: {benched}", hint="mend it and run the slice again")
+
+    def require_free(self) -> None:
+        if definition := self.known():
+            self.require_slice(definition)
+        super().require_free()
+
+    def require_slice(self, definition: "Definition") -> None:
+        """Raise UsageError if the fuzzer's budget has no such slice."""
+        (plan,) = (plan for plan in definition.fuzzers if plan.name == self.fuzzer)
+        if self.slice < 1 or (plan.slices is not None and self.slice > plan.slices):
+            raise UsageError(
+                f"--slice {self.slice}: slices are counted from 1, and the budget of {self.fuzzer}"
+                + (" is one of runs" if plan.slices is None else f" comes to {plan.slices}"),
+                hint="name one of them, or raise --budget; how long a slice is: --slice-length",
+            )
 
 
 class MergeCorpus(CampaignTask):

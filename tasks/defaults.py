@@ -7,24 +7,27 @@ imports this before luigi reads its settings, so the defaults set here hold ever
 import atexit
 import configparser
 import functools
+import io
 import logging
 import multiprocessing
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import luigi
+import luigi.lock
 from luigi.cmdline_parser import CmdlineParser
 from luigi.parameter import ParameterException
 from luigi.task_register import Register, TaskClassException
 from luigi.worker import TaskProcess
 
 from pipeline import settings, streams
-from pipeline.errors import SettingsError, TopcoatError, UsageError, empty_value
+from pipeline.errors import CampaignBusy, SettingsError, TopcoatError, UsageError, empty_value
 from pipeline.faults import explained
 from pipeline.garbage.run_locks import lock_directory, tidy
 from pipeline.text import one_line
@@ -79,12 +82,33 @@ def install() -> None:
     _refuse_empty_values()
     _end_workers_quietly()
     luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)(_tell_of_death)
+    _tell_of_repetitions()
     pids = lock_directory(settings.load().store)
     atexit.register(tidy, pids)
     _set("core", "lock_pid_dir", str(pids))
     for section, values in DEFAULTS.items():
         for option, value in values.items():
             _set(section, option, value)
+
+
+def _tell_of_repetitions() -> None:
+    """Luigi ends, rightly, if the same command runs already, but all it says is "Pid(s) {3981} already running"."""
+    acquire: Any = luigi.lock.acquire_for
+
+    def acquire_for(*arguments: object, **options: object) -> bool:
+        with redirect_stdout(io.StringIO()) as said:
+            acquired: bool = acquire(*arguments, **options)
+        if acquired:
+            print(said.getvalue(), end="")
+            return True
+        parser: Any = CmdlineParser.get_instance()  # luigi has no types for it
+        pids = ", ".join(re.findall(r"\d+", said.getvalue().partition("\n")[0]))
+        follow = getattr(parser.get_task_obj(), "follow", lambda: "topcoat instances")()
+        text = f"error: process {pids} is already running the same command\n  hint: see how it stands: {follow}"
+        print(text, file=sys.stderr)
+        return False
+
+    luigi.lock.acquire_for = acquire_for
 
 
 def _build_parsers_once() -> None:
@@ -157,7 +181,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     """
     error = record.exc_info[1] if record.exc_info else sys.exc_info()[1]
     understood = _understood(error)
-    if understood and understood.exit_code == USAGE:
+    if understood and (understood.exit_code == USAGE or isinstance(understood, CampaignBusy)):
         refuse(understood)
     if understood:
         log.error("%s", understood.explain())

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import re
 import subprocess
 import threading
 import time
@@ -162,11 +163,28 @@ class TestBound:
             for place in (pool, world.pool()):
                 with pytest.raises(InstanceBusy, match=r"within 0\.3 s: all 1 are in use") as busy:
                     place.lease(Deadline(0.3)).__enter__()
-                assert "fuser -v" in busy.value.hint
+                assert "topcoat instances" in busy.value.hint
                 assert "[pool] size" in busy.value.hint
         assert caplog.text.count("waiting for a guest of the pool: all 1 are in use") == 2, "once each"
         with pool.lease(Deadline(0)):
             pass
+
+    def test_who_waits_is_told_who_has_the_guests(self, world: World) -> None:
+        found = settings_for(world.root, size=3)
+        with (
+            Pool(found, world.guests, work="campaign nightly", available=lambda: PLENTY) as nightly,
+            Pool(found, world.guests, available=lambda: PLENTY) as nameless,
+            nightly.lease(soon()),
+            nightly.lease(soon()),
+            nameless.lease(soon()),
+            pytest.raises(InstanceBusy) as busy,
+        ):
+            world.pool(size=3).lease(Deadline(0)).__enter__()
+        told = re.sub(r"\d{4}-\S+Z", "NOW", str(busy.value)).replace(str(os.getpid()), "PID")
+        assert told.endswith(
+            "all 3 are in use: pool-0, pool-1 by campaign nightly (process PID, since NOW); "
+            "pool-2 by other work (process PID, since NOW)"
+        )
 
     def test_a_guest_that_comes_back_wakes_who_waits(
         self, world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

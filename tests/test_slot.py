@@ -19,6 +19,7 @@ SAMPLE: dict[str, Any] = {
     "boot_id": "6ed5b97c4d0d497abbc50ccdd8f53e66",
     "since": "2026-11-23T17:53:35Z",
     "owner": {"pid": 7, "start_ticks": 123, "host_boot_id": "85b7c2f4-7a40-4f0a-9d8b-5b6f2c9a1e11"},
+    "work": "campaign nightly",
 }
 """Frozen: what earlier versions have written must be understood. A change of the format is a new schema."""
 
@@ -29,11 +30,19 @@ def slot(tmp_path: Path) -> Slot:
 
 
 def test_the_frozen_sample_is_what_is_written_and_understood(slot: Slot) -> None:
-    use = Use("leased", SAMPLE["boot_id"], Process(**SAMPLE["owner"]), SAMPLE["since"])
+    use = Use("leased", SAMPLE["boot_id"], Process(**SAMPLE["owner"]), SAMPLE["since"], SAMPLE["work"])
     assert use.encode() == SAMPLE
     slot.file.parent.mkdir()
     slot.file.write_text(json.dumps(SAMPLE))
     assert slot.use() == use
+
+
+def test_what_was_noted_before_work_was_told_is_understood(slot: Slot) -> None:
+    slot.file.parent.mkdir()
+    slot.file.write_text(json.dumps({name: value for name, value in SAMPLE.items() if name != "work"}))
+    use = slot.use()
+    assert use
+    assert (use.since, use.work) == (SAMPLE["since"], "")
 
 
 def test_what_is_noted_is_found(slot: Slot) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import StoreError
 from pipeline.faults import host_faults
+from pipeline.fuzzer.pid_scanner import NO_LOG
 from pipeline.publish import publish_bytes, remove
 from pipeline.text import one_line, tail
 
@@ -35,10 +36,10 @@ class Failures:
         Returns its last lines on one line, and where there is more; nothing if it said nothing. A disk on which it
         cannot be kept is warned of: the attempt's own end tells more.
         """
-        said = tail(output[-KEPT:], LINES, _WIDTH)
+        said = [one for one in tail(output[-KEPT:], LINES + 1, _WIDTH).splitlines() if not one.startswith(NO_LOG)]
         if not said:
             return ""
-        words = f"it said last: {' | '.join(map(one_line, said.splitlines()))}"
+        words = f"it said last: {' | '.join(map(one_line, said[-LINES:]))}"
         file = self.campaign / "failures" / fuzzer / f"{attempt}.txt"
         try:
             with host_faults("keeping what a fuzzer said last"):

@@ -12,16 +12,19 @@ from pipeline.campaign import budget
 from pipeline.campaign.definition import Definition, FuzzerPlan
 from pipeline.campaign.state import Standing, State
 from pipeline.campaign.status import Author, CampaignState, FuzzerStatus, Live, Status, of_campaign, of_fuzzer
-from pipeline.errors import InstanceBusy, StoreError
+from pipeline.errors import CampaignBusy, InstanceBusy, StoreError
 from pipeline.faults import host_faults
 from pipeline.fuzzer.progress import Progress
 from pipeline.ledger import Opened, Subject
 from pipeline.publish import is_locked, locked, publish_json
+from pipeline.text import one_line
 
 log = logging.getLogger("topcoat")
 
 LEDGER = "ledger.jsonl"
 STATUS = "status.json"
+
+_MOMENT = 2.0  # a process that is to end may not have heard of it yet
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def _read(directory: Path, *, works: bool) -> Reading:
             f"{directory / LEDGER}: {error}", hint="it may be of another version of Topcoat; run the campaign again"
         ) from error
     present = tuple(_subject(state, opened, plan.name) for plan in definition.fuzzers)
-    told = _told(directory / STATUS, state) if works else None
+    told = _told(directory / STATUS, state.opened) if works and state.opened else None
     return Reading(told or _reckoned(directory, definition, state, present, works=works), state, works, present)
 
 
@@ -75,16 +78,44 @@ def renew(directory: Path) -> None:
         log.warning("%s", error.message)
 
 
+def require_free(directory: Path) -> None:
+    """Raise CampaignBusy if a process works at the campaign, and is not about to end. Raises StoreError."""
+    if is_locked(directory / LEDGER):
+        with suppress(InstanceBusy), locked(directory / LEDGER, _MOMENT):
+            return
+        if busy := _busy(directory):
+            raise busy
+
+
+def _busy(directory: Path) -> CampaignBusy | None:
+    """None if the process was stopped, and takes in what it has found."""
+    opened = State.of(ledger.read(directory / LEDGER)).opened
+    if opened is None:
+        return CampaignBusy(f"another process begins the campaign {directory.name}", hint=_hint(directory))
+    told = _told(directory / STATUS, opened)
+    if told and told.state != "running":
+        return None
+    since = f", since {one_line(opened.started)}" if opened.started else ""
+    return CampaignBusy(
+        f"process {opened.pid} on {one_line(opened.host)} works at the campaign {directory.name}{since}",
+        hint=_hint(directory),
+    )
+
+
+def _hint(directory: Path) -> str:
+    return f"see how it stands: topcoat campaign status {directory.name}"
+
+
 def _subject(state: State, opened: Opened, fuzzer: str) -> Subject:
     plan = next(str(one.get("digest", "")) for one in opened.definition["fuzzers"] if one["name"] == fuzzer)
     return Subject(fuzzer, state.builds.get(fuzzer, ""), plan)
 
 
-def _told(file: Path, state: State) -> Status | None:
-    """What status.json says, if it is by the process that works now."""
+def _told(file: Path, opened: Opened) -> Status | None:
+    """What status.json says, if it is by that process."""
     with suppress(OSError, ValueError, RecursionError):
         found = Status.decode(json.loads(file.read_bytes()))
-        if state.opened and found.by == Author.of(state.opened):
+        if found.by == Author.of(opened):
             return found
     return None
 

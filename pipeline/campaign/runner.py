@@ -12,7 +12,7 @@ from functools import partial
 from hashlib import sha256
 
 from pipeline import ledger
-from pipeline.campaign import allocation, budget, canary, merging, seeds
+from pipeline.campaign import allocation, budget, canary, merging, reading, seeds
 from pipeline.campaign.allocation import Candidate
 from pipeline.campaign.attempt import Attempt, Places, Work
 from pipeline.campaign.definition import Definition, FuzzerPlan
@@ -148,6 +148,7 @@ class Runner:
         this campaign, StoreError, and BootError if no guest can be had: what was done until then is kept.
         """
         path = self.directory / LEDGER
+        reading.require_free(self.directory)
         with ledger.opened(path, _LOCK_LIMIT) as self._book:
             remove(self.directory / RESULT)  # it would say that all is done, whatever ends this run
             self.state = State.of(ledger.read(path))
@@ -167,14 +168,18 @@ class Runner:
             yield
         except BaseException:
             self.stop()
-            try:
-                if tick:
-                    tick(self)
-            except TopcoatError as error:  # must not hide why it ended
-                log.error("%s", error.explain())
+            self._tell(tick)
             raise
         if tick:
             tick(self)
+
+    def _tell(self, tick: Callable[["Runner"], None] | None) -> None:
+        """Tell how it stands, without hiding why it ends."""
+        try:
+            if tick:
+                tick(self)
+        except TopcoatError as error:
+            log.error("%s", error.explain())
 
     def _work_all(self, tick: Callable[["Runner"], None] | None, every: float) -> None:
         self._import_seeds()
@@ -186,7 +191,7 @@ class Runner:
             log.info("interrupted: what runs is ended and taken in")
             raise
         finally:
-            self._halt(workers)
+            self._halt(workers, tick)
 
     def note(self, entry: Entry) -> None:
         """Write an entry in the ledger, and add it up."""
@@ -275,7 +280,15 @@ class Runner:
             if tick:
                 tick(self)
 
-    def _halt(self, workers: list[Worker]) -> None:
+    def _halt(self, workers: list[Worker], tick: Callable[["Runner"], None] | None) -> None:
+        with self._changed:
+            self._stopping = True
+        try:
+            self._tell(tick)  # first: who would go on with it waits for this, and is not refused
+        finally:
+            self._join(workers)
+
+    def _join(self, workers: list[Worker]) -> None:
         self.stop()
         deadline = Deadline(HALT_LIMIT)
         for worker in workers:

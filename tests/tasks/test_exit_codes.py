@@ -62,6 +62,10 @@ def test_already_running(anywhere: Workspace) -> None:
         first.terminate()
         first.communicate(timeout=SOON)
     assert (first.returncode, second.status) == (130, 10)
+    assert f"error: process {first.pid} is already running the same command\n  hint: see how it stands: topcoat " in (
+        second.text
+    )
+    assert "Pid(s)" not in second.text
 
 
 @pytest.mark.parametrize(
@@ -87,6 +91,8 @@ def test_already_running(anywhere: Workspace) -> None:
             )
         ),
         (["StopInstance", "--name="], "error: --name has an empty value\n  hint: "),
+        (["BootInstance", "--workers", "0"], "error: --workers 0: nobody would work\n  hint: let it be 1, or more"),
+        (["SSHKeyPair", "--workers", "-1"], "error: --workers -1: nobody would work\n  hint: let it be 1, or more"),
         (["BootInstance", "--nmae", "x"], "unrecognized arguments: --nmae x"),
     ],
 )
