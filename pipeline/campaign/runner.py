@@ -19,6 +19,7 @@ from pipeline.campaign.definition import Definition, FuzzerPlan
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.guests import Guest, Guests
 from pipeline.campaign.judging import value_profile
+from pipeline.campaign.leases import Leases
 from pipeline.campaign.proofs import Claim, Proofs
 from pipeline.campaign.reading import LEDGER
 from pipeline.campaign.result import RESULT
@@ -29,7 +30,7 @@ from pipeline.corpus import Corpus, Limits
 from pipeline.crashes.vault import Group, Vault
 from pipeline.deadline import Clock, Deadline, utc_now
 from pipeline.errors import BootError, CampaignError, ConnectError, NotProved, TopcoatError
-from pipeline.ledger import Benched, Booted, Closed, Ended, Entry, Ledger, Opened, Proved
+from pipeline.ledger import Benched, Closed, Ended, Entry, Ledger, Opened, Proved
 from pipeline.process import Process
 from pipeline.publish import remove
 from pipeline.settings import Campaign, Store
@@ -48,14 +49,8 @@ class Only:
     """Its number; None for a merge of the corpus."""
 
 
-LEASE_LIMIT = 1800.0
-"""Seconds to wait for a guest: others may use the pool."""
-
 MOST_ATTEMPTS = 100
 """At one slice: a fuzzer that crashes each second must not run for ever on a budget of an hour."""
-
-BOOT_FAILURES = 3
-"""So many boots that fail one after the other, and the campaign ends: it is not its fuzzers' fault."""
 
 HALT_AGAIN = 5.0
 """Seconds after which what still runs is halted again."""
@@ -88,7 +83,7 @@ class Runner:
         self.subjects = subjects
         self._only = only
         self._plans = {plan.name: plan for plan in definition.fuzzers}
-        self._guests, self._store, self._chosen = guests, store, chosen
+        self._store, self._chosen = store, chosen
         self._workers, self._clock = workers, clock
         self.directory = store.campaigns / definition.name
         self._vault = Vault(self.directory, size=chosen.crash_size)
@@ -101,8 +96,7 @@ class Runner:
         """What ends the merge of a fuzzer's corpus early."""
         self._warned: set[str] = set()
         self._turn = 0
-        self._boots = 0
-        self._boot_failures = 0
+        self._leases = Leases(guests, lambda entry: self.note(entry))
         self._stopping = False
         self._failure: BaseException | None = None
 
@@ -254,7 +248,7 @@ class Runner:
             self.note(Proved(claim.host, claim.key, True, "", 0.0))
             return
         began = self._clock()
-        with self._lease() as guest:
+        with self._leases.one() as guest:
             reason = canary.look(guest, self.directory / "canary", self._chosen, self._clock)
         seconds = round(self._clock() - began, 3)
         self.note(Proved(claim.host, claim.key, not reason, reason, seconds))
@@ -368,41 +362,16 @@ class Runner:
 
     def _serve(self, plan: FuzzerPlan) -> None:
         try:
-            with self._lease() as guest:
-                self._boot_failures = 0
+            with self._leases.one() as guest:
                 if self._runs(plan):
                     self._slice(plan, guest)
                 else:
                     self._merge(plan, guest)
         except ConnectError as error:  # it answered when it was booted: the next lease will be another boot
             log.warning("%s: %s", plan.name, error)
-            self._count_boot_failure(error)
+            self._leases.failed(error)
         except BootError as error:
-            self._count_boot_failure(error)
-
-    @contextmanager
-    def _lease(self) -> Iterator[Guest]:
-        """A guest, whose boot is noted; also one that fails."""
-        try:
-            with self._guests.lease(LEASE_LIMIT) as guest:
-                self._note_boots()
-                yield guest
-        except BootError:
-            self._note_boots()
-            raise
-
-    def _note_boots(self) -> None:
-        with self._changed:
-            boots = self._guests.boots
-            for boot in boots[self._boots :]:
-                self.note(Booted(boot.instance, boot.boot_id, round(boot.seconds, 3), boot.why, boot.failure))
-            self._boots = len(boots)
-
-    def _count_boot_failure(self, error: BootError) -> None:
-        with self._changed:
-            self._boot_failures += 1
-            if self._boot_failures >= BOOT_FAILURES:
-                raise error
+            self._leases.failed(error)
 
     def _slice(self, plan: FuzzerPlan, guest: Guest) -> None:
         """Work at the fuzzer's present slice until it is over, or the guest is not to be used any more."""

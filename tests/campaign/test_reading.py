@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from pipeline import ledger
 from pipeline.campaign import reading
 from pipeline.campaign.attempt import Attempt
+from pipeline.campaign.definition import Definition
 from pipeline.campaign.display import Lines, Reporter
 from pipeline.campaign.runner import Only, Runner
-from pipeline.campaign.status import Status
+from pipeline.campaign.status import Author, Status
 from pipeline.errors import BootError, CampaignBusy, InstanceBusy, NotProved, StoreError
-from pipeline.ledger import Ended, Entry, Harvested, Opened, Proved
+from pipeline.ledger import Ended, Entry, Harvested, Opened, Proved, Subject
 from pipeline.settings import Campaign
 from tests.campaign.scripted import Behaviour, ScriptedSite
 from tests.campaign.test_runner import A, B, Bench, C, Killed, interrupted, kill, plan
@@ -37,6 +38,15 @@ OLD = (
     b'"fuzzers/a", "plan": "b3:plan"}}\n'
 )
 """Frozen: a ledger as it was before Opened told of builds and processes."""
+
+OPENED = (
+    b'{"at": "2026-11-29T05:00:00Z", "builds": {"fuzzers/a": "b3:build"}, "definition": {"allocation": "gain", '
+    b'"fuzzers": [{"budget": {"seconds": 60}, "dictionary": null, "digest": "b3:plan", "environment": {"MODE": "x"}, '
+    b'"name": "fuzzers/a", "options": {}, "seeds": [], "slice": 20}], "name": "nightly", "schema": 1, "seed": 1}, '
+    b'"host": "bot", "kind": "opened", "part": false, "pid": 7, "process": {"host_boot_id": "85b7", "pid": 7, '
+    b'"start_ticks": 815}, "proof": "b3:proof", "schema": 1, "started": "2026-11-29T04:59:59Z", "workers": 2}\n'
+)
+"""Frozen, as it is written today."""
 
 
 @pytest.fixture
@@ -169,6 +179,26 @@ def test_an_old_ledger_is_understood(tmp_path: Path) -> None:
     (one,) = found.status.fuzzers
     assert (one.seconds, one.executions, one.left, one.state) == (9, 900, 51, "waiting")
     assert (found.status.state, found.status.by.pid, found.status.by.started) == ("stopped", 7, "")
+
+
+def test_what_a_process_tells_of_itself_is_frozen(tmp_path: Path) -> None:
+    entry = ledger.decode(OPENED)
+    assert isinstance(entry, Opened)
+    assert ledger.encode(entry, "2026-11-29T05:00:00Z") == OPENED
+    (tmp_path / "ledger.jsonl").write_bytes(OPENED)
+    found = reading.read(tmp_path)
+    assert found.status.by == Author("bot", 7, "2026-11-29T04:59:59Z", 815, "85b7")
+    assert (found.status.workers, found.present) == (2, (Subject("fuzzers/a", "b3:build", "b3:plan"),))
+    assert Definition.decode(entry.definition).fuzzers[0].environment == (("MODE", "x"),)
+
+
+@pytest.mark.parametrize(
+    "definition", [{}, {"fuzzers": 1}, {"fuzzers": [{}]}, {"fuzzers": [None]}, {"fuzzers": {"a": 1}}]
+)
+def test_a_ledger_whose_definition_cannot_be_understood_is_told(tmp_path: Path, definition: dict[str, object]) -> None:
+    (tmp_path / "ledger.jsonl").write_bytes(ledger.encode(Opened("bot", 7, definition), ""))
+    with pytest.raises(StoreError, match="a field of the definition is missing or wrong"):
+        reading.read(tmp_path)
 
 
 @pytest.mark.parametrize("halted", [False, True])
