@@ -25,7 +25,6 @@ CONSOLE = "see what the guest says: topcoat logs NAME"
 """The hint for a guest that does not behave."""
 
 _STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
-_STATUS = 10.0  # after its last output the server owes the exit status at once
 _LOOK = 0.25  # while we wait to be allowed to write, the guest may wait for us to read
 
 
@@ -173,16 +172,17 @@ class Session:
             self._channel.shutdown_write()
 
     def finish(self, deadline: Deadline | None) -> int:
-        """Read what nobody takes until all has come, and return the exit status."""
+        """Read what nobody takes until all has come, and return the exit status, once the command has ended."""
         while True:
             rung, ended = self._bell.rung, self.ended
             if not self._drained():
                 if ended:
                     break
                 self._wait(rung, deadline)
-        owed = Deadline(_STATUS if deadline is None else deadline.within(_STATUS))
-        if not self._channel.status_event.wait(owed.remaining):
-            raise self.broken("the guest does not say how it ended")
+        # A command may close its output, or send it elsewhere, and run on
+        if not self._channel.status_event.wait(None if deadline is None else deadline.remaining):
+            assert deadline is not None
+            raise self.late(deadline)
         if self.status is None:
             raise self.broken("it was ended by a signal, or the connection broke")
         return self.status

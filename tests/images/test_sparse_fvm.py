@@ -4,7 +4,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.digests import digest
@@ -84,6 +84,7 @@ def test_no_header(path: Path, data: bytes) -> None:
         told(path, data)
 
 
+@example(changes=[(48, 1)], size=260)
 @given(st.lists(st.tuples(st.integers(8, 150), st.integers(0, 255)), max_size=9), st.integers(0, 300))
 def test_no_damage_is_too_much(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], size: int
@@ -95,4 +96,4 @@ def test_no_damage_is_too_much(
         image = told(tmp_path_factory.getbasetemp() / "damaged", bytes(data[:size]))
     except ImageError:
         return
-    assert image.problems, "its content is not there"
+    assert image.problems or image.facts["lz4"], "its content is not there, or compressed to an unknown size"

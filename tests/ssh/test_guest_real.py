@@ -76,6 +76,15 @@ def test_commands(guest: Connector) -> None:
         command.wait(SOON)
 
 
+def test_a_command_may_close_its_output_long_before_it_ends(guest: Connector) -> None:
+    with pytest.raises(CommandExited) as failure:
+        guest.command("exec >&- 2>&-; sleep 11; exit 7", shell=True).run(SOON)
+    assert failure.value.status == 7
+    with pytest.raises(CommandTimeout, match="and was killed"):
+        guest.command("exec >&- 2>&-; sleep 1234", shell=True).run(2)
+    assert running(guest, "sleep 1234") == b""
+
+
 def running(guest: Connector, word: str) -> bytes:
     """The processes with this word that are more than zombies."""
     line = f"for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done 2>/dev/null | grep '[{word[0]}]{word[1:]}'"
