@@ -88,9 +88,10 @@ def same_size(path: str) -> Edit:
         target = workspace.directory / path
         facts = target.stat()
         with target.open("r+b") as stream:
-            first = stream.read(1)[0]
-            stream.seek(0)
-            stream.write(bytes([first ^ 1]))
+            stream.seek(-1, os.SEEK_END)  # what kind of file it is, the first bytes say
+            last = stream.read(1)[0]
+            stream.seek(-1, os.SEEK_END)
+            stream.write(bytes([last ^ 1]))
         os.utime(target, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
     return edit
