@@ -116,8 +116,10 @@ def _merged(
         site.push({}, MERGED)
         run([*options, "-merge=1", MERGED, CORPUS])
         kept = _kept(site, corpus, given)
+        if not kept:
+            return _Result()
         before = _measured(run([*options, "-runs=0", CORPUS]), given)
-        if not kept or kept == given:
+        if kept == given:
             return _Result(kept, before, before)
         site.prepare()
         _fill(site, corpus, kept)

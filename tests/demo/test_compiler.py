@@ -9,6 +9,7 @@ import pytest
 from pipeline.demo import compiler
 from pipeline.demo.compiler import unpack
 from pipeline.errors import PackageError, ToolError
+from pipeline.publish import replacing
 from tests.demo import debs
 from tests.demo.debs import Content, Link, elf
 
@@ -73,7 +74,8 @@ def written(
 
 
 def installed(directory: Path, provided: Path) -> None:
-    compiler.install(directory / "llvm", directory / "sysroot.tar", provided, directory / "apt", timeout=LONG)
+    with replacing((directory / "sysroot.tar", directory / "llvm")) as (sysroot, programs):
+        compiler.install(programs, sysroot, provided, directory / "apt", timeout=LONG)
 
 
 @pytest.mark.parametrize(("gcc", "lib"), [("12", f"lib/{TRIPLE}"), ("14", f"usr/lib/{TRIPLE}")], ids=["12", "13"])

@@ -10,6 +10,7 @@ from pipeline.demo.initramfs import GUEST, collect
 from pipeline.demo.libraries import Libraries, Selection, likely
 from pipeline.demo.packages import Packages, file_for
 from pipeline.errors import PackageError
+from pipeline.publish import replacing
 from tests.demo import debs
 from tests.demo.debs import LIB, Content, Link, elf
 
@@ -19,6 +20,13 @@ PROGRAM = Selection(packages=(), programs={"program": {"usr/bin/program": "progr
 
 def gathered(tmp_path: Path, selection: Selection = PROGRAM) -> tuple[Packages, Libraries]:
     return gather(tmp_path / "made", selection, tmp_path / "debs", tmp_path / "apt", timeout=LONG)
+
+
+def collected(tmp_path: Path) -> Packages:
+    """As the task does."""
+    with replacing((tmp_path / "demo/packages",)) as (made,):
+        collect(made, tmp_path / "mine", tmp_path / "demo/apt", timeout=LONG)
+    return Packages(tmp_path / "demo/packages")
 
 
 def write(tmp_path: Path, name: str, files: Mapping[str, Content], *depends: str) -> None:
@@ -126,7 +134,7 @@ def test_collect_copies_what_is_needed_and_drops_what_was_there(tmp_path: Path) 
     (tmp_path / "mine/notes.txt").touch()
     debs.write(tmp_path / "mine", "another", {})
     debs.write(tmp_path / "demo/packages", "old", {})
-    packages = collect(tmp_path / "demo/packages", tmp_path / "mine", tmp_path / "demo/apt", timeout=LONG)
+    packages = collected(tmp_path)
     assert sorted(path.name for path in packages.directory.iterdir()) == names
     assert packages.find("libc6").read_bytes() == (tmp_path / "mine/libc6_1_amd64.deb").read_bytes()
     assert [path.name for path in (tmp_path / "demo").iterdir()] == ["packages"]
@@ -137,7 +145,7 @@ def test_collect_names_each_package_that_is_missing(tmp_path: Path, name: str) -
     debs.write_all(tmp_path / "mine")
     (tmp_path / f"mine/{name}_1_amd64.deb").unlink()
     with pytest.raises(PackageError, match=rf"^\d packages of the demo guest are missing in {tmp_path}/mine") as caught:
-        collect(tmp_path / "demo/packages", tmp_path / "mine", tmp_path / "demo/apt", timeout=LONG)
+        collected(tmp_path)
     shown = "linux-image-VERSION-cloud-amd64" if name == debs.KERNEL_NAME else name
     assert f"put {shown}_VERSION_amd64.deb" in caught.value.detail
     assert not (tmp_path / "demo/packages").exists()
@@ -148,5 +156,5 @@ def test_a_package_without_its_program_is_refused(tmp_path: Path, name: str) -> 
     debs.write_all(tmp_path / "mine")
     debs.write(tmp_path / "mine", name, {"usr/share/doc/x": b"doc"})
     with pytest.raises(PackageError, match=f"^{name} does not hold ") as caught:
-        collect(tmp_path / "demo/packages", tmp_path / "mine", tmp_path / "demo/apt", timeout=LONG)
+        collected(tmp_path)
     assert caught.value.hint == "use the packages of Debian 12 or 13"

@@ -112,7 +112,7 @@ def killed_owner(world: World, after: str = "os.kill(os.getpid(), 9)") -> tuple[
         "import os, sys\nfrom pathlib import Path\nfrom pipeline.deadline import Deadline\n"
         "from tests.fakes.guests import FakeGuests\nfrom tests.fakes.pools import Pool, settings_for\n"
         "pool = Pool(settings_for(Path(sys.argv[1])), FakeGuests(), available=lambda: 1 << 40)\n"
-        "with pool.lease(Deadline(SOON)) as lease:\n"
+        f"with pool.lease(Deadline({SOON})) as lease:\n"
         "    print(os.getpid(), lease.handle.boot_id, flush=True)\n"
         f"    {after}\n"
         "os.kill(os.getpid(), 9)\n"

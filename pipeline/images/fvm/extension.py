@@ -12,7 +12,7 @@ from typing import BinaryIO
 from pipeline.errors import ImageError, InstanceBusy
 from pipeline.faults import host_faults, image_faults
 from pipeline.images.fvm import slices
-from pipeline.images.fvm.header import Header, smallest_disk, table_size
+from pipeline.images.fvm.header import Header, smallest_disk
 from pipeline.images.fvm.metadata import Metadata, check_nothing_hidden, check_within, read, read_copies
 from pipeline.images.source import opened
 from pipeline.publish import publish
@@ -132,11 +132,8 @@ def _grown(old: Metadata, length: int, present: int) -> Metadata:
 
 
 def _larger(old: Header, length: int) -> Header:
-    grown = Header.for_disk(length, old.slice_size)
-    if grown.allocation_table_size < old.allocation_table_size:  # a tool of today has made it
-        grown = Header.for_disk(length, old.slice_size, table_size(length, old.slice_size))
     new = replace(
-        grown,
+        Header.for_disk(length, old.slice_size),
         generation=old.generation,
         major_version=old.major_version,
         oldest_minor_version=old.oldest_minor_version,

@@ -54,21 +54,11 @@ def table_size(disk: int, slice_size: int) -> int:
     return round_up(ENTRY_SIZE * (disk // slice_size + 1), BLOCK)
 
 
-def common_table_size(disk: int, slice_size: int) -> int:
-    """The same, but without the room for one entry more where no slice needs it, which then only fills a block.
-
-    Drivers of before 2021 take no other size ("Bad allocation table size"), those of today any that suffices.
-    """
-    table = max(BLOCK, round_up(ENTRY_SIZE * (disk // slice_size), BLOCK))
-    slices = (disk - 2 * (TABLES + table)) // slice_size
-    return table if ENTRY_SIZE * (slices + 1) <= table else table_size(disk, slice_size)
-
-
 def smallest_disk(slices: int, slice_size: int, table: int = BLOCK) -> int:
     """Bytes of the smallest disk that holds so many slices and whose allocation table has at least `table` bytes."""
     while True:
         size = max(2 * (TABLES + table) + slices * slice_size, (table - BLOCK) // ENTRY_SIZE * slice_size)
-        wanted = common_table_size(size, slice_size)
+        wanted = table_size(size, slice_size)
         if wanted <= table:
             return size
         table = wanted
@@ -92,11 +82,11 @@ class Header:
         """The geometry of a new disk of `size` bytes: as many slices as fit.
 
         `table` are the bytes of the allocation table, if it is to be larger than this disk needs, so that the volume
-        can grow in place; else it is as drivers of any age take it. Raises ImageError if not even one slice fits or the
-        slices are no multiple of BLOCK, ImageTooLarge for more slices than the format allows or Topcoat reads.
+        can grow in place. Raises ImageError if not even one slice fits or the slices are no multiple of BLOCK,
+        ImageTooLarge for more slices than the format allows or Topcoat reads.
         """
         check_slice_size(slice_size)
-        table = table or common_table_size(size, slice_size)
+        table = table or table_size(size, slice_size)
         if size > MOST_BYTES or size // slice_size > MOST_SLICES or table > MOST_TABLE:
             raise ImageTooLarge(
                 f"{size} bytes are too many for an FVM with slices of {slice_size}",
