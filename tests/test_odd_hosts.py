@@ -63,7 +63,7 @@ def filled(seeded: Workspace) -> Workspace:
     assert seeded.topcoat("corpus", "import", "a/b", "seeds").status == 0
     campaign = seeded.store.campaigns / "i0"
     campaign.mkdir(parents=True)
-    (campaign / "status.json").write_text("{}")
+    (campaign / "ledger.jsonl").write_text("")
     (seeded.directory / "out/campaigns/i0.toml").write_text("")
     (seeded.directory / "out/demo").mkdir()
     (seeded.directory / "out/demo/vmlinux").write_text("")
