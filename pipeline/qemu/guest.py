@@ -50,7 +50,7 @@ _DEMO_ARGUMENTS = (
 
 
 # With these a CPU says that `rep movsb` and `rep stosb` are quick. Where they are emulated, byte by byte, they are not,
-# and kernel and libc copy and clear by them: a fast fuzzer of the demo guest does 2.5 times as much without.
+# and kernel and libc copy and clear by them: a fast fuzzer of the demo guest does about twice as much without.
 _NO_FAST_STRINGS = "erms=off,fsrm=off"
 
 
