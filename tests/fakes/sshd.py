@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 import paramiko
-from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, MSG_CHANNEL_SUCCESS, OPEN_SUCCEEDED
 from paramiko.sftp import SFTP_OK
 
 from tests.waiting import SOON
@@ -78,10 +78,26 @@ class Server:
         return f"{self.host_key.get_name()} {self.host_key.get_base64()}"
 
 
+class _Transport(paramiko.Transport):
+    """Has a command begin once its client was told that it was taken, as servers do."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self.taken: dict[int, Callable[[], object]] = {}
+        """What begins each command, by the client's number of its channel."""
+
+    def _send_user_message(self, data: paramiko.Message) -> None:
+        super()._send_user_message(data)  # type: ignore[misc]
+        sent = paramiko.Message(data.asbytes())
+        if sent.get_byte()[0] == MSG_CHANNEL_SUCCESS:
+            self.taken.pop(sent.get_int(), lambda: None)()
+
+
 class _Session(paramiko.ServerInterface):
-    def __init__(self, server: Server, transport: paramiko.Transport) -> None:
+    def __init__(self, server: Server, transport: _Transport) -> None:
         self.server = server
         self.transport = transport
+        self._vanishing: dict[int, threading.Event] = {}
 
     def get_allowed_auths(self, username: str) -> str:
         return "publickey"
@@ -95,18 +111,24 @@ class _Session(paramiko.ServerInterface):
     def check_channel_request(self, kind: str, chanid: int) -> int:
         if self.server.vanishing:
             self.server.vanishing -= 1
+            self._vanishing[chanid] = threading.Event()
             threading.Thread(target=self._end, args=(chanid,), daemon=True).start()
         return OPEN_SUCCEEDED
 
     def _end(self, chanid: int) -> None:
-        while channel := self.transport.accept(5):
+        while channel := self.transport.accept(SOON):
             if channel.chanid == chanid:
                 channel.eof_sent = self.server.without_eof
                 channel.close()
+                self._vanishing[chanid].set()
                 return
 
+    def _has_vanished(self, chanid: int) -> bool:
+        """Whether the session is one that ends before it can begin; what it is asked meanwhile has to wait."""
+        return chanid in self._vanishing and self._vanishing[chanid].wait(SOON)
+
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        if self.server.fault == "no exec":
+        if self.server.fault == "no exec" or self._has_vanished(channel.chanid):
             return False
         self.server.commands.append(command.decode(errors="surrogateescape"))
         if self.server.fault == "silent":
@@ -115,7 +137,8 @@ class _Session(paramiko.ServerInterface):
         command = {"other answer": b"echo hello", "other boot": b"echo " + b"f" * 32}.get(self.server.fault, command)
         if self.server.like_go and not command.startswith((b"echo ", b"rm -rf ")):
             command = b"exit 127"
-        threading.Thread(target=_execute, args=(channel, command, self.server), daemon=True).start()
+        shell = threading.Thread(target=_execute, args=(channel, command, self.server), daemon=True)
+        self.transport.taken[channel.remote_chanid] = shell.start
         return True
 
     def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
@@ -238,7 +261,7 @@ def _serve(listener: socket.socket, server: Server) -> None:
             elif server.fault == "no banner":
                 held.enter_context(connection)
             else:
-                transport = paramiko.Transport(connection)
+                transport = _Transport(connection)
                 held.callback(transport.close)
                 server.transports.append(transport)
                 transport.add_server_key(server.host_key)
