@@ -116,6 +116,8 @@ main() {
     command -v debootstrap >/dev/null || apt-get install -y --no-install-recommends debootstrap >/dev/null 2>&1 ||
         { apt-get update -q && apt-get install -y --no-install-recommends debootstrap; } >&2
     codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    # What apt has no lists of, it does not name either
+    [ -n "$(archive_of "$codename")" ] && [ -n "$(archive_of "$codename-security")" ] || apt-get update -q >&2 || true
     export MIRROR=${MIRROR:-$(archive_of "$codename")}
     export SECURITY_MIRROR=${SECURITY_MIRROR:-$(archive_of "$codename-security")}
     [ -n "$MIRROR" ] && [ -n "$SECURITY_MIRROR" ] ||
