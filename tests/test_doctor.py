@@ -225,7 +225,7 @@ def test_kvm(host: Host, monkeypatch: pytest.MonkeyPatch, wanted: str, works: bo
     host.config["[qemu]"] = [f"accel = {wanted}"]
     probe = accel.Probe() if works else accel.Probe("there is no /dev/kvm", "load it")
     monkeypatch.setattr(accel, "probe_device", lambda _: probe)
-    monkeypatch.setattr(accel, "probe_firmware", lambda _: probe)
+    monkeypatch.setattr(accel, "probe_kernel", lambda _: probe)
     found = host.examine()["KVM"]
     assert found.level == level
     assert works or "there is no /dev/kvm" in found.text

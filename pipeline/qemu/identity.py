@@ -17,6 +17,7 @@ LIMIT = 5.0
 
 
 _PAUSED = {
+    "internal-error": "KVM cannot run it",
     "io-error": "its disk is full, or broken",
     "paused": "somebody has told it to",
     "prelaunch": "it was not begun",

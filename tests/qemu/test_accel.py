@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.demo.compiler import Compiler
 from pipeline.errors import SettingsError
 from pipeline.qemu import accel
-from pipeline.qemu.accel import Probe, choose, probe_device, probe_firmware
+from pipeline.qemu.accel import Probe, choose, probe_device, probe_kernel
 from pipeline.settings import Accel
+from pipeline.tools import run
+from tests.waiting import NEVER
 
-DONE = "echo 'SeaBIOS\nAll threads complete'"
+DONE = "echo 'run to the end'"
 BROKEN = "echo 'error: kvm run failed Function not implemented' >&2; exit 1"
 
 
@@ -114,12 +117,12 @@ def test_kvm_that_qemu_cannot_use(host: Host) -> None:
     host.play(BROKEN)
     chosen, why = host.choose()
     assert chosen == "tcg"
-    assert "QEMU cannot run even its firmware with it: kvm run failed Function not implemented" in why
+    assert "QEMU cannot run a kernel with it: kvm run failed Function not implemented" in why
     with pytest.raises(SettingsError, match="kvm run failed"):
         choose("kvm", "x64", host.qemu, host.cache)
 
 
-def test_arm64_asks_no_firmware(host: Host) -> None:
+def test_arm64_tries_no_kernel(host: Host) -> None:
     assert choose("auto", "arm64", host.qemu, host.cache) == ("kvm", "")
     assert host.runs == []
 
@@ -144,7 +147,7 @@ def test_the_answer_is_forgotten_when_qemu_changes(host: Host) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema": 2}, {"key": "another boot"}, {"problem": None, "schema": None}, {"hint": ...}],
+    [{"schema": 1}, {"key": "another boot"}, {"problem": None, "schema": None}, {"hint": ...}],
     ids=["schema", "boot", "nulls", "hint missing"],
 )
 def test_a_cache_that_does_not_fit_is_asked_anew(host: Host, change: dict[str, object]) -> None:
@@ -179,23 +182,61 @@ def test_a_qemu_that_cannot_be_started_is_left_to_the_boot(host: Host, make: boo
     assert host.choose() == ("kvm", "")
 
 
-def test_a_firmware_that_hangs_is_killed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.qemu.accel._FIRMWARE_LIMIT", 0.2)
+def test_a_kernel_that_hangs_is_killed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.qemu.accel._LIMIT", 0.2)
     host.play("exec sleep 1000")
-    assert probe_firmware(host.qemu).problem.endswith(": it hangs")
+    assert probe_kernel(host.qemu).problem.endswith(": it hangs")
 
 
-def test_a_firmware_that_is_done_is_not_waited_for(host: Host) -> None:
+def test_a_kernel_that_is_done_is_not_waited_for(host: Host) -> None:
     host.play(f"{DONE}; exec sleep 1000")
-    assert probe_firmware(host.qemu).works
+    assert probe_kernel(host.qemu).works
 
 
 def test_what_qemu_says_is_printable(host: Host) -> None:
     host.play(r"printf 'error: \033[31mcolour\033[0m\nEAX=0\n' >&2; exit 1")
-    assert probe_firmware(host.qemu).problem.endswith(": colour")
+    assert probe_kernel(host.qemu).problem.endswith(": colour")
 
 
 def test_a_qemu_that_ends_with_other_words_does_not_hang(host: Host) -> None:
     host.play("echo 'qemu: failed to initialize kvm: Permission denied' >&2; exit 1")
-    problem = probe_firmware(host.qemu).problem
+    problem = probe_kernel(host.qemu).problem
     assert problem.endswith("failed to initialize kvm: Permission denied")
+
+
+def emulated(host: Host) -> None:
+    """QEMU itself in the place of the script, but with its own emulation in the place of KVM."""
+    kvm, tcg = "-enable-kvm -cpu host,migratable=no,+invtsc", "-accel tcg -cpu max"
+    host.play(f'exec qemu-system-x86_64 $(echo " $*" | sed "s/ {kvm}/ {tcg}/")')
+
+
+def test_the_trial_kernel_runs_to_its_end(host: Host) -> None:
+    emulated(host)
+    assert probe_kernel(host.qemu) == Probe()
+    (words,) = host.runs
+    assert "-accel" not in words
+
+
+def test_the_trial_kernel_is_what_its_source_says(demo_parts: Path, tmp_path: Path) -> None:
+    source, compiler = Path(accel.__file__).with_name("trial_kernel.S"), Compiler(demo_parts / "demo/llvm")
+    assembled = tmp_path / "trial_kernel.o"
+    run(compiler.program("clang"), "-c", str(source), "-o", str(assembled), timeout=NEVER)
+    linking = ("--oformat=binary", "-Ttext=0", "-e", "0", str(assembled), "-o", str(tmp_path / "trial_kernel"))
+    run(compiler.program("ld.lld"), *linking, timeout=NEVER)
+    assert (tmp_path / "trial_kernel").read_bytes() == accel.TRIAL_KERNEL
+
+
+def test_a_host_that_interprets_its_guests_has_no_kvm(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.qemu.accel._CPU_LIMIT", 1)
+    host.play("while :; do :; done")
+    assert probe_kernel(host.qemu).problem.endswith(" a kernel with it: that is slower than to emulate it")
+
+
+def test_a_guest_that_kvm_gives_up_is_not_waited_for(host: Host) -> None:
+    host.play("echo 'KVM internal error. Suberror: 1\nextra data[0]: 0x0\nRAX=0' >&2; exec sleep 1000")
+    assert probe_kernel(host.qemu).problem.endswith(" a kernel with it: KVM internal error. Suberror: 1")
+
+
+def test_warnings_of_qemu_are_no_reason(host: Host) -> None:
+    host.play("echo 'qemu: warning: host lacks this\nqemu: kvm run failed Bad address' >&2; exit 1")
+    assert probe_kernel(host.qemu).problem.endswith(" a kernel with it: kvm run failed Bad address")
