@@ -147,6 +147,11 @@ class Crashed(Entry):
     """Whether its group is."""
     sha256: str
     """Of the input."""
+    passed_over: str = ""
+    """The name of the unit that it is, if it has only hit a limit that this campaign has set lower than others have.
+
+    The corpus keeps it, and this campaign goes without. Empty if it is in quarantine, and in old ledgers.
+    """
 
 
 @dataclass(frozen=True)

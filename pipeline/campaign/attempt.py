@@ -15,6 +15,7 @@ from pipeline.campaign.definition import FuzzerPlan
 from pipeline.campaign.failures import KEPT, Failures
 from pipeline.campaign.guests import Guest, Room
 from pipeline.campaign.harvest import Harvest
+from pipeline.campaign.judging import hit_own_limit
 from pipeline.campaign.site import CORPUS, DICTIONARY, PACKAGE
 from pipeline.campaign.state import FAILURES
 from pipeline.campaign.status import Live
@@ -92,10 +93,15 @@ class Work:
         return self.seconds + GRACE + float(dict(self.plan.options).get("timeout", UNIT_TIMEOUT))
 
 
+def usual_limits(guest: Guest) -> dict[str, str]:
+    """libFuzzer's options for the limits that hold in this guest unless a campaign says otherwise."""
+    memory = min(MOST_MEMORY, int(guest.memory * _PART_OF_GUEST))
+    return {"timeout": str(UNIT_TIMEOUT), "rss_limit_mb": str(memory)}
+
+
 def options_in(guest: Guest, plan: FuzzerPlan) -> dict[str, str]:
     """libFuzzer's options that hold for whatever the fuzzer does in this guest."""
-    memory = min(MOST_MEMORY, int(guest.memory * _PART_OF_GUEST))
-    return {"timeout": str(UNIT_TIMEOUT), "rss_limit_mb": str(memory)} | dict(plan.options)
+    return usual_limits(guest) | dict(plan.options)
 
 
 def as_words(options: Mapping[str, str]) -> list[str]:
@@ -112,6 +118,8 @@ class Places:
     failures: Failures
     note: Callable[[Entry], None]
     """Adds an entry to the ledger."""
+    passed_over: frozenset[str] = frozenset()
+    """Names of units of the corpus that the fuzzer is not given, as they hit a limit of this campaign."""
 
 
 class Attempt:
@@ -212,7 +220,10 @@ class Attempt:
         if plan.dictionary is not None:
             directory, _, name = DICTIONARY.rpartition("/")
             room.site.push({name: plan.dictionary}, directory)
-        lacking = self._places.corpus.lacking(room.site.sizes(CORPUS))
+        there = room.site.sizes(CORPUS).keys()
+        if unwanted := sorted(there & self._places.passed_over):
+            room.site.remove(CORPUS, unwanted)
+        lacking = self._places.corpus.lacking(there | self._places.passed_over)
         room.site.push({path.name: path for path in lacking}, CORPUS)
         room.known.update(path.name for path in lacking)
 
@@ -298,7 +309,8 @@ class Attempt:
                 self._take_crash(name, content, report)
 
     def _take_crash(self, name: str, content: bytes, report: CrashReport | None) -> None:
-        work, corpus = self.work, self._places.corpus
+        work, corpus, unit = self.work, self._places.corpus, name_of(content)
+        stays = hit_own_limit(report, dict(work.plan.options), usual_limits(self._guest))
         stored = self._places.vault.add(
             Crash(
                 fuzzer=work.subject.fuzzer,
@@ -317,11 +329,12 @@ class Attempt:
         )
         self._stored.add(name)
         digest = sha256(content).hexdigest()
-        crashed = Crashed(work.subject, work.slice, work.attempt, stored.group, stored.new, digest)
+        passed_over = unit if content and stays else ""
+        crashed = Crashed(work.subject, work.slice, work.attempt, stored.group, stored.new, digest, passed_over)
         self._crashes.append(crashed)
         self._places.note(crashed)
-        if content and corpus.quarantine(content, stored.group):
-            self._remove(name_of(content))
+        if passed_over or (content and corpus.quarantine(content, stored.group)):
+            self._remove(unit)
 
     def _remove(self, unit: str) -> None:
         """Delete a unit in the guest, where it would end the next attempt."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from pipeline.campaign import options
+from pipeline.crashes.report import CrashReport
 
 PASSED: Final = frozenset(
     (
@@ -47,6 +48,17 @@ def judging(chosen: Mapping[str, str], usual: Mapping[str, str], largest: int, c
     if counted := counted | value_profile(chosen):
         found[COUNTED] = str(counted)
     return found | {"max_len": str(max(_LEAST, largest))}
+
+
+def hit_own_limit(report: CrashReport | None, chosen: Mapping[str, str], usual: Mapping[str, str]) -> bool:
+    """Whether a campaign that has `chosen` these options has ended a run by a limit lower than what merges go by.
+
+    Then the unit is no bad one: it stays in the corpus, which is that of all campaigns.
+    """
+    limits = {"timeout": ("timeout",), "out-of-memory": ("rss_limit_mb", "malloc_limit_mb")}
+    usual = {**usual, "malloc_limit_mb": usual["rss_limit_mb"]}
+    own = {name: chosen[name] for name in limits.get(report.kind if report else "", ()) if name in chosen}
+    return any(_laxer(usual[name], value) != _laxer(value, value) for name, value in own.items())
 
 
 def _laxer(one: str, other: str) -> str:

@@ -5,10 +5,10 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-from pipeline.campaign.attempt import as_words, options_in
+from pipeline.campaign.attempt import as_words, usual_limits
 from pipeline.campaign.capture import Capture
 from pipeline.campaign.definition import FuzzerPlan
 from pipeline.campaign.guests import Guest
@@ -98,8 +98,7 @@ class _Result:
 
 def _words(plan: FuzzerPlan, guest: Guest, given: Manifest) -> list[str]:
     largest = max((unit.bytes for unit in given.units.values()), default=0)
-    usual = options_in(guest, replace(plan, options=()))
-    return as_words(judging(dict(plan.options), usual, largest, given.value_profile))
+    return as_words(judging(dict(plan.options), usual_limits(guest), largest, given.value_profile))
 
 
 def _merged(

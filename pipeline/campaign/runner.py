@@ -377,7 +377,9 @@ class Runner:
         """Work at the fuzzer's present slice until it is over, or the guest is not to be used any more."""
         number = (self._only and self._only.slice) or self.standing(plan.name).current
         while (work := self._work_left(plan, number)) is not None:
-            places = Places(self.corpus(plan.name), self._vault, Failures(self.directory), self.note)
+            with self._changed:
+                passed_over = frozenset(self.standing(plan.name).passed_over)
+            places = Places(self.corpus(plan.name), self._vault, Failures(self.directory), self.note, passed_over)
             attempt = Attempt(work, guest, places, self._chosen, self._clock)
             with self._changed:
                 self.active[plan.name] = attempt

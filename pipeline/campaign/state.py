@@ -67,6 +67,8 @@ class Standing:
     peak_rss: int = 0
     crashes: dict[str, int] = field(default_factory=dict)
     """How often a crash of each group was taken."""
+    passed_over: set[str] = field(default_factory=set)
+    """Names of the units that hit a limit of this campaign only."""
     results: dict[Result, int] = field(default_factory=dict)
     strikes: int = 0
     """Failures in a row, by the present process."""
@@ -195,6 +197,7 @@ def _add(standing: Standing, entry: _OfFuzzer) -> None:
     match entry:
         case Crashed():
             standing.crashes[entry.group] = standing.crashes.get(entry.group, 0) + 1
+            standing.passed_over |= {entry.passed_over} - {""}
         case Merged():
             _add_merged(standing, entry)
         case Benched():

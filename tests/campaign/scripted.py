@@ -19,6 +19,13 @@ CRASH = b"""==1== ERROR: libFuzzer: deadly signal
 SUMMARY: libFuzzer: deadly signal
 artifact_prefix='tmp/'; Test unit written to tmp/crash-1
 """
+TIMEOUT = b"""ALARM: working on the last Unit for 2 seconds
+       and the timeout value is 1 (use -timeout=N to change)
+==1== ERROR: libFuzzer: timeout after 2 seconds
+    #7 0x55726e88fa28 in LLVMFuzzerTestOneInput fuzzers/planted.c:14:5
+SUMMARY: libFuzzer: timeout
+artifact_prefix='tmp/'; Test unit written to tmp/timeout-1
+"""
 
 
 def unit(text: str) -> tuple[str, bytes]:
@@ -59,6 +66,8 @@ class Behaviour:
     """An artifact that it tells of while it runs."""
     said: bytes = b""
     """What it prints before anything else."""
+    slow: bytes = b""
+    """The unit for which it takes two seconds."""
 
 
 @dataclass
@@ -157,6 +166,12 @@ class ScriptedSite:
         found: Callable[[str], object],
     ) -> None:
         world, corpus = self._world, self.files[CORPUS]
+        if behaviour.slow in corpus.values() and int(options.get("timeout", "0")) == 1:
+            world.clock.pass_(2)
+            self.files.setdefault("tmp", {})["timeout-1"] = behaviour.slow
+            output.write(TIMEOUT)
+            found("tmp/timeout-1")
+            raise CommandError("unexpected return code: 70", hint="")
         output.write(b"#2\tINITED cov: 2 ft: 2 corp: 1/1b exec/s: 0 rss: 31Mb\n")
         early = behaviour.crash or behaviour.fate
         took = min(seconds, behaviour.after) if early else seconds

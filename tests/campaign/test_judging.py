@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.campaign import options
-from pipeline.campaign.judging import COUNTED, LIMITS, PASSED, judging, value_profile
+from pipeline.campaign.judging import COUNTED, LIMITS, PASSED, hit_own_limit, judging, value_profile
+from pipeline.crashes.report import parse
 
 USUAL = {"timeout": "25", "rss_limit_mb": "307"}
 ALONE = USUAL | {"max_len": "4096"}
@@ -71,3 +72,37 @@ def test_what_is_taken_over(chosen: dict[str, str], more: dict[str, str]) -> Non
 def test_what_any_campaign_counts_as_covered_counts() -> None:
     assert judging({COUNTED: "2"}, USUAL, 5000, 1) == ALONE | {COUNTED: "3", "max_len": "5000"}
     assert (value_profile({}), value_profile({COUNTED: "1"})) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "chosen", "own"),
+    [
+        ("timeout after 2 seconds", {"timeout": "1"}, True),
+        ("timeout after 26 seconds", {}, False),
+        ("timeout after 26 seconds", {"timeout": "25"}, False),
+        ("timeout after 61 seconds", {"timeout": "60"}, False),
+        ("timeout after 26 seconds", {"timeout": "0", "rss_limit_mb": "1"}, False),
+        ("out-of-memory (used: 65Mb; limit: 64Mb)", {"rss_limit_mb": "64"}, True),
+        ("out-of-memory (malloc(9999999))", {"malloc_limit_mb": "8"}, True),
+        ("out-of-memory (malloc(9999999999))", {"malloc_limit_mb": "307"}, False),
+        ("out-of-memory (malloc(9999999999))", {"malloc_limit_mb": "0", "rss_limit_mb": "0"}, False),
+        ("out-of-memory (malloc(9999999))", {"timeout": "1"}, False),
+        ("deadly signal", {"timeout": "1", "rss_limit_mb": "64"}, False),
+    ],
+)
+def test_only_a_lower_limit_than_that_of_others_is_the_campaign_s_own(
+    said: str, chosen: dict[str, str], own: bool
+) -> None:
+    assert hit_own_limit(parse(f"==1== ERROR: libFuzzer: {said}\n".encode()), chosen, USUAL) is own
+
+
+def test_what_reported_nothing_has_hit_no_limit() -> None:
+    assert not hit_own_limit(None, {"timeout": "1"}, USUAL)
+
+
+@given(st.dictionaries(st.sampled_from(LIMITS), values), st.sampled_from(["timeout after 2 s", "out-of-memory (x)"]))
+def test_a_unit_that_merges_would_not_stop_for_is_not_bad_and_no_other(chosen: dict[str, str], said: str) -> None:
+    report = parse(f"==1== ERROR: libFuzzer: {said}\n".encode())
+    merged = judging(chosen, USUAL, 8, 0)
+    if all(merged.get(name, merged["rss_limit_mb"]) == value for name, value in chosen.items()):
+        assert not hit_own_limit(report, chosen, USUAL)
