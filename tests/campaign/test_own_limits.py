@@ -14,7 +14,7 @@ from pipeline.corpus.files import name_of
 from pipeline.crashes.vault import Vault
 from pipeline.ledger import Crashed, Ended, Entry, Subject
 from tests.campaign.scripted import Behaviour, ScriptedGuest
-from tests.campaign.test_runner import A, CHOSEN, Bench, plan
+from tests.campaign.test_runner import CHOSEN, A, Bench, plan
 
 SLOW, FAST = b"slow", b"fast"
 
