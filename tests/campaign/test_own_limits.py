@@ -47,9 +47,10 @@ def test_it_is_not_run_again_when_the_campaign_goes_on_and_guests_are_new(bench:
     assert len(bench.of(Crashed)) == 1
 
 
-def test_it_is_taken_from_a_guest_that_has_it(bench: Bench) -> None:
+def test_it_is_taken_from_a_guest_that_has_it(bench: Bench, tmp_path: Path) -> None:
     root, guest, work = bench.store.root, ScriptedGuest(bench.world, "i0", "boot"), hasty()
-    guest.room(A).site.files[CORPUS] = {name_of(SLOW): SLOW}
+    (given := tmp_path / "given").write_bytes(SLOW)
+    guest.room(A).site.push({name_of(SLOW): given}, CORPUS)
     noted: list[Entry] = []
     places = Places(Corpus.of(root, A), Vault(root), Failures(root), noted.append, frozenset({name_of(SLOW)}))
     attempt = Attempt(Work(Subject(A, "", ""), work, 2, 1, 20, None, 1), guest, places, CHOSEN, bench.world.clock)
