@@ -188,9 +188,12 @@ def connect(
         finally:
             with suppress(OSError):  # the other side has closed it
                 connection.shutdown(socket.SHUT_RDWR)
-            transport.close()
-            if transport.is_alive():
-                transport.join(_LEAVING)
+            # It takes locks without a limit, one of which Ctrl-C may have left held
+            deadline = Deadline(_LEAVING)
+            leaving = threading.Thread(target=transport.close, daemon=True)
+            leaving.start()
+            for thread in (leaving, transport):
+                thread.join(deadline.remaining)
 
 
 def _tcp(address: SSH, limit: float) -> socket.socket:

@@ -5,8 +5,8 @@ import shlex
 import shutil
 import tempfile
 import threading
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,12 +72,14 @@ class Connector:
         self._closing = threading.Event()
         self._open = ExitStack()
         self._connection: Connection | None = None
+        self._interrupted = False
 
     def connected(self) -> Connection:
         """The connection, made if there is none that lives."""
         with self._lock:
-            if self._connection is None or not self._connection.alive:
+            if self._connection is None or self._interrupted or not self._connection.alive:
                 self._disconnect()
+                self._interrupted = False
                 if self.temporary is None and self._keep_files:
                     self.temporary = _temporary()
                 self._connection = self._persistently(Deadline(self._retries.limit))
@@ -105,7 +107,8 @@ class Connector:
 
     def run(self, command: str, limit: float) -> Result:
         """See pipeline.launcher.Connector. Connecting has limits of its own."""
-        return self.connected().run(command, limit)
+        with self._left_at_interrupts():
+            return self.connected().run(command, limit)
 
     def command(self, *words: str, shell: bool = False) -> Command:
         """A command for the guest, not started yet. Its words arrive as they are.
@@ -125,7 +128,8 @@ class Connector:
         Raises NoMatch, UsageError for a bad pattern, StoreError if something cannot be read, CommandError if the guest
         does not take it, and CommandTimeout if nothing goes on for Limits.stall seconds. What has arrived stays.
         """
-        self._transfer().put(source, target)
+        with self._left_at_interrupts():
+            self._transfer().put(source, target)
 
     def get(self, source: str, directory: Path) -> None:
         """Copy what the pattern `source` finds in the guest into the directory on the host, which must be there.
@@ -140,7 +144,8 @@ class Connector:
         is no directory or where something else is in the way, StoreError if the host cannot store it, CommandError
         and CommandTimeout as `put`. What has arrived stays.
         """
-        self._transfer().get(source, directory)
+        with self._left_at_interrupts():
+            self._transfer().get(source, directory)
 
     def sizes(self, directory: str) -> dict[str, int]:
         """The sizes of the files that are in the directory in the guest, by their names; none if there is no such one.
@@ -156,6 +161,15 @@ class Connector:
         no other files.
         """
         self._transfer().fetch(directory, names, target)
+
+    @contextmanager
+    def _left_at_interrupts(self) -> Iterator[None]:
+        """Ctrl-C can come when paramiko has just taken a lock, which nobody releases then: the connection is left."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._interrupted = True
+            raise
 
     def _transfer(self) -> Transfer:
         return Transfer(self.connected(), self.command, self._limits)

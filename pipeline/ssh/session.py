@@ -4,6 +4,7 @@ SSH's window is the only buffer: what nobody reads stays in the guest. As both o
 read from one of them while nobody takes the other goes on only because the other is read too, into its sink.
 """
 
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,7 @@ CONSOLE = "see what the guest says: topcoat logs NAME"
 """The hint for a guest that does not behave."""
 
 _STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
+_FREE = 2.0  # for a lock that is held for microseconds
 _LOOK = 0.25  # while we wait to be allowed to write, the guest may wait for us to read
 
 
@@ -224,6 +226,13 @@ class Session:
 
     def close(self) -> None:
         """Close the session. The server ends the command, or its next write does; or nothing does."""
+        # paramiko takes this lock without a limit, and Ctrl-C may have come when it had just been taken: then nobody
+        # releases it, and the whole connection goes
+        if not self._channel.lock.acquire(timeout=_FREE):
+            with suppress(OSError):
+                self._channel.get_transport().sock.shutdown(socket.SHUT_RDWR)
+            return
+        self._channel.lock.release()
         with suppress(OSError, EOFError, paramiko.SSHException):  # must not hide what came before
             self._channel.close()
 

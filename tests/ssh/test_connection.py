@@ -6,17 +6,22 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import paramiko
 import pytest
 
 from pipeline import ssh, ssh_keys
+from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, ConnectError, SettingsError, WrongServer
 from pipeline.instance import SSH
 from pipeline.launcher import Result
+from pipeline.ssh.transfer import Transfer
 from tests.fakes import sshd
 from tests.ssh.conftest import HASTY, PATIENT, address, written
-from tests.waiting import NEVER, SOON
+from tests.waiting import NEVER, SOON, eventually
 
 
 @pytest.fixture(params=["ed25519", "rsa"])
@@ -180,3 +185,50 @@ def test_bytes_that_make_no_sense_are_the_servers_fault(key: Path) -> None:
             pass
         thread.join(SOON)
     assert failure.value.stage == "banner"
+
+
+def interrupted_with_a_lock(address: SSH, opened: list[paramiko.Channel]) -> None:
+    with (
+        ssh.connect(address, PATIENT, SOON) as connected,
+        closing(connected.session("sleep", "exec", "sleep 1000", Deadline(SOON))),
+    ):
+        opened[0].lock.acquire()
+        raise KeyboardInterrupt
+
+
+class TestLocksThatNobodyReleases:
+    """As Ctrl-C leaves them, if it comes just after paramiko has taken one."""
+
+    def test_session_and_connection_end_although_paramiko_s_thread_cannot(
+        self, server: sshd.Server, key: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened: list[paramiko.Channel] = []
+        real = paramiko.Transport.open_session
+
+        def open_session(transport: paramiko.Transport, **named: Any) -> paramiko.Channel:
+            opened.append(real(transport, **named))
+            return opened[-1]
+
+        monkeypatch.setattr(paramiko.Transport, "open_session", open_session)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_with_a_lock(address(server, key), opened)
+        transport = opened[0].get_transport()
+        assert transport.is_alive()
+        opened[0].lock.release()
+        eventually(lambda: not transport.is_alive())
+
+    def test_nothing_uses_a_connection_again_that_was_interrupted(
+        self, server: sshd.Server, key: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connector = ssh.Connector(address(server, key), PATIENT)
+        first = connector.connected()
+        monkeypatch.setattr(Transfer, "get", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            connector.get("x", Path("/nowhere"))
+        assert connector.run("echo usable", SOON).stdout == b"usable\n"
+        assert connector.connected() is not first
+        connector.close()
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
