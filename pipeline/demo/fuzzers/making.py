@@ -91,7 +91,7 @@ class _Making:
     def _file_by_id(self, program: Path) -> None:
         found = build_id(program.read_bytes())
         if found is None:
-            raise ToolLied(f"{program.name} has no build id", hint="use the packages of Debian 12")
+            raise ToolLied(f"{program.name} has no build id", hint="use the packages of Debian 12 or 13")
         target = self.made / ".build-id" / found[:2] / f"{found[2:]}.debug"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(program, target)
