@@ -4,7 +4,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.deadline import Deadline
@@ -109,7 +109,7 @@ class Watch:
         except OSError:
             chunk = b""
         if not chunk:
-            self._selector.unregister(connection)
+            self._leave(connection)
         self._live.feed(chunk)
 
     def on_monitor(self) -> None:
@@ -117,14 +117,17 @@ class Watch:
         try:
             self._monitor.collect()
         except MonitorError:
-            self._selector.unregister(self._monitor)
+            self._leave(self._monitor)
 
     def on_end(self, pidfd: int) -> None:
         """QEMU has ended: its last events and bytes are there."""
-        self._selector.unregister(pidfd)
+        self._leave(pidfd)
         self.ended = True
-        if self._monitor in (key.fileobj for key in self._selector.get_map().values()):
-            self.on_monitor()
+        self.on_monitor()
+
+    def _leave(self, source: int | socket.socket | Monitor) -> None:
+        with suppress(KeyError):  # QEMU's end is heard from several sources at once
+            self._selector.unregister(source)
 
 
 @contextmanager
@@ -146,7 +149,6 @@ def watching(
             watch.ended = True
         else:
             selector.register(pidfd, selectors.EVENT_READ, lambda: watch.on_end(pidfd))
-        watch.on_monitor()  # what came with an answer has been read already, and wakes nobody
         yield watch
 
 

@@ -180,12 +180,25 @@ def test_the_last_event_of_a_process_that_dies_is_heard(qemu: Qemu) -> None:
     assert (qemu.result, watch.events) == (False, ("SHUTDOWN host-signal",))
 
 
-def test_an_event_that_came_with_an_answer_is_heard(qemu: Qemu) -> None:
-    event = b'{"event": "SHUTDOWN", "data": {"reason": "guest-reset"}}'
-    qemu.other_end.sendall(b'{"return": {"status": "running"}}\r\n' + event + b"\r\n")
-    assert qemu.monitor.status() == "running"
-    watch = qemu.wait("nothing")
-    assert (qemu.result, watch.events) == (False, ("SHUTDOWN guest-reset",))
+def test_a_process_that_died_before_it_is_watched(qemu: Qemu) -> None:
+    qemu.act("hang up")
+    watch = qemu.wait("kill")
+    assert (qemu.result, watch.ended) == (False, True)
+
+
+def test_all_that_a_death_makes_readable_is_heard_at_once(qemu: Qemu) -> None:
+    """Monitor and process tell of it in one wake, and either may come first."""
+    process = Process.find(qemu.popen.pid)
+    assert process
+
+    def die() -> None:
+        qemu.act("hang up")
+        qemu.accept().close()
+        qemu.kill()
+
+    with watching(Console(qemu.log), qemu.path, qemu.monitor, process, die) as watch:
+        assert not watch.until(lambda: watch.markers > 0, Deadline(SOON))
+        assert watch.ended
 
 
 @pytest.mark.parametrize("step", [("log", b"\r\nHalted\r\n"), ("event", "SHUTDOWN", {"reason": "guest-reset"}), "kill"])
