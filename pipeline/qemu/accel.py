@@ -35,7 +35,7 @@ _KVM_CREATE_VM = 0xAE01  # linux/kvm.h: _IO(0xAE, 0x01)
 _MACHINES: dict[Arch, tuple[str, ...]] = {"x64": ("x86_64",), "arm64": ("aarch64", "arm64")}
 _SCHEMA = 2
 _LIMIT = 20.0  # seconds; 0.2 are enough, but the host may be busy
-_CPU_LIMIT = 3  # seconds of CPU time, of which KVM needs 0.1, and QEMU's own emulation 0.2
+_CPU_LIMIT = 1  # seconds of CPU time, of which KVM needs 0.1, and QEMU's own emulation 0.2
 _DONE = b"run to the end\n"
 _LAST = re.compile(_DONE + b"|KVM internal error.*\n")  # upon the latter QEMU pauses the guest
 

@@ -99,9 +99,8 @@ class Landing:
 
     def _replaced(self, parent: int, path: PathInside) -> Iterator["Incoming"]:
         temporary = f".topcoat-{secrets.token_hex(8)}.part"
-        descriptor = os.open(temporary, _NEW, 0o644, dir_fd=parent)
-        try:
-            with open(descriptor, "wb", buffering=0) as stream:
+        try:  # before it is made: Ctrl-C may come at once
+            with open(os.open(temporary, _NEW, 0o644, dir_fd=parent), "wb", buffering=0) as stream:
                 yield Incoming(self, stream)
             os.rename(temporary, path[-1], src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException as error:

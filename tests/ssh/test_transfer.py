@@ -5,6 +5,7 @@ import signal
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,27 @@ def test_ctrl_c_in_the_middle_of_a_get(connector: Connector, root: Path, here: P
         connector.get("d", here)
     assert [name for name in tree(here) if ".part" in name] == []
     assert connector.run("echo usable", SOON).stdout == b"usable\n"
+
+
+@pytest.mark.usefixtures("way")
+def test_ctrl_c_just_when_a_file_was_made(
+    connector: Connector, root: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def open_(path: Any, *arguments: Any, **options: Any) -> int:
+        descriptor = real(path, *arguments, **options)
+        if str(path).endswith(".part"):
+            os.close(descriptor)
+            raise KeyboardInterrupt
+        return descriptor
+
+    make(root, {f"d/{number}": b"x" for number in range(20)})
+    monkeypatch.setattr(os, "open", open_)
+    with pytest.raises(KeyboardInterrupt):
+        connector.get("d", here)
+    monkeypatch.undo()
+    assert [name for name in tree(here) if ".part" in name] == []
 
 
 def test_thousands_of_files_there_and_back(way: str, connector: Connector, root: Path, here: Path) -> None:
