@@ -181,7 +181,15 @@ CAUSES = (
         "QEMU cannot use KVM: {quote}",
         "see topcoat doctor; [qemu] accel = tcg does without, several times slower",
         qemu=r"(?i)could not access KVM|failed to initialize KVM|invalid accelerator kvm|KVM is not (supported|avail)"
-        r"|KVM internal error|kvm run failed|ioctl\(KVM_|KVM[^\n]{0,80}not supported|requires KVM",
+        r"|kvm run failed|ioctl\(KVM_|KVM[^\n]{0,80}not supported|requires KVM",
+    ),
+    Cause(
+        "KVM gave up",
+        HostFault,
+        "KVM can run the guest no further: internal error",
+        "see topcoat doctor; [qemu] accel = tcg does without, several times slower",
+        event=r"^STATUS internal-error",
+        at_once=True,
     ),
     Cause(
         "port refused",

@@ -14,6 +14,7 @@ from pipeline.qemu.qmp import Monitor, MonitorError
 from pipeline.qemu.verdict import hopeless
 
 _CHUNK = 1 << 20
+_ANSWER = 1.0  # seconds for a word of QEMU's
 _TICK = 0.5  # the log is read this often even if the socket is silent: a marker may be cut by the moment of connecting
 _AFTERMATH = 1.0  # a panic's trace is still being written when its first line is seen
 _QUIET = 0.2
@@ -83,6 +84,9 @@ class Watch:
         return True
 
     def _hopeless(self) -> bool:
+        if "STOP" in self.events[self._judged :]:  # why, QEMU only says when it is asked
+            with suppress(MonitorError):
+                self._monitor.events.append(f"STATUS {self._monitor.status(_ANSWER)}")
         text, events = self.console.news(), self.events[self._judged :]
         self._judged += len(events)
         return bool(text or events) and hopeless(text, events)

@@ -24,7 +24,7 @@ SCENARIOS = [
     # QEMU does not come up
     ("say -enable-kvm: Could not access KVM kernel module: Permission denied; exit 1", "no KVM"),
     ("say qemu: failed to initialize kvm: Device or resource busy; exit 1", "no KVM"),
-    ("status internal-error; say KVM internal error. Suberror: 1; up", "no KVM"),
+    ("status internal-error; up; say KVM internal error. Suberror: 1; event STOP", "KVM gave up"),
     ("say -netdev user: Could not set up host forwarding rule 'tcp:127.0.0.1:0-:22'; exit 1", "port refused"),
     ("say qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory; exit 1", "no memory"),
     ("say qemu_thread_create: Resource temporarily unavailable; exit 1", "host limits"),
