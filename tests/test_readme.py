@@ -22,7 +22,7 @@ def commands() -> list[str]:
     return [line for line in lines if line]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_every_command_runs(workspace: Workspace, demo_parts: Path) -> None:
     copy = workspace.directory
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "luigi.cfg"):
