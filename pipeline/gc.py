@@ -11,7 +11,7 @@ from functools import partial
 
 from pipeline.errors import TopcoatError
 from pipeline.faults import host_faults
-from pipeline.garbage import directories, processes, remains, run_locks, sockets
+from pipeline.garbage import directories, processes, remains, sockets
 from pipeline.garbage.item import Item, Kind, Spared
 from pipeline.instance import Instance
 from pipeline.publish import is_locked
@@ -50,7 +50,6 @@ def items(store: Store, keep_logs: float = KEEP_LOGS) -> list[Item]:
         "sockets": partial(sockets.items, store, dead, others),
         "instances": partial(directories.items, store, dead, keep_logs),
         "remains": partial(remains.items, store, idle),
-        "luigi's locks": partial(run_locks.items, store),
     }
     found = [item for what, look in looks.items() for item in _seen(what, look)]
     whole = {item.what for item in found if item.kind == "logs"}

@@ -4,23 +4,19 @@ Luigi reads luigi.cfg in the current directory only, and without it ends with 0 
 imports this before luigi reads its settings, so the defaults set here hold everywhere, and luigi.cfg still wins.
 """
 
-import atexit
 import configparser
 import functools
-import io
 import logging
 import multiprocessing
-import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import luigi
-import luigi.lock
 from luigi.cmdline_parser import CmdlineParser
 from luigi.parameter import ParameterException
 from luigi.task_register import Register, TaskClassException
@@ -29,8 +25,8 @@ from luigi.worker import TaskProcess
 from pipeline import settings, streams
 from pipeline.errors import CampaignBusy, SettingsError, TopcoatError, UsageError, empty_value
 from pipeline.faults import explained
-from pipeline.garbage.run_locks import lock_directory, tidy
 from pipeline.text import one_line
+from tasks.repetition import refuse_repetitions
 
 log = logging.getLogger("topcoat")
 
@@ -82,33 +78,10 @@ def install() -> None:
     _refuse_empty_values()
     _end_workers_quietly()
     luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)(_tell_of_death)
-    _tell_of_repetitions()
-    pids = lock_directory(settings.load().store)
-    atexit.register(tidy, pids)
-    _set("core", "lock_pid_dir", str(pids))
+    refuse_repetitions(settings.load().store)
     for section, values in DEFAULTS.items():
         for option, value in values.items():
             _set(section, option, value)
-
-
-def _tell_of_repetitions() -> None:
-    """Luigi ends, rightly, if the same command runs already, but all it says is "Pid(s) {3981} already running"."""
-    acquire: Any = luigi.lock.acquire_for
-
-    def acquire_for(*arguments: object, **options: object) -> bool:
-        with redirect_stdout(io.StringIO()) as said:
-            acquired: bool = acquire(*arguments, **options)
-        if acquired:
-            print(said.getvalue(), end="")
-            return True
-        parser: Any = CmdlineParser.get_instance()  # luigi has no types for it
-        pids = ", ".join(re.findall(r"\d+", said.getvalue().partition("\n")[0]))
-        follow = getattr(parser.get_task_obj(), "follow", lambda: "topcoat instances")()
-        text = f"error: process {pids} is already running the same command\n  hint: see how it stands: {follow}"
-        print(text, file=sys.stderr)
-        return False
-
-    luigi.lock.acquire_for = acquire_for
 
 
 def _build_parsers_once() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.garbage.run_locks import lock_directory
 from pipeline.publish import locked
 from tests.conftest import Workspace, qemus_of
 from tests.needs import openpty
@@ -248,8 +247,8 @@ class TestGc:
             refused = running.topcoat("gc", f"--keep={days}")
             assert (refused.status, b"hint: " in refused.stderr) == (2, True)
 
-    def test_a_run_that_ends_leaves_no_lock_directory(self, running: Workspace) -> None:
-        assert not lock_directory(running.store).exists()
+    def test_a_run_that_ends_leaves_no_lock(self, running: Workspace) -> None:
+        assert list((running.store.cache / "running").iterdir()) == []
 
 
 def ours(workspace: Workspace) -> list[str]:

@@ -10,15 +10,14 @@ from typing import Literal
 from pipeline.errors import InstanceBusy
 from pipeline.publish import locked
 
-Kind = Literal["process", "sockets", "disk", "logs", "remains", "lock directory"]
+Kind = Literal["process", "sockets", "disk", "logs", "remains"]
 """
-process         a QEMU that a killed boot, or a killed user of the pool, has left behind, and the disk, sockets and
-                small files of its instance
-sockets         a directory of sockets on which nobody listens
-disk            what an instance that has ended needed while it ran: its overlay, handle, pidfile
-logs            the whole directory of an instance that has ended long ago
-remains         what a killed process was making
-lock directory  where luigi notes who runs, if nobody does
+process  a QEMU that a killed boot, or a killed user of the pool, has left behind, and the disk, sockets and
+         small files of its instance
+sockets  a directory of sockets on which nobody listens
+disk     what an instance that has ended needed while it ran: its overlay, handle, pidfile
+logs     the whole directory of an instance that has ended long ago
+remains  what a killed process was making
 """
 
 _PATIENCE = 1.0  # whoever only asks whether a lock is held, such as another gc, holds it for a moment

@@ -1,0 +1,70 @@
+"""The same command at the same time, and what an attacker could do to the lock for it."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.conftest import Workspace
+from tests.waiting import eventually
+
+
+@contextmanager
+def hanging(workspace: Workspace) -> Iterator["subprocess.Popen[bytes]"]:
+    """luigi, while its zbi hangs."""
+    workspace.configure("[tools]\ntimeout = 90\nproof = off\n")
+    command = workspace.command("luigi", "--module", "tasks", "InitrdWithKey")
+    environment = {**workspace.environment, "FAKE_ZBI": "hang"}
+    with subprocess.Popen(
+        command, cwd=workspace.directory, env=environment, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            eventually(lambda: any(workspace.store.images("clusterfuzz").glob(".ssh*.tmp")))
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def locks(workspace: Workspace) -> list[Path]:
+    return list((workspace.store.cache / "running").iterdir())
+
+
+def test_what_a_killed_one_leaves_is_in_nobody_s_way_and_goes(bundle: Workspace) -> None:
+    with hanging(bundle):
+        (lock,) = locks(bundle)
+    eventually(lambda: bundle.luigi("SSHKeyPair").status == 0)
+    assert lock.exists() is False
+
+
+def test_another_command_runs(bundle: Workspace) -> None:
+    with hanging(bundle):
+        assert bundle.luigi("SSHKeyPair").status == 0
+
+
+def test_two_may_be_wanted(bundle: Workspace) -> None:
+    with hanging(bundle):
+        assert bundle.luigi("InitrdWithKey", "--lock-size", "2", "--help").status == 0
+        assert bundle.luigi("InitrdWithKey").status == 10
+
+
+def test_a_store_in_which_nothing_can_be_locked_says_so_itself(bundle: Workspace) -> None:
+    bundle.store.cache.parent.mkdir(parents=True, exist_ok=True)
+    bundle.store.cache.write_text("in the way")
+    outcome = bundle.luigi("SSHKeyPair")
+    assert "Traceback" not in outcome.text
+    assert (outcome.status, (bundle.store.keys / "sshid").exists()) == (0, True)
+
+
+def test_nothing_is_at_a_place_that_others_can_foresee(bundle: Workspace, tmp_path: Path) -> None:
+    """What lies in the directory for temporary files is its maker's alone, and has a name that nobody knows."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    bundle.environment["TMPDIR"] = str(temporary)
+    with hanging(bundle):
+        assert not [path for path in temporary.rglob("*") if str(os.getuid()) in path.name]
+        everything = [path for place in (temporary, bundle.store.root) for path in place.rglob("*")]
+        assert len(everything) > 5
+        open_to_others = [path for path in everything if path.lstat().st_mode & 0o022 and not path.is_symlink()]
+        assert open_to_others == []
