@@ -2,12 +2,15 @@
 
 /etc/luigi/luigi.cfg, ./luigi.cfg, and the file named by LUIGI_CONFIG_PATH, the last one wins. A path in a file is
 relative to that file; `~` and `$NAME` are expanded. Unknown names in known sections are errors: a typing mistake must
-not silently mean "default".
+not silently mean "default". As settings name programs that are run, a file that only lies there counts if nobody else
+can have written it; what LUIGI_CONFIG_PATH names is its user's choice.
 """
 
 import configparser
+import os
 import re
 import shlex
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +25,22 @@ _LISTS = ("arguments",)
 """What may be empty, and means that there are none."""
 
 
+def _require_trust(path: Path) -> None:
+    """Raise SettingsError unless only we, or root, can have written the file."""
+    facts = path.stat()
+    others = stat.S_IWOTH if facts.st_gid == os.getegid() else stat.S_IWOTH | stat.S_IWGRP
+    if facts.st_uid not in (0, os.geteuid()):
+        why = f"it belongs to another user ({facts.st_uid})"
+    elif facts.st_mode & others:
+        why = f"others can write to it (mode {facts.st_mode & 0o777:04o})"
+    else:
+        return
+    raise SettingsError(
+        f"{path} is not followed: {why}, and settings name programs that are run",
+        hint=f"if all in it is as you want it: chown or chmod it, or say LUIGI_CONFIG_PATH={path}",
+    )
+
+
 class Configuration:
     """The merged files: text and origin of each value. Every reader raises SettingsError for what it cannot use."""
 
@@ -34,14 +53,19 @@ class Configuration:
             self._read(path)
 
     def _files(self, directory: Path) -> list[Path]:
-        usual = [Path("/etc/luigi/luigi.cfg"), directory / "luigi.cfg"]
-        found = [path for path in usual if path.is_file()]
+        places = (Path("/etc/luigi"), directory)
+        found = [path for place in places if (path := place / "luigi.cfg").is_file()]
+        chosen = []
         if named := self.environ.get("LUIGI_CONFIG_PATH"):
             path = directory / named
             if not path.is_file():
                 raise SettingsError(f"LUIGI_CONFIG_PATH names {named}, which is no file", hint="correct it or unset it")
-            found.append(path)
-        return found
+            chosen.append(path)
+        old = [path for place in places if (path := place / "client.cfg").is_file()]  # luigi reads these too
+        for path in (*found, *old):
+            if not any(map(path.samefile, chosen)):
+                _require_trust(path)
+        return found + chosen
 
     def _read(self, path: Path) -> None:
         # [DEFAULT] is luigi's business

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -265,3 +266,52 @@ def test_scaled_stretches_all_limits_but_the_promise_to_stop_and_the_pause() -> 
 def test_limits_of_a_boot(boot: Boot, accel: Literal["kvm", "tcg"], limit: float, connect: float) -> None:
     timeouts = boot.timeouts(accel)
     assert (timeouts.boot, timeouts.connect, timeouts.stop) == (limit, connect, 3.0)
+
+
+class TestFilesOfOthers:
+    """Settings name programs: whoever can write them runs what they like as us."""
+
+    @pytest.fixture
+    def foreign(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> Path:
+        directory = write("[build]\nqemu = /tmp/evil\n")
+        if os.geteuid() == 0:
+            os.chown(directory / "luigi.cfg", 4242, 4242)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: 4242)
+        return directory
+
+    def test_one_that_lies_there_is_refused(self, foreign: Path) -> None:
+        with pytest.raises(SettingsError, match=r"luigi.cfg is not followed: it belongs to another user") as caught:
+            load({}, foreign)
+        assert caught.value.hint.endswith(f"say LUIGI_CONFIG_PATH={foreign}/luigi.cfg")
+
+    def test_luigi_s_old_name_counts_too(self, foreign: Path) -> None:
+        (foreign / "luigi.cfg").rename(foreign / "client.cfg")
+        with pytest.raises(SettingsError, match=r"client.cfg is not followed"):
+            load({}, foreign)
+
+    def test_a_link_counts_as_what_it_leads_to(self, foreign: Path, tmp_path: Path) -> None:
+        (tmp_path / "luigi.cfg").symlink_to(foreign / "luigi.cfg")
+        with pytest.raises(SettingsError, match="is not followed"):
+            load({}, tmp_path)
+
+    def test_one_that_is_named_is_its_user_s_choice(self, foreign: Path) -> None:
+        assert load({"LUIGI_CONFIG_PATH": "luigi.cfg"}, foreign).resources == {"qemu": Path("/tmp/evil")}
+
+    @pytest.mark.parametrize(
+        ("mode", "group", "told"),
+        [(0o646, "ours", True), (0o666, "ours", True), (0o664, "ours", False), (0o664, "another", True)],
+    )
+    def test_one_that_others_can_write_to(
+        self, write: Write, monkeypatch: pytest.MonkeyPatch, mode: int, group: str, told: bool
+    ) -> None:
+        directory = write("[qemu]\nsmp = 2\n")
+        (directory / "luigi.cfg").chmod(mode)
+        if group == "another":
+            gid = os.getegid() + 1
+            monkeypatch.setattr(os, "getegid", lambda: gid)
+        if not told:
+            assert load({}, directory).qemu.smp == 2
+            return
+        with pytest.raises(SettingsError, match=rf"others can write to it \(mode {mode:04o}\)"):
+            load({}, directory)
