@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.deadline import utc_now
 from pipeline.errors import InstanceBusy, StoreError
-from pipeline.publish import locked, publish_bytes
+from pipeline.publish import locked, make_private, publish_bytes
 
 SCHEMA = 1
 """Tests hold a frozen sample."""
@@ -50,7 +50,7 @@ class History:
         """Note a boot that became ready. A store that cannot be written is no reason to fail: the boot has not."""
         line = {"schema": SCHEMA, "kind": self._kind, "seconds": round(seconds, 3), "ended": utc_now()}
         with suppress(OSError, StoreError, InstanceBusy):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self._path.parent)
             self._shorten()
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:

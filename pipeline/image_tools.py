@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.build import Build
 from pipeline.errors import ImageError, MissingResource, StoreError, ToolError, ToolFailed, TopcoatError
 from pipeline.faults import host_faults
-from pipeline.publish import publish_json
+from pipeline.publish import make_private, publish_json
 from pipeline.settings import Settings, ToolChoice
 from pipeline.text import one_line, tail
 from pipeline.tools import Tool
@@ -104,7 +104,7 @@ def _try_fvm_on(tool: Tool, disk: Path, settings: Settings) -> str:
     cache, limit = settings.store.cache, settings.tools.timeout
     length = (disk.stat().st_size // _MORE + 2) * _MORE
     with host_faults("trying the build's fvm"):
-        cache.mkdir(parents=True, exist_ok=True)
+        make_private(cache)
         # Named as what publish makes, so that topcoat gc knows what a kill leaves of it
         made = tempfile.TemporaryDirectory(dir=cache, prefix=".fvm-trial.", suffix=".tmp")
     with made as name:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from pipeline.deadline import utc_now
 from pipeline.errors import StoreError
 from pipeline.faults import host_faults
-from pipeline.publish import locked, sync_one
+from pipeline.publish import locked, make_private, sync_one
 
 SCHEMA = 1
 """Tests hold a frozen sample."""
@@ -314,7 +314,7 @@ def opened(path: Path, limit: float = 1.0) -> Iterator[Ledger]:
 
 def _open(path: Path) -> int:
     with host_faults("opening the ledger"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             os.ftruncate(descriptor, _whole(path))

@@ -33,6 +33,21 @@ _PATIENCE = 1.0  # seconds of waiting that are not worth a word
 _LOCK_POLL = 0.05  # flock(2) knows no time limit, so the wait for it is the one place that polls
 
 
+def make_private(directory: Path) -> None:
+    """Make the directory, and those above it that are missing, for nobody but us to enter. Raises OSError.
+
+    What others could open they could lock, and a store has keys, and programs that we run.
+    """
+    try:
+        directory.mkdir(0o700)
+    except FileNotFoundError:
+        make_private(directory.parent)
+        directory.mkdir(0o700, exist_ok=True)
+    except OSError:
+        if not directory.is_dir():
+            raise
+
+
 @contextmanager
 def locked(path: Path, limit: float = LOCK_LIMIT) -> Iterator[None]:
     """Hold the flock of `path` (the file `<path>.lock`, which stays) during the body.
@@ -69,8 +84,8 @@ def lock_of(path: Path) -> Path:
 def _open_lock(path: Path) -> int:
     with host_faults(f"locking {path.name}"):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            make_private(path.parent)
+            return os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
@@ -140,17 +155,20 @@ def publish(target: Path) -> Iterator[Path]:
 def replacing(targets: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
     """As `publish`, for files and directories that belong together, whatever is there: all are made before one counts.
 
-    They are in one directory, and the caller holds the lock of the first.
+    They are in one directory, and the caller holds the lock of the first. Nobody but their owner gets any right
+    to them: images have keys in them.
     """
     with _publishing(targets, _replace) as made:
         yield made
+        for one in made:
+            _take_rights(one)
 
 
 @contextmanager
 def _publishing(targets: Sequence[Path], replace: Callable[[Path, Path], object]) -> Iterator[tuple[Path, ...]]:
     first, place = targets[0], targets[0].parent
     with host_faults(f"making {first.name}"):
-        place.mkdir(parents=True, exist_ok=True)
+        make_private(place)
         for remains in _remains(first):
             _clear(remains)
         work = Path(tempfile.mkdtemp(prefix=f".{first.name}.", suffix=".tmp", dir=place))
@@ -197,6 +215,15 @@ def target_of_remains(name: str) -> str | None:
     # mkdtemp puts eight characters; less exact, "x" would match what is being made of "x.y" under another lock
     match = _WORK.fullmatch(name)
     return match[1] if match else None
+
+
+def _take_rights(path: Path) -> None:
+    if path.is_symlink():
+        return
+    path.chmod(path.stat().st_mode & 0o700)
+    if path.is_dir():
+        for inner in path.iterdir():
+            _take_rights(inner)
 
 
 def sync(path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from pipeline.deadline import Deadline
 from pipeline.errors import InstanceBusy
 from pipeline.faults import host_faults
+from pipeline.publish import make_private
 
 GRACE = 60.0
 """Seconds, in which a killed run can be started again and finds its guests."""
@@ -43,7 +44,7 @@ class Tie:
         StoreError if the file cannot be made, InstanceBusy if the keepers do not come to an end.
         """
         with host_faults(f"making {self.file.name}"):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.file.parent)
             descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             with host_faults(f"locking {self.file.name}"):

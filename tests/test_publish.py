@@ -12,7 +12,17 @@ import pytest
 
 from pipeline import gc
 from pipeline.errors import InstanceBusy, StoreError
-from pipeline.publish import is_locked, lock_of, locked, publish, publish_bytes, publish_json, remove, replacing
+from pipeline.publish import (
+    is_locked,
+    lock_of,
+    locked,
+    make_private,
+    publish,
+    publish_bytes,
+    publish_json,
+    remove,
+    replacing,
+)
 from pipeline.settings import Store
 
 NAMES = ["plain.bin", "a*b", "[x]", "what?", "-e", "ümläut 字", "a.b.c", ".hidden", "[!a]*?.tmp"]
@@ -355,3 +365,31 @@ def test_json_of_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
     path = os.fsdecode(b"/a/\xff/\xc3\xa4")
     publish_json(tmp_path / "x.json", {"path": path})
     assert json.loads((tmp_path / "x.json").read_bytes()) == {"path": path}
+
+
+class TestRights:
+    @pytest.fixture(autouse=True)
+    def _generous(self) -> Iterator[None]:
+        before = os.umask(0o002)
+        yield
+        os.umask(before)
+
+    def test_a_directory_that_is_made_and_those_above_are_private(self, tmp_path: Path) -> None:
+        make_private(tmp_path / "a/b/c")
+        assert [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("a", "a/b", "a/b/c")] == ["0o700"] * 3
+        (tmp_path / "a").chmod(0o755)
+        make_private(tmp_path / "a/b/c")
+        assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755
+
+    def test_what_is_replaced_is_its_owner_s_alone(self, tmp_path: Path) -> None:
+        with replacing((tmp_path / "image", tmp_path / "programs")) as (image, programs):
+            image.write_bytes(b"key")
+            programs.mkdir()
+            (programs / "tool").touch(0o777)
+            (programs / "link").symlink_to("tool")
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if not path.is_symlink()}
+        assert modes == {"image": 0o600, "programs": 0o700, "tool": 0o700}
+
+    def test_nobody_else_can_take_a_lock(self, tmp_path: Path) -> None:
+        with locked(tmp_path / "a"):
+            assert (tmp_path / "a.lock").stat().st_mode & 0o777 == 0o600

@@ -26,7 +26,7 @@ from pipeline.crashes import report as reports
 from pipeline.crashes.report import CrashReport
 from pipeline.deadline import utc_now
 from pipeline.faults import host_faults
-from pipeline.publish import locked, publish, publish_json, sync_one, target_of_remains
+from pipeline.publish import locked, make_private, publish, publish_json, sync_one, target_of_remains
 from pipeline.size import readable
 from pipeline.text import one_line, printable
 
@@ -172,7 +172,7 @@ class Vault:
 
     def _open(self) -> None:
         if not self.root.is_dir():
-            self.root.mkdir(parents=True)
+            make_private(self.root)
             sync_one(self.directory)
         if not self._swept:
             for slug in self._slugs():

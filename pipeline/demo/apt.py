@@ -15,7 +15,7 @@ from typing import TypeVar
 from pipeline.demo.libraries import Selection
 from pipeline.demo.packages import ARCHITECTURE, name_of
 from pipeline.errors import PackageError, ToolFailed, ToolMissing
-from pipeline.publish import locked
+from pipeline.publish import locked, make_private
 from pipeline.tools import Tool, run
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Apt:
         self._asked = (*selection.through, *(name for name in selection.all_packages if "*" not in name))
         self._known: frozenset[str] | None = None
         for directory in (state / "lists/partial", cache / "archives/partial"):
-            directory.mkdir(parents=True, exist_ok=True)
+            make_private(directory)
         (state / "status").write_bytes(b"")
         (state / "preferences").write_text(_preferences())
 
