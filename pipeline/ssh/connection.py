@@ -22,6 +22,7 @@ from pipeline.launcher import Result
 from pipeline.settings import Timeouts
 from pipeline.ssh import facilities
 from pipeline.ssh.facilities import Facilities
+from pipeline.ssh.packets import Packets
 from pipeline.ssh.session import CHUNK, CONSOLE, Session, Vanished
 from pipeline.streams import OutputError, ReaderGone
 from pipeline.text import printable
@@ -177,7 +178,7 @@ def connect(
     with _tcp(address, min(timeouts.connect, limit)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE)
         reached("tcp")
-        transport = paramiko.Transport(connection)
+        transport = paramiko.Transport(connection, packetizer_class=Packets)
         try:
             shown = _exchange_keys(transport, timeouts, limit)
             reached("banner")

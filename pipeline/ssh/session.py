@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
@@ -16,6 +16,9 @@ from paramiko.common import cMSG_CHANNEL_REQUEST
 from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, CommandTimeout
 from pipeline.text import printable
+
+if TYPE_CHECKING:
+    from paramiko.buffered_pipe import BufferedPipe
 
 Stream = Literal["stdout", "stderr"]
 
@@ -80,8 +83,22 @@ class Session:
             # A refusal is a ChannelException; this one was opened, and closed again before paramiko could return it
             vanished = type(error) is paramiko.SSHException and transport.is_active()
             raise self.broken(str(error) or "the connection is closed", vanished=vanished) from error
-        self._channel.in_buffer.set_event(self._bell)
-        self._channel.in_stderr_buffer.set_event(self._bell)
+        self._flooded = False
+        for pipe in (self._channel.in_buffer, self._channel.in_stderr_buffer):
+            pipe.set_event(self._bell)
+            self._bound(pipe)
+
+    def _bound(self, pipe: "BufferedPipe[bytes]") -> None:
+        """Hold the server to the window, whether or not anybody reads: paramiko takes whatever comes."""
+        feed = pipe.feed
+
+        def checked(data: bytes) -> None:
+            if self.buffered + len(data) > self._channel.in_window_size:
+                self._flooded = True
+                raise paramiko.SSHException("the server sends more than it was allowed to")  # ends the connection
+            feed(data)
+
+        pipe.feed = checked  # type: ignore[method-assign]
 
     def request(self, kind: str, argument: bytes, deadline: Deadline) -> None:
         """Ask for what the session is to be ("exec", "subsystem"), and wait until the server agrees."""
@@ -204,8 +221,7 @@ class Session:
             "stdout": (channel.recv_ready, channel.recv),
             "stderr": (channel.recv_stderr_ready, channel.recv_stderr),
         }[stream]
-        if self.buffered > channel.in_window_size:
-            self.close()
+        if self._flooded:
             raise self.broken("the guest's SSH server sends more than it was allowed to")
         with self._locks[stream]:
             try:
