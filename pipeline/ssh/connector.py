@@ -176,7 +176,7 @@ class Connector:
 
     def isdir(self, path: str) -> bool:
         """Whether there is a directory at the path in the guest. A link counts as what it leads to."""
-        with Sftp(self.connected(), _SMALL) as sftp:
+        with Sftp(self.connected(), self._limits) as sftp:
             found = sftp.stat(path)
             return found is not None and found.directory
 

@@ -36,6 +36,8 @@ class Limits:
     """Directories in directories that a guest sends."""
     stall: float = 60.0
     """Seconds for which nothing may come or go."""
+    seconds: float = 3600.0
+    """For all that a guest sends."""
 
 
 class Landing:

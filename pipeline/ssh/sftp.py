@@ -15,6 +15,8 @@ from pipeline.deadline import Deadline
 from pipeline.errors import TransferRefused
 from pipeline.ssh.connection import Connection
 from pipeline.ssh.jobs import LARGEST_REPLY, Attributes, Job, Reply, Request, attributes_of, statting
+from pipeline.ssh.landing import Limits
+from pipeline.ssh.pace import REPLY, Pace
 from pipeline.ssh.session import CONSOLE
 
 PARALLEL = 24
@@ -50,15 +52,17 @@ class _Running:
 class Sftp:
     """A session with the guest's SFTP server. As a context manager it is closed after the body.
 
-    `stall` is how many seconds nothing may come for. Raises CommandError; CommandTimeout when nothing comes.
+    Nothing may come for at most `limits.stall` seconds. Raises CommandError; CommandTimeout when nothing comes, or too
+    slowly.
     """
 
-    def __init__(self, connection: Connection, stall: float) -> None:
-        self._stall = stall
+    def __init__(self, connection: Connection, limits: Limits) -> None:
+        self._stall = limits.stall
+        self._pace = Pace(limits.stall, limits.seconds)
         self._number = 0
         self._waiting: dict[int, tuple[_Running, int, Request]] = {}
         self._buffer = bytearray()
-        deadline = Deadline(stall)
+        deadline = Deadline(limits.stall)
         self._session = connection.session(
             "sftp", "subsystem", "sftp", deadline, lambda session: session.take("stdout")
         )
@@ -157,6 +161,7 @@ class Sftp:
         if not 1 <= size <= LARGEST_REPLY:
             raise TransferRefused(f"the guest's SFTP server announces a reply of {size} bytes", hint=CONSOLE)
         packet = self._exactly(size)
+        self._pace.came(REPLY)
         return packet[0], packet[1:]
 
     def _exactly(self, size: int) -> bytes:
@@ -165,6 +170,7 @@ class Sftp:
             if not data:
                 raise self._session.broken("its SFTP server has ended, or the connection broke")
             self._buffer += data
+            self._pace.came(len(data))
         taken = bytes(self._buffer[:size])
         del self._buffer[:size]
         return taken

@@ -19,6 +19,7 @@ from pipeline.ssh.command import Command
 from pipeline.ssh.connection import Connection
 from pipeline.ssh.jobs import Attributes, Job
 from pipeline.ssh.landing import LEFT_OUT, Landing, Limits, PathInside
+from pipeline.ssh.pace import Pace
 from pipeline.ssh.session import CONSOLE
 from pipeline.ssh.sftp import Sftp
 from pipeline.ssh.sources import Source
@@ -69,7 +70,7 @@ class Transfer:
         if self._tar(len(found)):
             self._put_by_tar(found, _plain(target))
         else:
-            with Sftp(self._connection, self._limits.stall) as session:
+            with Sftp(self._connection, self._limits) as session:
                 _put_by_sftp(session, found, target)
 
     def _tar(self, count: int) -> bool:
@@ -86,7 +87,7 @@ class Transfer:
 
     def get(self, source: str, directory: Path) -> None:
         """See Connector.get."""
-        with Landing(directory, self._limits) as landing, Sftp(self._connection, self._limits.stall) as session:
+        with Landing(directory, self._limits) as landing, Sftp(self._connection, self._limits) as session:
             self._land(session, landing, list(_matches(session, source)))
 
     def fetch(self, parent: str, names: Collection[str], directory: Path) -> None:
@@ -96,7 +97,7 @@ class Transfer:
             _Match(where + b"/" + encoded(name), where, (encoded(name),), directory=False, missed=False)
             for name in names
         ]
-        with Landing(directory, self._limits) as landing, Sftp(self._connection, self._limits.stall) as session:
+        with Landing(directory, self._limits) as landing, Sftp(self._connection, self._limits) as session:
             try:
                 self._land(session, landing, matches)
             except CommandExited:  # tar, for which a file that has gone is an error
@@ -104,7 +105,7 @@ class Transfer:
 
     def sizes(self, parent: str) -> dict[str, int]:
         """See Connector.sizes."""
-        with Sftp(self._connection, self._limits.stall) as session:
+        with Sftp(self._connection, self._limits) as session:
             return {decoded(name): what.size for name, what in _listed(session, encoded(parent)) if what.file}
 
     def _land(self, session: Sftp, landing: Landing, matches: "list[_Match]") -> None:
@@ -123,13 +124,16 @@ class Transfer:
         command.stdout()
         command.start()
         with command.ending():
-            reader = tar.Reader(partial(self._read, command))
+            pace = Pace(self._limits.stall, self._limits.seconds)
+            reader = tar.Reader(partial(self._read, command, pace))
             yield from _unpacked(reader, landing, batch)
             reader.rest()
         command.wait(self._limits.stall)
 
-    def _read(self, command: Command) -> bytes:
-        return command.session.read("stdout", Deadline(self._limits.stall))
+    def _read(self, command: Command, pace: Pace) -> bytes:
+        data = command.session.read("stdout", Deadline(self._limits.stall))
+        pace.came(len(data))
+        return data
 
 
 def _plain(path: str) -> str:
