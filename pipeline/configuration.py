@@ -7,16 +7,15 @@ can have written it; what LUIGI_CONFIG_PATH names is its user's choice.
 """
 
 import configparser
-import os
 import re
 import shlex
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.duration import parse_duration
 from pipeline.errors import SettingsError, UsageError
 from pipeline.size import parse_size
+from pipeline.trust import distrust
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
@@ -27,18 +26,11 @@ _LISTS = ("arguments",)
 
 def _require_trust(path: Path) -> None:
     """Raise SettingsError unless only we, or root, can have written the file."""
-    facts = path.stat()
-    others = stat.S_IWOTH if facts.st_gid == os.getegid() else stat.S_IWOTH | stat.S_IWGRP
-    if facts.st_uid not in (0, os.geteuid()):
-        why = f"it belongs to another user ({facts.st_uid})"
-    elif facts.st_mode & others:
-        why = f"others can write to it (mode {facts.st_mode & 0o777:04o})"
-    else:
-        return
-    raise SettingsError(
-        f"{path} is not followed: {why}, and settings name programs that are run",
-        hint=f"if all in it is as you want it: chown or chmod it, or say LUIGI_CONFIG_PATH={path}",
-    )
+    if why := distrust(path.stat(), root=True):
+        raise SettingsError(
+            f"{path} is not followed: {why}, and settings name programs that are run",
+            hint=f"if all in it is as you want it: chown or chmod it, or say LUIGI_CONFIG_PATH={path}",
+        )
 
 
 class Configuration:

@@ -85,11 +85,13 @@ def _open_lock(path: Path) -> int:
     with host_faults(f"locking {path.name}"):
         try:
             make_private(path.parent)
-            return os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-            return os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC)  # a guest can be stopped all the same
+            return os.open(
+                lock_of(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            )  # a guest can be stopped all the same
 
 
 def _is_current(descriptor: int, path: Path) -> bool:

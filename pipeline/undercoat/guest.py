@@ -74,8 +74,19 @@ def started() -> Iterator[HandleFile]:
 def _end(instance: Instance) -> None:
     """End a guest and delete all that belongs to it, its lock too: nobody else ever has this name."""
     instance.stop(KILL_LIMIT)
-    shutil.rmtree(instance.directory, ignore_errors=True)
-    remove(lock_of(instance.directory))
+    if _is_ours(instance.directory):
+        shutil.rmtree(instance.directory, ignore_errors=True)
+        remove(lock_of(instance.directory))
+    else:
+        log.warning("%s is neither in the store nor in TMPDIR; it is left there", instance.directory)
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether it is a directory of this user's in the store or in TMPDIR, which no link leads out of."""
+    places = (os.path.realpath(settings.load().store.root), os.path.realpath(tempfile.gettempdir()))
+    real = os.path.realpath(directory)
+    within = any(os.path.commonpath((place, real)) == place != real for place in places)
+    return within and not directory.is_symlink() and directory.is_dir() and directory.lstat().st_uid == os.geteuid()
 
 
 def _handle(instance: Instance) -> Handle:
@@ -147,9 +158,9 @@ def stop(file: HandleFile) -> None:
             _stop_instance(instance, handle)
         elif handle.launcher.pid:
             _kill(handle)
-        for name in {handle.launcher.directory, handle.connector.directory}:
-            if Path(name).name.startswith(_PREFIXES):
-                shutil.rmtree(name, ignore_errors=True)
+        for directory in map(Path, {handle.launcher.directory, handle.connector.directory}):
+            if directory.name.startswith(_PREFIXES) and _is_ours(directory):
+                shutil.rmtree(directory, ignore_errors=True)
         file.release()
 
 

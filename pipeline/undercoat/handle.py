@@ -6,6 +6,7 @@ case, as for Go. Nothing in it is trusted without being compared with what runs.
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pipeline.errors import BadHandle
 from pipeline.faults import host_faults
 from pipeline.process import Process
 from pipeline.publish import lock_of, locked, publish_json, remove
+from pipeline.trust import distrust
 
 LOCK_LIMIT = 10.0
 """Seconds to wait for another process that writes the same handle."""
@@ -163,7 +165,9 @@ class HandleFile:
     def read(self) -> Handle:
         """What it says. Raises BadHandle."""
         try:
-            with self.path.open("rb") as stream:
+            with open(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as stream:
+                if why := distrust(os.fstat(stream.fileno()), root=False):
+                    raise ValueError(f"it is not followed, as {why}")
                 return Handle.decode(json.loads(stream.read(_LONGEST)))
         except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -182,6 +186,7 @@ class HandleFile:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Let nobody else write it, or stop its guest, meanwhile. Raises InstanceBusy."""
+        self.read()  # before anything is made beside it
         with locked(self.path, LOCK_LIMIT):
             try:
                 yield

@@ -380,3 +380,23 @@ def test_e1_the_real_guest(demo: Workspace) -> None:
         assert b"{{{reset}}}" in before
         (instance,) = [one for one in Instance.all(Store(demo.store.root)) if one.name.startswith("undercoat-")]
         assert demo.topcoat("ssh", instance.name, "--", "echo ok").stdout == b"ok\n"
+
+
+@pytest.mark.parametrize("way", ["the original's", "a link", "an instance", "up"])
+def test_nothing_is_deleted_that_is_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Whatever a handle says: only in the store and in TMPDIR."""
+    monkeypatch.setenv("TOPCOAT_ROOT", str(tmp_path / "store"))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    precious = tmp_path / ("instances/i0" if way == "an instance" else "undercoat-precious")
+    precious.mkdir(parents=True)
+    (precious / "file").touch()
+    said = precious
+    if way == "a link":
+        said = temporary / "undercoat-link"
+        said.symlink_to(precious)
+    if way == "up":
+        said = temporary / ".." / "undercoat-precious"
+    guest.stop(HandleFile.create(Handle(Connector(directory=str(said)), Launcher(0, str(said)))))
+    assert (precious / "file").exists()

@@ -2,13 +2,14 @@
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import BadHandle
+from pipeline.errors import BadHandle, StoreError
 from pipeline.process import Process
 from pipeline.publish import lock_of
 from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
@@ -66,7 +67,7 @@ def test_h2_a_released_handle_is_gone_for_all(file: HandleFile) -> None:
     file.release()
     with pytest.raises(BadHandle, match=r"Bad handle: .*: No such file or directory"):
         file.read()
-    with pytest.raises(BadHandle, match="it was released"):
+    with pytest.raises(BadHandle, match="No such file"):
         file.write(HANDLE)
     assert list(file.path.parent.iterdir()) == []
 
@@ -167,3 +168,34 @@ def test_several_processes_may_write_it(file: HandleFile) -> None:
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert file.read().launcher.pid % 1000 == 20
     assert sorted(path.name for path in file.path.parent.iterdir()) == [file.path.name]
+
+
+class TestHandlesOfOthers:
+    """Whoever can write a handle says which directories are deleted, and which processes are ended."""
+
+    def test_another_user_s(self, file: HandleFile, monkeypatch: pytest.MonkeyPatch) -> None:
+        owner = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+        with pytest.raises(BadHandle, match="it belongs to another user"):
+            file.read()
+
+    def test_one_that_others_can_write_to(self, file: HandleFile) -> None:
+        file.path.chmod(0o666)
+        with pytest.raises(BadHandle, match="others can write to it"):
+            file.read()
+
+    def test_nothing_is_made_beside_it(self, file: HandleFile) -> None:
+        file.path.chmod(0o666)
+        before = sorted(file.path.parent.iterdir())
+        with pytest.raises(BadHandle), file.alone():
+            pass
+        assert sorted(file.path.parent.iterdir()) == before
+
+    def test_a_link_in_its_place_or_that_of_its_lock(self, file: HandleFile, tmp_path: Path) -> None:
+        lock_of(file.path).symlink_to(tmp_path / "made")
+        with pytest.raises(StoreError), file.alone():
+            pass
+        assert not (tmp_path / "made").exists()
+        (link := tmp_path / "link.handle").symlink_to(file.path)
+        with pytest.raises(BadHandle):
+            HandleFile(link).read()
