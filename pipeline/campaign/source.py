@@ -17,6 +17,8 @@ from pipeline.text import one_line
 MOST = 1 << 20
 """Bytes of a file that is read: of a campaign, or a dictionary."""
 
+# The deepest key of a campaign has three parts
+_DEEP = re.compile(r"""(?:^|[{,])[ \t[]*(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""", re.MULTILINE)
 _PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 _PARAMETERS = {"slice": "slice-length"}
 """Keys whose parameters have other names."""
@@ -50,6 +52,8 @@ class Source:
             line = error.object.count(b"\n", 0, error.start) + 1
             return cls(name, {}, problems=(Problem(name, line, "", "it is not UTF-8", "save it as UTF-8"),))
         try:
+            if _DEEP.search(text):  # for which tomllib takes minutes
+                raise RecursionError
             return cls(name, tomllib.loads(text), text, path.parent.absolute())
         except (ValueError, RecursionError) as error:
             return cls(name, {}, problems=(_syntax(name, text, error),))

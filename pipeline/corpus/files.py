@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
+_DEEPEST = 64  # as of what comes from a guest
 _NAME = re.compile(r"[0-9a-f]{40}")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,7 +44,10 @@ def files_below(directory: Path) -> Iterator[Path]:
 
     Links are there too, to whatever they lead: no directory is entered by a link. Raises OSError.
     """
+    above = len(directory.parts) + _DEEPEST
     for parent, directories, names in os.walk(directory, onerror=_fail):
+        if directories and len(Path(parent).parts) > above:  # os.walk calls itself for each level
+            raise OSError(0, f"directories lie in each other over {_DEEPEST} deep", parent)
         directories[:] = sorted(name for name in directories if not name.startswith("."))
         links = [name for name in directories if Path(parent, name).is_symlink()]
         yield from (Path(parent, name) for name in sorted([*names, *links]))

@@ -17,6 +17,8 @@ from pipeline.text import one_line
 
 log = logging.getLogger("topcoat")
 
+_DEEPEST = 64  # as of what comes from a guest
+
 
 @dataclass(frozen=True)
 class Source:
@@ -77,6 +79,8 @@ def _link(path: Path, arrives: bytes) -> Iterator[Source]:
 
 def _walk(path: Path, arrives: bytes, mode: int) -> Iterator[Source]:
     if stat.S_ISDIR(mode):
+        if arrives.count(b"/") > _DEEPEST:  # this calls itself for each level
+            raise OSError(0, f"directories lie in each other over {_DEEPEST} deep", str(path))
         with os.scandir(path) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
         yield Source(path, arrives, directory=True, empty=not entries)

@@ -268,6 +268,9 @@ class TestProblems:
             ('a = """\n\n', ":1: Unterminated string, at its end"),
             ("a = [\n1,\n\n", ":2: "),
             ("a = " + "[" * 100_000, ": it is nested too deeply"),
+            *((text % ".".join(["a"] * 20_000), ": it is nested too deeply") for text in (
+                *("%s = 1", "x = 1\n [%s]", "[[%s]]", "x = {y = 1, %s = 1}", 'x = 1\n"a b" . %s = 1'),
+            )),
             ("a = " + "1" * 5000, ": Exceeds the limit"),
             ("#" * (1 << 20) + "\n", ": it is larger than 1 MiB"),
         ],

@@ -26,6 +26,15 @@ def test_a_directory_is_imported_as_libfuzzer_reads_it(corpus: Corpus, tmp_path:
         corpus.import_directory(tmp_path / "nothing", "import")
 
 
+def test_directories_without_an_end_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    at = tmp_path / "seeds"
+    for _ in range(200):
+        at.mkdir()
+        at /= "d"
+    with pytest.raises(StoreError, match="directories lie in each other over 64 deep"):
+        corpus.import_directory(tmp_path / "seeds", "import")
+
+
 @given(st.sets(st.binary(max_size=50), max_size=8))
 def test_what_is_exported_and_imported_is_the_same(tmp_path_factory: pytest.TempPathFactory, some: set[bytes]) -> None:
     directory = tmp_path_factory.mktemp("corpora")

@@ -52,6 +52,15 @@ class TestPut:
             sorted((below("d/", FILES) | {"kept": b"kept", "empty/full": b"full"}).items())
         )
 
+    def test_directories_without_an_end(self, connector: Connector, root: Path, here: Path) -> None:
+        at = here / "deep"
+        for _ in range(200):
+            at.mkdir()
+            at /= "d"
+        with pytest.raises(StoreError, match="directories lie in each other over 64 deep"):
+            connector.put(str(here / "deep"), "to")
+        assert tree(root) == {}
+
     def test_nothing_that_matches(self, connector: Connector, here: Path) -> None:
         with pytest.raises(NoMatch, match=r"no files matching glob: '.*/x\*'"):
             connector.put(f"{here}/x*", "to")
