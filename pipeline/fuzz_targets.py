@@ -15,6 +15,7 @@ from typing import Literal
 
 from pipeline.build import Build
 from pipeline.errors import MissingResource, ResourceDamaged, UnknownFuzzer
+from pipeline.text import one_line, printable
 
 log = logging.getLogger("topcoat")
 
@@ -24,6 +25,8 @@ _EXAMPLES = "example-fuzzers"
 _SHOWN_EXAMPLES = ("out_of_memory_fuzzer", "toy_example_arbitrary")
 _RULE = "fuchsia_fuzzer_package"
 _URL = re.compile(r"fuchsia-pkg://[^/]+/([^#]+)#meta/([^.]+)\.cm")
+# Wider than https://fuchsia.dev/fuchsia-src/concepts/packages/package_url has it, for names of components
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@=~-]{0,199}")
 _REBUILD = "build it anew; is it the file of another release?"
 
 
@@ -80,7 +83,7 @@ class FuzzTargets:
             targets += _of_second_generation(*second)
         elif "tests.json" not in build.demo_made:
             log.warning("the build has no tests.json, so none of its fuzzers can be of the second generation")
-        found = {target.full_name: target for target in targets}
+        found = {target.full_name: target for target in targets if _is_sound(target)}
         return cls(tuple(sorted(found.values())))
 
     @property
@@ -101,6 +104,14 @@ class FuzzTargets:
         names = [target.full_name for target in self.all]
         near = get_close_matches(name, names, 3) or names[:3]
         return f"the build has {', '.join(near)}" if near else "the build has no fuzzers at all"
+
+
+def _is_sound(target: FuzzTarget) -> bool:
+    """Whether its names can be those of directories, here and in a guest: what a file says is deleted by them too."""
+    if _NAME.fullmatch(target.package) and _NAME.fullmatch(target.name):
+        return True
+    log.warning("a fuzzer of the build is left out: %s cannot be a name", one_line(target.full_name, 80))
+    return False
 
 
 def _content(build: Build, key: str) -> tuple[Path, object] | None:
@@ -134,7 +145,7 @@ def _no_list(build: Build) -> MissingResource:
 
 
 def _damaged(path: Path, problem: str) -> ResourceDamaged:
-    return ResourceDamaged(f"{path}: {problem}", hint=_REBUILD)
+    return ResourceDamaged(f"{path}: {printable(problem)}", hint=_REBUILD)
 
 
 def _objects(path: Path, content: object) -> Iterator[dict[str, object]]:
@@ -159,7 +170,7 @@ def _of_first_generation(path: Path, content: object) -> Iterator[FuzzTarget]:
     for label, facts in merged.items():
         for key in ("package", "fuzzer"):
             if key not in facts:
-                raise _damaged(path, f"{label} has no {key}")
+                raise _damaged(path, f"{one_line(label, 80)} has no {key}")
         yield FuzzTarget(facts["package"], facts["fuzzer"], "v1")
 
 

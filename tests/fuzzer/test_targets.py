@@ -172,3 +172,14 @@ def test_an_unknown_name_where_there_are_none() -> None:
     with pytest.raises(UnknownFuzzer) as caught:
         FuzzTargets(()).find("p/f")
     assert caught.value.hint == "the build has no fuzzers at all"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../..", "a/b", "-rf", "a\nb", "\033[31m", "x" * 201, "ä", "a\0b", "a b"])
+def test_what_cannot_be_a_name_is_no_fuzzer(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """What a fuzzer is called becomes directories that are deleted, and lines on a terminal."""
+    first = [label("//a", package="sound", fuzzer=name), label("//b", package=name, fuzzer="sound")]
+    found = FuzzTargets.of(build(tmp_path, first, [v2(name, "sound"), v2("sound", "also_sound")]))
+    assert found.all == (FuzzTarget("sound", "also_sound"),)
+    told = [record.message for record in caplog.records if "is left out" in record.message]
+    assert len(told) == 3
+    assert all(line.isprintable() for line in told)
