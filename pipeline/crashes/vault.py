@@ -38,11 +38,14 @@ SCHEMA = 1
 KEPT = 10
 """Crashes that are kept of a group; further ones are only counted."""
 
-MOST_GROUPS = 1000
-"""Crashes that would make more groups are only counted, in the group OTHERS."""
+MOST_GROUPS = 200
+"""Groups that one fuzzer can make; crashes that would make more are only counted, in the group OTHERS.
+
+Each fuzzer has its own: a guest can make causes up, and must not hide what another fuzzer finds.
+"""
 
 MOST_BYTES = 1 << 30
-"""Of all files of all crashes. What would come to more is only counted."""
+"""Of all files of all crashes. What would come to more is only counted, but for the first crash of a group."""
 
 OTHERS = "others"
 
@@ -130,7 +133,7 @@ class Vault:
         size: int = MOST_BYTES,
         now: Callable[[], str] = utc_now,
     ) -> None:
-        """Of a group `kept` crashes are kept, of at most so many `groups`, with `size` bytes in all.
+        """Of a group `kept` crashes are kept, of at most so many `groups` of a fuzzer, with about `size` bytes in all.
 
         Nothing is made or removed yet.
         """
@@ -156,7 +159,8 @@ class Vault:
             slug = self._slug(crash)
             group, facts = self._group(slug), _facts(crash, self._now())
             there = self._with_input(slug, facts["sha256"])
-            number = self._free_number(slug, group) if there is None and self._fits(crash) else None
+            wanted = there is None and (group is None or self._fits(crash))
+            number = self._free_number(slug, group) if wanted else None
             directory = there if number is None else self.root / slug / str(number)
             if number is not None:
                 _keep(self.root / slug / str(number), crash, facts)
@@ -190,8 +194,9 @@ class Vault:
     def _slug(self, crash: Crash) -> str:
         """The slug of the crash's group, whose directory is there then."""
         slug = reports.slug(crash.report or _UNKNOWN, crash.fuzzer)
-        if not (self.root / slug).is_dir() and len(self._slugs()) >= self._most_groups:
-            slug = OTHERS
+        if not (self.root / slug).is_dir():
+            made = sum(crash.fuzzer in group.fuzzers for group in self.groups())
+            slug = OTHERS if made >= self._most_groups else slug
         if not (self.root / slug).is_dir():
             (self.root / slug).mkdir()
             sync_one(self.root)

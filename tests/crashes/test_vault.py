@@ -181,14 +181,32 @@ def test_what_would_come_to_too_many_bytes_is_only_counted(tmp_path: Path, caplo
     least = OUTPUT_LIMIT + SERIAL_LIMIT + len(CRASH.input)
     vault = Vault(tmp_path, size=least + 1000)
     assert vault.add(CRASH).directory is not None
-    large = replace(elsewhere("g"), input=bytes(1000))
+    large = replace(CRASH, input=bytes(1000))
     assert [vault.add(large).directory, vault.add(large).directory] == [None, None]
-    assert [group.count for group in vault.groups()] == [1, 2]
+    assert [group.count for group in vault.groups()] == [3]
     (told,) = caplog.messages
     assert "and no room for more crashes ([campaign] crash_size): further ones are only counted" in told
     again = Vault(tmp_path, size=least + 1000)  # what is there counts
-    assert again.add(replace(elsewhere("h"), input=bytes(500))).directory is None
+    assert again.add(replace(CRASH, input=bytes(500))).directory is None
     assert again.add(CRASH).same
+
+
+def test_the_first_crash_of_a_group_is_kept_whatever_the_others_take(tmp_path: Path) -> None:
+    vault = Vault(tmp_path, size=1)
+    kept = [vault.add(elsewhere(function)).directory for function in ("f", "g")]
+    assert [directory and (directory / "input").read_bytes() for directory in kept] == [CRASH.input] * 2
+    assert vault.add(replace(elsewhere("f"), input=b"another")).directory is None
+
+
+def test_causes_that_one_fuzzer_makes_up_hide_nothing_of_another(tmp_path: Path) -> None:
+    vault = Vault(tmp_path, groups=20, size=1)
+    for number in range(50):
+        vault.add(replace(elsewhere(f"made_up_{number}"), fuzzer="example-fuzzers/liar"))
+    real = vault.add(elsewhere("real"))
+    assert real.new
+    assert real.directory
+    assert (real.directory / "input").read_bytes() == CRASH.input
+    assert len(vault.groups()) == 20 + 2
 
 
 def test_groups_come_in_the_order_in_which_they_were_seen_first(tmp_path: Path) -> None:
