@@ -66,6 +66,8 @@ def expand(pattern: str, exists: Callable[[str], bool], names: Callable[[str], I
     above, slash, last = pattern.rpartition("/")
     directory = (above or "/") if slash else "."
     inside = expand(directory, exists, names) if has_magic(directory) else [directory]
+    if not last:
+        return [path for each in inside if exists(path := f"{each}/")]
     wanted = compiled(last)
     return [joined(each, name) for each in inside for name in sorted(names(each)) if wanted.match(name)]
 

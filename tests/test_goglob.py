@@ -1,5 +1,6 @@
 """Go's patterns, against Go's own table and against its algorithm, told once more."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def found(root: Path, pattern: str) -> list[str]:
         path = root / directory
         return [entry.name for entry in path.iterdir()] if path.is_dir() else []
 
-    return goglob.expand(pattern, lambda path: (root / path).exists(), names)
+    return goglob.expand(pattern, lambda path: os.path.exists(f"{root}/{path}"), names)  # noqa: PTH110  Path drops a slash
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,7 @@ def found(root: Path, pattern: str) -> list[str]:
         ("a", ["a"]), ("a/", ["a/"]), ("no", []), ("*", [".hid", "a", "b"]), ("a/*", ["a/.x", "a/1", "a/2"]),
         ("*/1", ["a/1", "b/1"]), ("*/[12]", ["a/1", "a/2", "b/1"]), ("./a/1", ["./a/1"]), ("./*", [".hid", "a", "b"]),
         ("a/1/*", []), ("a/\\1", ["a/1"]), ("?/.x", ["a/.x"]), ("**/1", ["a/1", "b/1"]), ("no/*", []),
+        ("[ab]/", ["a/", "b/"]), ("\\a/", ["a/"]), ("a/*/", []), ("*/", ["a/", "b/"]),
     ],
 )  # fmt: skip
 def test_paths_are_found_level_by_level(tmp_path: Path, pattern: str, expected: list[str]) -> None:

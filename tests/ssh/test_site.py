@@ -66,7 +66,7 @@ def site(
 ) -> Iterator[OverSsh]:
     """Of a fuzzer that says a word and runs on."""
     (fuzzer / "pkg/bar").chmod(0o755)
-    temporary = tmp_path / "temporary"
+    temporary = tmp_path / "temporary [a*?\\é"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     made = OverSsh(Fuzzer(TARGET, Linux(TARGET, str(root)), SYMBOLIZER), connector, qemu)
