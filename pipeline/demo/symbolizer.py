@@ -50,21 +50,34 @@ class Llvm:
     def __init__(self, program: str, directories: list[Path]) -> None:
         self._program = program
         self._directories = directories
+        self._opened: dict[tuple[int, int], int] = {}
+        """By device and inode a descriptor of each directory in which something was found."""
         self._process: subprocess.Popen[bytes] | None = None
         self.locate = cache(self._locate)
 
     def _locate(self, build_id: str, offset: str) -> tuple[tuple[str, str], ...]:
         """Function and place for the offset: of the innermost inlined function first. Nothing if neither is known."""
-        path = self._unstripped(build_id)
+        path = self._unstripped(f"{build_id[:2]}/{build_id[2:]}.debug")
         if path is None:
             return ()
         answer = self._ask(f'CODE "{path}" {offset}\n')
         frames = [(str(symbol.get("FunctionName", "")), _place(symbol)) for symbol in answer.get("Symbol", ())]
         return tuple((function, place) for function, place in frames if function)
 
-    def _unstripped(self, build_id: str) -> Path | None:
-        candidates = [directory / build_id[:2] / f"{build_id[2:]}.debug" for directory in self._directories]
-        return next((path for path in candidates if path.exists()), None)
+    def _unstripped(self, name: str) -> Path | None:
+        for directory in self._directories:
+            with suppress(OSError):  # it has just been replaced
+                if (directory / name).exists():
+                    return self._plain(directory) / name
+        return None
+
+    def _plain(self, directory: Path) -> Path:
+        """A name of it for LLVM, which takes lines, and knows no escape for quotes in them."""
+        facts = directory.stat()
+        which = facts.st_dev, facts.st_ino
+        if which not in self._opened:
+            self._opened[which] = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+        return Path(f"/proc/{os.getpid()}/fd/{self._opened[which]}")
 
     def _ask(self, question: str) -> dict[str, Any]:
         process = self._process or self._start()

@@ -13,12 +13,13 @@ from tests.waiting import SOON, eventually
 
 ID = "05dd" * 10
 LLVM = """#!/usr/bin/env python3
-import json, sys
+import json, os, sys
 with open({log!r}, "a") as log:
     for line in sys.stdin:
-        log.write(line)
+        path, offset = line.removeprefix('CODE "').split('" ')
+        log.write(os.path.realpath(path) + " " + offset)
         log.flush()
-        offset = line.split()[-1]
+        offset = offset.strip()
         inlined = [("deep", "./src/a.c", 3, 7), ("outer", "src/b.c", 9, 0)]
         known = {{"0x10": inlined, "0x20": [("main", "src/m.c", 5, 1)]}}
         known |= {{"0x30": [("start", "crt.c", 0, 0)], "0x40": [("", "", 0, 0)]}}
@@ -70,7 +71,12 @@ def frame(number: int, offset: str, said: str = "", build_id: str = ID) -> bytes
 
 def test_a_frame_gets_function_and_line(symbolizer: Symbolizer) -> None:
     assert symbolizer.run(frame(0, "0x20")) == b"    #0 0x55aa in main src/m.c:5:1\n"
-    assert symbolizer.asked() == [f'CODE "{symbolizer.unstripped}" 0x20']
+    assert symbolizer.asked() == [f"{symbolizer.unstripped} 0x20"]
+
+
+def test_quotes_blanks_and_newlines_in_a_path_do_no_harm(tmp_path: Path) -> None:
+    symbolizer = Symbolizer(tmp_path / 'a b"c\' "\nd')
+    assert symbolizer.run(frame(0, "0x20")) == b"    #0 0x55aa in main src/m.c:5:1\n"
 
 
 def test_what_the_guest_said_of_the_function_is_replaced(symbolizer: Symbolizer) -> None:
