@@ -6,12 +6,14 @@ are read, and how.
 
 import errno
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, cast
 
 from pipeline.configuration import Configuration
+from pipeline.errors import SettingsError
 from pipeline.faults import host_faults
 
 BuildKind = Literal["auto", "local", "clusterfuzz", "demo"]
@@ -38,6 +40,8 @@ RESOURCE_KEYS = (
     "ffx",
 )
 """Every key under which a build may have a file; each can be overridden in `[build]`."""
+
+_CONTROLS = re.compile(r"[\x00-\x08\n-\x1f\x7f]")
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "store": ("root",),
@@ -290,7 +294,7 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
     overrides = {key: path for key in RESOURCE_KEYS if (path := reader.path("build", key))}
     zbi, fvm = (_tool(reader, name, key, overrides) for name, key in (("zbi", "zbitool"), ("fvm", "fvm")))
     return Settings(
-        store=Store(Path(os.path.abspath(root))),
+        store=_store(os.path.abspath(root)),
         build_kind=cast(BuildKind, reader.choice("build", "kind", ("auto", "local", "clusterfuzz", "demo"))),
         resources=overrides,
         tools=_tools(reader, zbi, fvm),
@@ -317,6 +321,16 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
         campaign=_campaign(reader),
         demo_packages=reader.path("demo", "packages"),
     )
+
+
+def _store(root: str) -> Store:
+    # By links too: programs also ask the kernel where they are
+    if _CONTROLS.search(root) or _CONTROLS.search(os.path.realpath(root)):
+        raise SettingsError(
+            f"the store cannot be in a directory with a newline or another control character in its path: {root!r}",
+            hint="apt, for one, would wait for ever; move the store: [store] root or TOPCOAT_ROOT",
+        )
+    return Store(Path(root))
 
 
 def _tools(reader: Configuration, zbi: ToolChoice, fvm: ToolChoice) -> Tools:

@@ -204,6 +204,22 @@ def test_store_root(write: Write, tmp_path: Path, environ: dict[str, str], text:
     assert load(environ, write(text)).store.root == tmp_path / root
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "\x1b", "\x7f", "a/\n/b"])
+def test_a_store_whose_path_has_control_characters_is_refused(write: Write, tmp_path: Path, name: str) -> None:
+    said = "the store cannot be in a directory with a newline or another control character in its path: '"
+    with pytest.raises(SettingsError, match=f"^{said}") as caught:
+        load({"TOPCOAT_ROOT": name}, tmp_path)
+    assert not {*"\n\r\x1b\x7f"} & {*caught.value.message}
+    assert "move the store: [store] root or TOPCOAT_ROOT" in caught.value.hint
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(SettingsError, match=f"^{said}"):
+        load({}, tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    with pytest.raises(SettingsError, match=f"^{said}"):
+        load({"TOPCOAT_ROOT": "link/out"}, tmp_path)
+    assert load({"TOPCOAT_ROOT": str(tmp_path / "a\tb %=:;,'é\"")}, tmp_path / name).store.root.parent == tmp_path
+
+
 def test_the_directories_of_the_store(tmp_path: Path) -> None:
     store, out = load({}, tmp_path).store, tmp_path / "out"
     assert (store.keys, store.demo, store.instances) == (out / "keys", out / "demo", out / "instances")
