@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,7 @@ class Tool:
         return cls(name, (found,), (Path(found),))
 
 
-def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = None) -> str:
+def run(tool: Tool, *arguments: str | PurePath, timeout: float, cwd: Path | None = None) -> str:
     """Run `tool` and return its standard output (its last 1 MiB).
 
     Raises ToolMissing, ToolFailed or ToolTimeout, each with the command line and the end of the tool's stderr.
@@ -96,7 +96,7 @@ def run(tool: Tool, *arguments: str | Path, timeout: float, cwd: Path | None = N
             hint="if it only needs longer, raise [tools] timeout",
             detail=said.evidence(),
         )
-    if code == _CANNOT_EXECUTE:  # `env` has tried it
+    if code == _CANNOT_EXECUTE:  # `sh` has tried it
         _require_exec(tool, said.evidence())
     if code != 0:
         failure = ToolFailed(

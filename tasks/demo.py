@@ -95,7 +95,7 @@ class DemoSystem(_DemoPart):
 class DemoCompiler(ArtifactTask):
     """Debian's clang and llvm-symbolizer, and what fuzzers are compiled against; of packages that do not stay."""
 
-    version = 2
+    version = 3
 
     def requires(self) -> Tasks:
         # Where no packages are to be had at all, one of both tasks says so

@@ -71,8 +71,21 @@ Linked into each fuzzer instead, they would make it five times as large.
 
 _SYMBOLIZER = """\
 #!/bin/sh
-LD_LIBRARY_PATH="${0%/*}" exec "${0%/*}/llvm-symbolizer-19" "$@"
+exec 3<"${0%/*}" && LD_LIBRARY_PATH=/proc/self/fd/3 exec /proc/self/fd/3/llvm-symbolizer-19 "$@"
 """
+_PROGRAM, _WORK, _OUTPUT = (PurePosixPath("/proc/self/fd", str(number)) for number in (3, 4, 5))
+_START = """\
+exec 3<"$1" 4<"$2" 5<"$3" && program=$0 && shift 3 && \
+LD_LIBRARY_PATH=/proc/self/fd/3 TMPDIR=/proc/self/fd/5 exec "/proc/self/fd/3/$program" "$@"\
+"""
+"""How a program is started with its own directory and two others under plain names, which it hands on to its children.
+
+LLVM fills in each % of a file's name that it writes, the loader splits paths at colons and semicolons, and options take
+what is behind an equals sign or a comma for something else.
+"""
+_LINKING = ("-fuse-ld=lld", f"-B{_PROGRAM}")
+_SYSTEM = (f"--target={TARGET}", f"--sysroot={_WORK}", f"-resource-dir={_WORK / _RUNTIME}")
+
 # llvm-symbolizer would fetch debug information from servers by libcurl, which drags in 30 more packages. It never calls
 # it for files that are there, and to start it needs no more than a library of this name with this version.
 _NO_CURL = "CURL_OPENSSL_4 { *; };\n"
@@ -120,25 +133,13 @@ def _make_symbolizer(directory: Path, work: Path, timeout: float) -> None:
     versions = work / "libcurl.versions"
     versions.write_text(_NO_CURL)
     library = directory / _CURL
-    clang = Compiler(directory).program("clang")
-    # Not by -Wl, which takes a comma in a path for its own
-    options = (
-        "-shared",
-        "-nostdlib",
-        "-Xlinker",
-        f"--version-script={versions}",
-        "-Xlinker",
-        f"-soname={library.name}",
-    )
-    run(clang, *_linking(directory), *options, "-x", "c", "/dev/null", "-o", library, timeout=timeout)
+    clang = Compiler(directory).program("clang", work, directory)
+    options = ("-shared", "-nostdlib", f"-Wl,--version-script={_WORK / versions.name},-soname={library.name}")
+    run(clang, *_LINKING, *options, "-x", "c", "/dev/null", "-o", _OUTPUT / library.name, timeout=timeout)
     require_output(clang, library)
     wrapper = directory / "llvm-symbolizer"
     wrapper.write_text(_SYMBOLIZER)
     wrapper.chmod(0o755)
-
-
-def _linking(directory: Path) -> tuple[str, ...]:
-    return (f"--target={TARGET}", "-fuse-ld=lld", f"-B{directory}")
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,13 @@ class Compiler:
 
     directory: Path
 
-    def program(self, name: str) -> Tool:
-        """One of them, started in such a way that it finds its libraries."""
-        path = self.directory / name
-        return Tool(name, ("env", f"LD_LIBRARY_PATH={self.directory}", str(path)), (path,))
+    def program(self, name: str, work: Path, output: Path) -> Tool:
+        """One of them, started in such a way that it finds its libraries, and two directories under plain names.
+
+        The one for its output is also where its temporary files go.
+        """
+        places = (str(place.absolute()) for place in (self.directory, work, output))
+        return Tool(name, ("sh", "-c", _START, name, *places), (self.directory / name,))
 
     def compile(self, sources: tuple[Path, ...], output: Path, root: Path, *, timeout: float) -> None:
         """Compile and link a fuzzer with AddressSanitizer against the unpacked sysroot `root`, with debug information.
@@ -158,21 +162,21 @@ class Compiler:
         Neither the place of the sources, which must all be in one directory, nor that of anything else is in the
         outcome. Raises ToolError.
         """
-        clang = self.program("clang")
+        clang = self.program("clang", root, output.parent)
         options = (
-            "--driver-mode=g++", f"--sysroot={root}", f"-resource-dir={root / _RUNTIME}", *_linking(self.directory),
+            "--driver-mode=g++", *_SYSTEM, *_LINKING,
             "-std=gnu17", "-O1", "-gdwarf-4", "-fno-omit-frame-pointer", "-Wall", "-Wextra", "-Werror",
             # The functions of a stack are those of the source: a deeper one is not hidden in a tail call
             "-fno-optimize-sibling-calls",
             "-fsanitize=fuzzer,address", "-shared-libasan",
             "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections,--build-id=sha1",
-            f"-ffile-prefix-map={root}=", f"-fdebug-compilation-dir={SOURCES_SHOWN}",
+            f"-ffile-prefix-map={_WORK}=", f"-fdebug-compilation-dir={SOURCES_SHOWN}",
         )  # fmt: skip
         # The sanitizer's tables name the sources as they are named here
         names, place = [source.name for source in sources], sources[0].parent
         # By itself clang puts libstdc++ before the sanitizer, which insists on being loaded first
         linked = ("-nostdlib++", "-x", "c", *names, "-lstdc++")
-        run(clang, *options, *linked, "-o", output.absolute(), timeout=timeout, cwd=place)
+        run(clang, *options, *linked, "-o", _OUTPUT / output.name, timeout=timeout, cwd=place)
         require_output(clang, output)
 
     def dependencies(self, source: Path, rule: Path, root: Path, *, timeout: float) -> str:
@@ -180,13 +184,10 @@ class Compiler:
 
         It is written to the file `rule` first. What is wrong with the source is no error here. Raises ToolError.
         """
-        clang = self.program("clang")
+        clang = self.program("clang", root, rule.parent)
         # All that macros may depend on is as for `compile`
-        options = (
-            "--driver-mode=g++", f"--sysroot={root}", f"-resource-dir={root / _RUNTIME}", f"--target={TARGET}",
-            "-std=gnu17", "-O1", "-fsanitize=fuzzer,address", "-x", "c",
-        )  # fmt: skip
-        asked = ("-MM", "-MG", "-MF", rule.absolute(), source.name)
+        options = ("--driver-mode=g++", *_SYSTEM, "-std=gnu17", "-O1", "-fsanitize=fuzzer,address", "-x", "c")
+        asked = ("-MM", "-MG", "-MF", _OUTPUT / rule.name, source.name)
         try:
             run(clang, *options, *asked, timeout=timeout, cwd=source.parent)
         except ToolFailed as error:
@@ -197,8 +198,8 @@ class Compiler:
 
     def strip(self, program: Path, output: Path, *, timeout: float) -> None:
         """Copy a program without all that the guest does not need to run it. Raises ToolError."""
-        objcopy = self.program("llvm-objcopy")
-        run(objcopy, "--strip-all", program, output, timeout=timeout)
+        objcopy = self.program("llvm-objcopy", program.parent, output.parent)
+        run(objcopy, "--strip-all", _WORK / program.name, _OUTPUT / output.name, timeout=timeout)
         require_output(objcopy, output)
 
 

@@ -220,9 +220,9 @@ def test_the_trial_kernel_runs_to_its_end(host: Host) -> None:
 def test_the_trial_kernel_is_what_its_source_says(demo_parts: Path, tmp_path: Path) -> None:
     source, compiler = Path(accel.__file__).with_name("trial_kernel.S"), Compiler(demo_parts / "demo/llvm")
     assembled = tmp_path / "trial_kernel.o"
-    run(compiler.program("clang"), "-c", str(source), "-o", str(assembled), timeout=NEVER)
+    run(compiler.program("clang", tmp_path, tmp_path), "-c", str(source), "-o", str(assembled), timeout=NEVER)
     linking = ("--oformat=binary", "-Ttext=0", "-e", "0", str(assembled), "-o", str(tmp_path / "trial_kernel"))
-    run(compiler.program("ld.lld"), *linking, timeout=NEVER)
+    run(compiler.program("ld.lld", tmp_path, tmp_path), *linking, timeout=NEVER)
     assert (tmp_path / "trial_kernel").read_bytes() == accel.TRIAL_KERNEL
 
 

@@ -49,7 +49,7 @@ def compiled(workspace: Workspace, source: str, directory: Path) -> str:
         *(f"-resource-dir={next(root.glob('usr/lib/llvm-*/lib/clang/*'))}", "-fsanitize=fuzzer,address,undefined"),
         *("-shared-libasan", "-nostdlib++", "-x", "c", "target.c", "-lstdc++", "-o", "target"),
     )
-    run(Compiler(llvm).program("clang"), *options, timeout=LIMIT, cwd=directory)
+    run(Compiler(llvm).program("clang", root, directory), *options, timeout=LIMIT, cwd=directory)
     return os.fsdecode((directory / "target").read_bytes())
 
 
