@@ -3,8 +3,10 @@
 Of the host come its sources, its keyrings, and how it reaches them. No root is needed, and nothing of the host changes.
 """
 
+import errno
 import fnmatch
 import logging
+import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +17,7 @@ from typing import TypeVar
 from pipeline.demo.libraries import Selection
 from pipeline.demo.packages import ARCHITECTURE, name_of
 from pipeline.errors import PackageError, ToolFailed, ToolMissing
+from pipeline.faults import hint_for
 from pipeline.publish import locked, make_private
 from pipeline.tools import Tool, run
 
@@ -128,11 +131,12 @@ class Apt:
         except ToolFailed as error:
             raise PackageError(
                 "apt could not fetch " + ("its package lists" if arguments == ("update",) else _WHAT),
-                hint=_hint(),
+                hint=hint_for(errno.ENOSPC) if any(said in error.detail for said in _FULL) else _hint(),
                 detail=error.detail,
             ) from error
 
 
+_FULL = (os.strerror(errno.ENOSPC), "enough free space")
 _WHAT = "the packages of the demo guest"
 
 

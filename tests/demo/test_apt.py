@@ -1,5 +1,6 @@
 """The guest's packages by the host's real apt, from an archive on this machine."""
 
+import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,8 +13,10 @@ from pipeline.demo.initramfs import collect
 from pipeline.demo.packages import Packages
 from pipeline.errors import PackageError, ToolMissing
 from pipeline.publish import replacing
+from tests.conftest import Workspace
 from tests.demo import debs
 from tests.demo.archives import METAPACKAGE, Archive, HostApt, served
+from tests.tasks.runs import in_a_namespace
 
 LONG = 100.0
 NEEDS_APT = pytest.mark.skipif(shutil.which("apt-get") is None, reason="this host has no apt")
@@ -72,6 +75,16 @@ class TestFetching:
         archive.publish(version="2")
         assert names(fetched(tmp_path)) == files("2")
 
+    def test_by_new_lists_another_kernel_is_found(
+        self, host: HostApt, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fetched(tmp_path)
+        newer = debs.KERNEL_NAME.replace("-9-", "-10-")
+        monkeypatch.setitem(debs.CONTENTS, newer, debs.CONTENTS[debs.KERNEL_NAME])
+        monkeypatch.delitem(debs.CONTENTS, debs.KERNEL_NAME)
+        archive.publish(depends={METAPACKAGE: (newer,)})
+        assert names(fetched(tmp_path)) == files()
+
     def test_new_lists_are_fetched_for_another_source(self, host: HostApt, archive: Archive, tmp_path: Path) -> None:
         fetched(tmp_path)
         archive.publish("next", version="3")
@@ -99,6 +112,24 @@ class TestTheHostDoesNotMatter:
         host.pin("Package: *\nPin: release n=stable\nPin-Priority: -1\n")
         host.configure('APT::Default-Release "potato";')
         assert names(fetched(tmp_path)) == files()
+
+    def test_what_is_pinned_in_a_directory(self, host: HostApt, tmp_path: Path) -> None:
+        parts = tmp_path / "parts"
+        parts.mkdir()
+        (parts / "all").write_text("Package: *\nPin: release n=stable\nPin-Priority: -1\n")
+        host.configure(f'Dir::Etc::PreferencesParts "{parts}";')
+        assert names(fetched(tmp_path)) == files()
+
+    def test_where_it_keeps_packages_and_that_they_are_there_already(
+        self, host: HostApt, archive: Archive, tmp_path: Path
+    ) -> None:
+        kept = tmp_path / "kept"
+        kept.mkdir()
+        for name in files():
+            shutil.copy(archive.directory / "stable" / name, kept)
+        host.configure(f'Dir::Cache::archives "{kept}";')
+        assert names(fetched(tmp_path)) == files()
+        assert sorted(path.name for path in kept.iterdir()) == files()
 
     def test_what_is_done_after_an_update(self, host: HostApt, tmp_path: Path) -> None:
         host.configure(f'APT::Update::Post-Invoke {{ "touch {tmp_path}/done; exit 1"; }};')
@@ -131,6 +162,14 @@ class TestFailing:
         assert "404" in caught.value.detail
         assert "Unable to locate package" in caught.value.detail
         assert not (tmp_path / "packages").exists()
+
+    def test_a_full_disk(self, host: HostApt, archive: Archive, workspace: Workspace) -> None:
+        workspace.environment["APT_CONFIG"] = os.environ["APT_CONFIG"]
+        mount = 'mkdir "$ROOT" && mount -t tmpfs -o size=40k none "$ROOT"'
+        status, said = in_a_namespace(workspace, mount, "luigi --module tasks DemoPackages")
+        assert status == 30, said
+        assert "error: apt could not fetch " in said
+        assert "hint: free some space on that disk, or move the store: [store] root or TOPCOAT_ROOT" in said
 
     def test_a_package_that_is_not_there(self, host: HostApt, archive: Archive, tmp_path: Path) -> None:
         archive.publish(without=["dropbear-bin"])
