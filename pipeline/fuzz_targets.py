@@ -8,8 +8,8 @@ tells of what Topcoat has made.
 import json
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -69,6 +69,8 @@ class FuzzTargets:
     """All fuzzers of a build, sorted."""
 
     all: tuple[FuzzTarget, ...]
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """By full name, what to do about those of the demo guest that have a source, and nothing else yet."""
 
     @classmethod
     def of(cls, build: Build) -> "FuzzTargets":
@@ -84,7 +86,12 @@ class FuzzTargets:
         elif "tests.json" not in build.demo_made:
             log.warning("the build has no tests.json, so none of its fuzzers can be of the second generation")
         found = {target.full_name: target for target in targets if _is_sound(target)}
-        return cls(tuple(sorted(found.values())))
+        return cls(tuple(sorted(found.values())), _missing(build, found))
+
+    @property
+    def names(self) -> list[str]:
+        """The full names."""
+        return [target.full_name for target in self.all]
 
     @property
     def listed(self) -> tuple[FuzzTarget, ...]:
@@ -96,13 +103,12 @@ class FuzzTargets:
         for target in self.all:
             if target.full_name == name:
                 return target
-        raise UnknownFuzzer(f"no such fuzzer: {name}", hint=self._nearest(name))
+        raise UnknownFuzzer(f"no such fuzzer: {name}", hint=self.missing.get(name) or self._nearest(name))
 
     def _nearest(self, name: str) -> str:
         from difflib import get_close_matches
 
-        names = [target.full_name for target in self.all]
-        near = get_close_matches(name, names, 3) or names[:3]
+        near = get_close_matches(name, self.names, 3) or self.names[:3]
         return f"the build has {', '.join(near)}" if near else "the build has no fuzzers at all"
 
 
@@ -112,6 +118,13 @@ def _is_sound(target: FuzzTarget) -> bool:
         return True
     log.warning("a fuzzer of the build is left out: %s cannot be a name", one_line(target.full_name, 80))
     return False
+
+
+def _missing(build: Build, present: Container[str]) -> Mapping[str, str]:
+    from pipeline.demo import fuzzers
+
+    lists = ("fuzzers.json", "tests.json")
+    return fuzzers.missing(build.path(lists[0]).parent, present) if build.demo_made.issuperset(lists) else {}
 
 
 def _content(build: Build, key: str) -> tuple[Path, object] | None:

@@ -49,10 +49,13 @@ class CampaignTask(BuildTask, FreshTask):
 
     def providers(self) -> Tasks:
         """Also what tells of the demo guest's fuzzers, which need not be in the guest that is booted."""
+        names: Tasks = {"llvm-symbolizer": DemoCompiler()} if "llvm-symbolizer" in current()[1].demo_made else {}
+        return {**super().providers(), **self.lists(), **names}
+
+    def lists(self) -> Tasks:
+        """What makes the lists of the demo guest's fuzzers."""
         made = current()[1].demo_made
-        lists: Tasks = {key: DemoFuzzers() for key in ("fuzzers.json", "tests.json") if key in made}
-        names: Tasks = {"llvm-symbolizer": DemoCompiler()} if "llvm-symbolizer" in made else {}
-        return {**super().providers(), **lists, **names}
+        return {key: DemoFuzzers() for key in ("fuzzers.json", "tests.json") if key in made}
 
     @property
     def patterns(self) -> str:
@@ -76,9 +79,9 @@ class CampaignTask(BuildTask, FreshTask):
         from pipeline.fuzz_targets import FuzzTargets
 
         chosen, build = current()
-        names = [target.full_name for target in FuzzTargets.of(build).all]
+        targets = FuzzTargets.of(build)
         if self.file:
-            found = draft.read(Path(self.file), chosen.campaign).expand(names)
+            found = draft.read(Path(self.file), chosen.campaign).expand(targets.names, targets.missing)
             return replace(found, name=self.name or found.name)
         return draft.from_parameters(
             chosen.campaign,
@@ -89,7 +92,7 @@ class CampaignTask(BuildTask, FreshTask):
             slice_=self.slice_length,
             seed=self.seed,
             allocation=self.allocation,
-        ).expand(names)
+        ).expand(targets.names, targets.missing)
 
     def subjects(self, definition: "Definition") -> "Subjects":
         """What the fuzzers are today."""
@@ -131,6 +134,8 @@ class CampaignTask(BuildTask, FreshTask):
         try:
             return self.definition()
         except UsageError:
+            if Check(digests()).first_stale(self.lists()):  # what is wrong may be the list
+                return None
             raise
         except TopcoatError:
             return None

@@ -10,6 +10,7 @@ from pipeline import settings
 from pipeline.demo import INIT, fuzzers, host_key_file
 from pipeline.freshness import Reason
 from pipeline.publish import publish_json, write_new
+from pipeline.text import one_line
 from tasks.base import ArtifactTask, Check, Tasks, say_once
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ class DemoFuzzers(ArtifactTask):
         return {**super().inputs(), **fuzzers.inputs(sources), **headers.known(sources, self.listing)}
 
     def why(self, check: Check) -> Reason | None:
+        for path in fuzzers.left_out(fuzzers.SOURCES):
+            say_once(logging.WARNING, f"{one_line(str(path))} is left out of the fuzzers: it is no file")
         reason = super().why(check)
         if reason is None:
             for failure in fuzzers.failures(self.artifacts()[1]):

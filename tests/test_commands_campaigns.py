@@ -111,6 +111,19 @@ def test_every_problem_has_a_line_of_its_own(nightly: Workspace) -> None:
     ]
 
 
+def test_a_fuzzer_that_is_not_compiled_yet_is_not_taken_for_a_wrong_name(workspace: Workspace) -> None:
+    (workspace.store.demo / "fuzzers").mkdir(parents=True)
+    (workspace.store.demo / "fuzzers/fuzzers.json").write_text(fuzzers("noop_fuzzer"))
+    (workspace.directory / "n.toml").write_text('name = "n"\nfuzzers = ["*/crash_fuzzer"]\n')
+    (workspace.directory / "units").mkdir()
+    (workspace.directory / "units/a").write_text("a")
+    why = "(crash_fuzzer.c has not been compiled yet: luigi --module tasks DemoFuzzers)"
+    check = workspace.topcoat("campaign", "check", "n.toml")
+    assert (check.status, check.text) == (2, f"n.toml:2: no fuzzer of the build is named */crash_fuzzer {why}\n")
+    imported = workspace.topcoat("corpus", "import", "example-fuzzers/crash_fuzzer", "units")
+    assert f"no fuzzer of the build is named example-fuzzers/crash_fuzzer {why}" in imported.text
+
+
 def test_problems_for_machines(nightly: Workspace) -> None:
     (nightly.directory / "nightly.toml").write_text(FILE.replace("90s", "90x"))
     done = nightly.topcoat("campaign", "check", "nightly.toml", "--json")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 from pipeline import goglob
@@ -25,6 +26,7 @@ FUZZER_KEYS = ("name", "budget", "slice", "options", "environment", "dictionary"
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _LARGEST_SEED = (1 << 32) - 1
 _WRONG_LINES = 10  # of one dictionary: who gives a wrong file need not be told of each of its lines
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _OF_ONE = "it is of one fuzzer: write it below [[fuzzer]]"
 _OF_ALL = "it is of the whole campaign: write it above all [[fuzzer]]"
 
@@ -40,8 +42,10 @@ class Pattern:
         """The names that it asks for."""
         return {name for name in names if goglob.match(self.text, name)}
 
-    def hint(self, names: Collection[str]) -> str:
-        """What may be meant, if it asks for none of the names."""
+    def hint(self, names: Collection[str], missing: Mapping[str, str] = _NOTHING) -> str:
+        """What may be meant, if it asks for none of the names; `missing` has hints for others."""
+        for name in self.among(missing):
+            return missing[name]
         package, _, last = self.text.rpartition("/")
         by_last = {name.rpartition("/")[2]: name for name in names}
         near = [by_last[each] for each in nearest(last, by_last, 3)] if goglob.has_magic(package) else []
@@ -102,17 +106,20 @@ class Draft:
     warnings: tuple[Problem, ...] = ()
     """What is odd, and does no harm: somebody should be told."""
 
-    def expand(self, names: Collection[str]) -> Definition:
-        """The campaign for a build whose fuzzers have these full names. Raises SettingsError, with all problems."""
-        refuse(self.source.name or self.name, self.problems_with(names))
+    def expand(self, names: Collection[str], missing: Mapping[str, str] = _NOTHING) -> Definition:
+        """The campaign for a build whose fuzzers have these full names. `missing`: hints for others, by their names.
+
+        Raises SettingsError, with all problems.
+        """
+        refuse(self.source.name or self.name, self.problems_with(names, missing))
         plans = tuple(self._plan(name) for name in sorted(self._selected(names)))
         return Definition(self.name, self.seed, self.allocation, plans)
 
-    def problems_with(self, names: Collection[str]) -> tuple[Problem, ...]:
+    def problems_with(self, names: Collection[str], missing: Mapping[str, str] = _NOTHING) -> tuple[Problem, ...]:
         """All that is wrong with it, for such a build."""
         if self.source.problems:
             return self.problems
-        found = [*self.problems, *self._unmatched(names)]
+        found = [*self.problems, *self._unmatched(names, missing)]
         if not found:
             found += self._unselected(self._selected(names))
         return in_order(found)
@@ -121,14 +128,13 @@ class Draft:
         wanted = set().union(*(pattern.among(names) for pattern in self.fuzzers))
         return wanted.difference(*(pattern.among(names) for pattern in self.exclude))
 
-    def _unmatched(self, names: Collection[str]) -> Iterator[Problem]:
+    def _unmatched(self, names: Collection[str], missing: Mapping[str, str]) -> Iterator[Problem]:
         """Patterns that ask for nothing that the build has: most often they are misspelled."""
         overriding = (override.pattern for override in self.overrides)
         for pattern in (*self.fuzzers, *self.exclude, *overriding):
             if not pattern.among(names):
-                yield self.source.problem(
-                    pattern.path, f"no fuzzer of the build is named {pattern.text}", pattern.hint(names)
-                )
+                message = f"no fuzzer of the build is named {pattern.text}"
+                yield self.source.problem(pattern.path, message, pattern.hint(names, missing))
 
     def _unselected(self, selected: set[str]) -> Iterator[Problem]:
         if not selected:

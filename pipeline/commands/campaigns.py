@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.campaign.problems import Problem
     from pipeline.campaign.reading import Reading
     from pipeline.corpus import Added
+    from pipeline.fuzz_targets import FuzzTargets
 
 SCHEMA = 1
 """Of `topcoat campaign check --json`. docs/campaign.md describes it."""
@@ -34,9 +35,9 @@ def check(chosen: Settings, options: argparse.Namespace) -> int:
     from pipeline.corpus import Corpus, Limits
 
     found = draft.look(Path(options.file), chosen.campaign)
-    names, why_not = _names(chosen)
-    problems = found.problems if names is None else found.problems_with(names)
-    definition = None if problems or names is None else _runnable(chosen, found.expand(names))
+    targets, why_not = _targets(chosen)
+    problems = found.problems_with(targets.names, targets.missing) if targets else found.problems
+    definition = _runnable(chosen, found.expand(targets.names)) if targets and not problems else None
     judged = {
         plan.name: seeds.judge(plan, Corpus.of(chosen.store.root, plan.name, Limits.of(chosen.campaign)))
         for plan in (definition.fuzzers if definition else ())
@@ -71,13 +72,13 @@ def _runnable(chosen: Settings, definition: "Definition") -> "Definition":
     return definition
 
 
-def _names(chosen: Settings) -> tuple[list[str] | None, str]:
-    """The full names of all fuzzers of the build; None, and the reason, if they are not known yet."""
+def _targets(chosen: Settings) -> "tuple[FuzzTargets | None, str]":
+    """All fuzzers of the build; None, and the reason, if they are not known yet."""
     from pipeline import build
     from pipeline.fuzz_targets import FuzzTargets
 
     try:
-        return [target.full_name for target in FuzzTargets.of(build.load(chosen)).all], ""
+        return FuzzTargets.of(build.load(chosen)), ""
     except ResourceDamaged:
         raise
     except MissingResource as error:

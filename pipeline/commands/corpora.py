@@ -163,9 +163,9 @@ def _warn_if_unknown(chosen: Settings, fuzzer: str) -> None:
     from pipeline.fuzz_targets import FuzzTargets
 
     try:
-        names = [target.full_name for target in FuzzTargets.of(build.load(chosen)).all]
+        targets = FuzzTargets.of(build.load(chosen))
     except TopcoatError:  # a corpus needs no build
         return
-    if fuzzer not in names:
-        hint = Pattern(fuzzer, ()).hint(names)
+    if fuzzer not in targets.names:
+        hint = Pattern(fuzzer, ()).hint(targets.names, targets.missing)
         print(f"warning: no fuzzer of the build is named {fuzzer} ({one_line(hint)})", file=sys.stderr)

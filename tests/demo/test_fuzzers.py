@@ -159,6 +159,29 @@ def test_inputs_are_all_files_of_fuzzers_and_no_others(tmp_path: Path) -> None:
     assert {"parser_fuzzer.corpus/records", "crash_fuzzer.c"} < set(fuzzers.inputs(SOURCES))
 
 
+def test_what_is_no_file_is_no_input_and_keeps_no_other_fuzzer_from_being_made(
+    demo_parts: Path, tmp_path: Path
+) -> None:
+    sources = copied(tmp_path / "sources", "noop_fuzzer.c", "crash_fuzzer.c")
+    odd = [sources / name for name in ("crash_fuzzer.corpus/sub", "crash_fuzzer.dict", "other.c")]
+    for directory in odd:
+        directory.mkdir(parents=True)
+    for link in (sources / "another.c", sources / "crash_fuzzer.corpus/gone", sources / "noop_fuzzer.dict"):
+        link.symlink_to("nothing")
+        odd.append(link)
+    os.mkfifo(sources / "crash_fuzzer.corpus/fifo")
+    assert fuzzers.left_out(sources) == sorted([*odd, sources / "crash_fuzzer.corpus/fifo"])
+    (sources / "crash_fuzzer.corpus/seed").write_text("seed")
+    assert [*fuzzers.inputs(sources)] == [
+        "options.c", "crash_fuzzer.c", "crash_fuzzer.corpus/seed", "noop_fuzzer.c",
+    ]  # fmt: skip
+    compiler, sysroot = Compiler(demo_parts / "demo/llvm"), demo_parts / "demo/sysroot.tar"
+    making.make(sources, compiler, sysroot, tmp_path / "image", tmp_path / "made", timeout=LONG)
+    assert fuzzers.failures(tmp_path / "made") == []
+    names = [entry.name for entry in cpio.decode((tmp_path / "image").read_bytes())]
+    assert [name for name in names if "/corpus/" in name] == ["data/fuzz/example-fuzzers/crash_fuzzer/pkg/corpus/seed"]
+
+
 EDITED = """
 import os
 from pathlib import Path
@@ -246,6 +269,44 @@ def test_if_none_compiles_any_more_the_old_ones_stay(edited: Workspace) -> None:
     assert "error: none" in outcome.text
     assert made() == before
     assert not (edited.store.demo / "fuzzers.cpio.made.json").exists()
+
+
+def test_what_is_no_file_is_told_at_each_run(edited: Workspace) -> None:
+    (edited.directory / "sources/noop_fuzzer.corpus/sub").mkdir(parents=True)
+    for _ in range(2):
+        outcome = edited.run("luigi", "--module", "edited", "InitrdWithKey")
+        assert outcome.status == 0
+        said = f"{edited.directory}/sources/noop_fuzzer.corpus/sub is left out of the fuzzers: it is no file"
+        assert outcome.text.count(said) == 1
+        assert " made " not in outcome.text
+
+
+def test_a_fuzzer_that_has_just_been_added_is_compiled_before_a_campaign_is_judged(edited: Workspace) -> None:
+    shutil.copy(SOURCES / "noop_fuzzer.c", edited.directory / "sources/x.c")
+    edited.module(
+        "edited", EDITED + "FuzzCampaign.work = lambda self: exit(print(self.definition().fuzzers[0].name))\n"
+    )
+    outcome = edited.run("luigi", "--module", "edited", "FuzzCampaign", "--fuzzers", "*/x")
+    assert "no fuzzer of the build" not in outcome.text
+    assert "example-fuzzers/x" in outcome.stdout.decode().splitlines(), outcome.text
+
+
+def test_a_name_that_none_has_is_refused_whether_the_fuzzers_are_made_or_stale(edited: Workspace) -> None:
+    said = "no fuzzer of the build is named */nop_fuzzer"
+    for _ in range(2):
+        outcome = edited.run("luigi", "--module", "edited", "FuzzCampaign", "--fuzzers", "*/nop_fuzzer")
+        assert (outcome.status, said in outcome.text, "Traceback" in outcome.text) == (2, True, False), outcome.text
+        assert "did you mean example-fuzzers/noop_fuzzer" in outcome.text
+        append(edited, "noop_fuzzer.c", "// a remark\n")
+
+
+def test_a_fuzzer_that_does_not_compile_is_not_taken_for_a_wrong_name(edited: Workspace) -> None:
+    (edited.directory / "sources/broken_fuzzer.c").write_text(BROKEN)
+    for _ in range(2):
+        outcome = edited.run("luigi", "--module", "edited", "FuzzCampaign", "--fuzzers", "*/broken_fuzzer")
+        assert outcome.status == 2, outcome.text
+        assert "broken_fuzzer.c does not compile; what is wrong with it: luigi --module tasks Demo" in outcome.text
+        assert "did you mean" not in outcome.text
 
 
 USE = "volatile int used; __attribute__((constructor)) static void use(void) { used = ANSWER; }\n"

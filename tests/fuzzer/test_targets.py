@@ -2,11 +2,13 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.build import Build, Resource
+from pipeline.campaign.draft import Pattern
 from pipeline.errors import MissingResource, ResourceDamaged, UnknownFuzzer
 from pipeline.fuzz_targets import FuzzTarget, FuzzTargets
 
@@ -30,6 +32,28 @@ def v2(package: str, name: str) -> dict[str, object]:
 
 def label(label: str, **facts: str) -> dict[str, str]:
     return {"label": label, **facts}
+
+
+def test_why_fuzzers_of_the_demo_guest_are_missing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sources").mkdir()
+    for name in ("made", "broken", "new"):
+        (tmp_path / f"sources/{name}.c").touch()
+    monkeypatch.setattr("pipeline.demo.fuzzers.SOURCES", tmp_path / "sources")
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed/broken.txt").touch()
+    demo = build(tmp_path, [], [v2("example-fuzzers", "made")], "demo")
+    assert FuzzTargets.of(demo).missing == {}, "the lists are the user's"
+    targets = FuzzTargets.of(replace(demo, demo_made=frozenset({"fuzzers.json", "tests.json"})))
+    assert targets.names == ["example-fuzzers/made"]
+    assert targets.missing == {
+        "example-fuzzers/broken": "broken.c does not compile; what is wrong with it: luigi --module tasks DemoFuzzers",
+        "example-fuzzers/new": "new.c has not been compiled yet: luigi --module tasks DemoFuzzers",
+    }
+    with pytest.raises(UnknownFuzzer, match=r"^no such fuzzer: example-fuzzers/new$") as caught:
+        targets.find("example-fuzzers/new")
+    assert caught.value.hint.startswith("new.c has not been compiled yet")
+    assert Pattern("*/br*", ()).hint(targets.names, targets.missing).startswith("broken.c does not compile")
+    assert Pattern("*/mad", ()).hint(targets.names, targets.missing) == "did you mean example-fuzzers/made?"
 
 
 def test_b1_no_file_is_an_error(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ In the guest each has a name space of its own, `/data/fuzz/PACKAGE/FUZZER`, with
 and if need be NAME.dict and the directory NAME.corpus.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +41,24 @@ class Fuzzer:
     def dictionary(self) -> Path | None:
         """Its dictionary, if it has one."""
         path = self.source.with_suffix(".dict")
-        return path if path.exists() else None
+        return path if path.is_file() else None
 
     @property
     def seeds(self) -> list[Path]:
         """The inputs that it starts from."""
-        return sorted(self.source.with_suffix(".corpus").glob("*"))
+        return [path for path in sorted(self.source.with_suffix(".corpus").glob("*")) if path.is_file()]
+
+
+def missing(made: Path, present: Container[str]) -> Mapping[str, str]:
+    """By full name, what to do about the fuzzers that have a source and are not `present`, made into this directory."""
+    found = {f"{PACKAGE}/{fuzzer.name}": fuzzer.name for fuzzer in all_in(SOURCES)}
+    return {full: _why_missing(made, name) for full, name in found.items() if full not in present}
+
+
+def _why_missing(made: Path, name: str) -> str:
+    if (made / FAILED / f"{name}.txt").exists():
+        return f"{name}.c does not compile; what is wrong with it: luigi --module tasks DemoFuzzers"
+    return f"{name}.c has not been compiled yet: luigi --module tasks DemoFuzzers"
 
 
 FAILED = "failed"
@@ -67,7 +79,13 @@ def failures(made: Path) -> list[ToolFailed]:
 
 def all_in(directory: Path) -> list[Fuzzer]:
     """All fuzzers whose sources are in the directory, sorted by name."""
-    return [Fuzzer(path) for path in sorted(directory.glob("*.c")) if path.name != OPTIONS]
+    return [Fuzzer(path) for path in sorted(directory.glob("*.c")) if path.name != OPTIONS and path.is_file()]
+
+
+def left_out(directory: Path) -> list[Path]:
+    """What is named like a part of a fuzzer in the directory, and is no file."""
+    named = (path for pattern in ("*.c", "*.dict", "*.corpus/*") for path in directory.glob(pattern))
+    return sorted(path for path in named if not path.is_file())
 
 
 def inputs(directory: Path) -> Mapping[str, Path]:
@@ -76,7 +94,8 @@ def inputs(directory: Path) -> Mapping[str, Path]:
 
 
 def _inputs(directory: Path) -> Iterator[tuple[str, Path]]:
-    for path in (directory / OPTIONS, *(fuzzer.source for fuzzer in all_in(directory))):
-        for part in (path, path.with_suffix(".dict"), *sorted(path.with_suffix(".corpus").glob("*"))):
-            if part.exists() or part == path:
+    yield OPTIONS, directory / OPTIONS
+    for fuzzer in all_in(directory):
+        for part in (fuzzer.source, fuzzer.dictionary, *fuzzer.seeds):
+            if part:
                 yield str(part.relative_to(directory)), part
