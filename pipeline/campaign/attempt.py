@@ -1,17 +1,15 @@
 """One attempt at a slice: the fuzzer runs once, in one guest, and whatever it brings is taken."""
 
 import logging
-import math
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from pipeline.campaign.capture import Capture
-from pipeline.campaign.definition import FuzzerPlan
 from pipeline.campaign.failures import KEPT, Failures
 from pipeline.campaign.guests import Guest, Room
 from pipeline.campaign.harvest import Harvest
@@ -19,6 +17,7 @@ from pipeline.campaign.judging import hit_own_limit
 from pipeline.campaign.site import CORPUS, DICTIONARY, PACKAGE
 from pipeline.campaign.state import FAILURES
 from pipeline.campaign.status import Live
+from pipeline.campaign.work import Work, usual_limits
 from pipeline.corpus import Corpus
 from pipeline.corpus.files import name_of
 from pipeline.crashes import report as reports
@@ -27,22 +26,11 @@ from pipeline.crashes.vault import Crash, Vault
 from pipeline.deadline import Clock
 from pipeline.errors import CommandError, ConnectError, FuzzerError, FuzzerTimeout, StoreError, TopcoatError
 from pipeline.fuzzer.progress import Final, Progress, ProgressScanner
-from pipeline.ledger import Crashed, Ended, Entry, Harvested, Point, Result, Started, Subject
+from pipeline.ledger import Crashed, Ended, Entry, Harvested, Point, Result, Started
 from pipeline.settings import Campaign
 from pipeline.text import one_line
 
 log = logging.getLogger("topcoat")
-
-UNIT_TIMEOUT = 25
-"""Seconds that one unit may take where the campaign says nothing; as in ClusterFuzz."""
-
-MOST_MEMORY = 2048
-"""MiB that a fuzzer may take where the campaign says nothing, as for libFuzzer, unless that is most of the guest's."""
-
-_PART_OF_GUEST = 0.6
-
-GRACE = 60.0
-"""Seconds that a fuzzer may take to end, above its time and the time of one unit: an emulated guest is slow."""
 
 REPORT_LIMIT = 5.0
 """Seconds in which the report of an artifact that was fetched must have come through the symbolizer."""
@@ -53,60 +41,6 @@ _GOES_ON = "runtime error"
 _FOUND = re.compile(rb"^INFO: found (?:line matching|item with checksum) '.{0,1000}', exiting\.$", re.MULTILINE)
 
 _NOTHING = Progress(seconds=0.0, event="", executions=0)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is to be done."""
-
-    subject: Subject
-    plan: FuzzerPlan
-    slice: int
-    attempt: int
-    seconds: float
-    """For which it may run."""
-    runs: int | None
-    """How often it may run its target, if that is limited."""
-    seed: int
-
-    @property
-    def source(self) -> str:
-        """Where units are from that it brings."""
-        return f"{self.subject.fuzzer}#{self.slice}.{self.attempt}"
-
-    def words(self, guest: Guest) -> tuple[str, ...]:
-        """libFuzzer's arguments, but for what the fuzzer was built with."""
-        options = options_in(guest, self.plan) | {
-            "seed": str(self.seed),
-            "max_total_time": str(math.ceil(self.seconds)),
-            "print_final_stats": "1",
-        }
-        if self.runs is not None:
-            options["runs"] = str(self.runs)
-        if self.plan.dictionary is not None:
-            options["dict"] = DICTIONARY
-        return (*as_words(options), CORPUS)
-
-    @property
-    def limit(self) -> float:
-        """Seconds after which it hangs."""
-        return self.seconds + GRACE + float(dict(self.plan.options).get("timeout", UNIT_TIMEOUT))
-
-
-def usual_limits(guest: Guest) -> dict[str, str]:
-    """libFuzzer's options for the limits that hold in this guest unless a campaign says otherwise."""
-    memory = min(MOST_MEMORY, int(guest.memory * _PART_OF_GUEST))
-    return {"timeout": str(UNIT_TIMEOUT), "rss_limit_mb": str(memory)}
-
-
-def options_in(guest: Guest, plan: FuzzerPlan) -> dict[str, str]:
-    """libFuzzer's options that hold for whatever the fuzzer does in this guest."""
-    return usual_limits(guest) | dict(plan.options)
-
-
-def as_words(options: Mapping[str, str]) -> list[str]:
-    """The arguments for these options."""
-    return [f"-{name}={value}" for name, value in sorted(options.items())]
 
 
 @dataclass(frozen=True)

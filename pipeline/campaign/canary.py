@@ -11,11 +11,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.campaign.attempt import Attempt, Places, Work, as_words, options_in
+from pipeline.campaign.attempt import Attempt, Places
 from pipeline.campaign.capture import Capture
 from pipeline.campaign.definition import Budget, FuzzerPlan
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.guests import Guest
+from pipeline.campaign.work import Work, as_words, options_in
 from pipeline.corpus import Corpus
 from pipeline.crashes import report as reports
 from pipeline.crashes.report import CrashReport

@@ -8,13 +8,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.campaign.attempt import as_words, usual_limits
 from pipeline.campaign.capture import Capture
 from pipeline.campaign.definition import FuzzerPlan
 from pipeline.campaign.guests import Guest
 from pipeline.campaign.harvest import LONGEST_NAME
 from pipeline.campaign.judging import judging
 from pipeline.campaign.site import CORPUS, MERGED, Site
+from pipeline.campaign.work import as_words, usual_limits
 from pipeline.corpus import Corpus, Coverage, Manifest, Unit
 from pipeline.corpus.files import name_of
 from pipeline.deadline import Clock

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pipeline import ledger
 from pipeline.campaign import allocation, budget, canary, merging, reading, seeds
 from pipeline.campaign.allocation import Candidate
-from pipeline.campaign.attempt import Attempt, Places, Work
+from pipeline.campaign.attempt import Attempt, Places
 from pipeline.campaign.definition import Definition, FuzzerPlan
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.guests import Guest, Guests
@@ -26,6 +26,7 @@ from pipeline.campaign.result import RESULT
 from pipeline.campaign.state import Standing, State
 from pipeline.campaign.status import CampaignState, FuzzerStatus, Status, of_campaign, of_fuzzer
 from pipeline.campaign.subjects import Subjects
+from pipeline.campaign.work import Work
 from pipeline.corpus import Corpus, Limits
 from pipeline.crashes.vault import Group, Vault
 from pipeline.deadline import Clock, Deadline, utc_now

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.campaign.attempt import Attempt, Places, Work
+from pipeline.campaign.attempt import Attempt, Places
 from pipeline.campaign.definition import FuzzerPlan
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.site import CORPUS
+from pipeline.campaign.work import Work
 from pipeline.corpus import Corpus
 from pipeline.corpus.files import name_of
 from pipeline.crashes.vault import Vault

@@ -33,7 +33,7 @@ MARK = "escaped-from-the-guest"
 
 pytestmark = pytest.mark.timeout(2 * LIMIT)
 
-HURRIED = "from pipeline.campaign import attempt\nattempt.GRACE, attempt.UNIT_TIMEOUT = 4.0, 1\nimport tasks\n"
+HURRIED = "from pipeline.campaign import work\nwork.GRACE, work.UNIT_TIMEOUT = 4.0, 1\nimport tasks\n"
 """A fuzzer that does not end by itself is given 85 s to end after its time; nobody waits as long here."""
 
 LENDER = """
