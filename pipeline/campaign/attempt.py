@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
+from pipeline.campaign import artifacts
+from pipeline.campaign.artifacts import is_crash, unit_of
 from pipeline.campaign.capture import Capture
 from pipeline.campaign.failures import KEPT, Failures
 from pipeline.campaign.guests import Guest, Room
@@ -78,6 +80,7 @@ class Attempt:
         self._said = threading.Condition()
         self._storing = threading.Lock()
         self._crashes: list[Crashed] = []
+        self._losses: list[str] = []
         self._stored: set[str] = set()
         """Artifacts."""
 
@@ -125,7 +128,7 @@ class Attempt:
         self._places.note(started)
         error = self._tried()
         try:
-            self._take_crashes()
+            self._take_crashes(ended=True)
         except StoreError as failure:
             error = failure
         result, reason = self._judge(error)
@@ -186,7 +189,7 @@ class Attempt:
                 self._said.notify_all()
             harvest.end(harvester)
             if harvest.failure is None:
-                harvest.take()
+                harvest.finish()
 
     def write(self, data: bytes, /) -> int:
         """Take the fuzzer's output."""
@@ -230,20 +233,39 @@ class Attempt:
     def _inputs(self) -> dict[str, bytes]:
         """The artifacts of crashes that have not been stored yet."""
         fetched = dict(self._harvest.artifacts) if self._harvest else {}
-        return {name: fetched[name] for name in fetched if _is_crash(name) and name not in self._stored}
+        return {name: fetched[name] for name in fetched if is_crash(name) and name not in self._stored}
 
-    def _take_crashes(self) -> None:
-        """Store what was reported, and keep its input out of the corpus."""
+    def _take_crashes(self, *, ended: bool = False) -> None:
+        """Store what was reported, and keep its input out of the corpus.
+
+        Once it has `ended`, that without its input too: what else the guest has under an artifact's name is none.
+        """
         with self._storing:
             report = reports.parse(self._output())
-            inputs = self._inputs()
-            if report is not None and not inputs and not self._stored:
-                inputs = {"": report.base64 or b""}  # the guest has died with it
-            for name, content in inputs.items():
+            for name, content in self._inputs().items():
                 self._take_crash(name, content, report)
+            for name in self._without_input(report) if ended else ():
+                told = artifacts.told(name, report)
+                if told is None and name:
+                    self._lose(name)
+                self._take_crash(name, told, report)
 
-    def _take_crash(self, name: str, content: bytes, report: CrashReport | None) -> None:
-        work, corpus, unit = self.work, self._places.corpus, name_of(content)
+    def _without_input(self, report: CrashReport | None) -> list[str]:
+        """The artifacts of crashes that did not come whole; of a guest that has died with one, what it told of."""
+        torn = filter(is_crash, self._harvest.torn if self._harvest else ())
+        if names := sorted(set(torn) - self._stored):
+            return names
+        return [] if report is None or self._stored else [next(reversed(report.artifacts), "")]
+
+    def _lose(self, name: str) -> None:
+        lost = f"the input of {one_line(name)} is lost: it did not come whole, and the output does not tell it"
+        log.warning("%s: %s", self.work.source, lost)
+        self._losses.append(lost)
+
+    def _take_crash(self, name: str, content: bytes | None, report: CrashReport | None) -> None:
+        """Without the content its artifact's name may tell which unit it is. The empty one ends no attempt."""
+        work, corpus = self.work, self._places.corpus
+        unit = unit_of(name) if content is None else name_of(content) if content else ""
         stays = hit_own_limit(report, dict(work.plan.options), usual_limits(self._guest))
         stored = self._places.vault.add(
             Crash(
@@ -255,19 +277,19 @@ class Attempt:
                 options=work.words(self._guest),
                 builds={"fuzzer": work.subject.build},
                 artifact=name,
-                input=content,
+                input=content or b"",
                 output=self._output(),
                 serial=self._guest.serial(),
                 report=report,
             )
         )
         self._stored.add(name)
-        digest = sha256(content).hexdigest()
-        passed_over = unit if content and stays else ""
+        digest = sha256(content or b"").hexdigest()
+        passed_over = unit if stays else ""
         crashed = Crashed(work.subject, work.slice, work.attempt, stored.group, stored.new, digest, passed_over)
         self._crashes.append(crashed)
         self._places.note(crashed)
-        if passed_over or (content and corpus.quarantine(content, stored.group)):
+        if passed_over or (unit and corpus.quarantine(content or unit, stored.group)):
             self._remove(unit)
 
     def _remove(self, unit: str) -> None:
@@ -282,7 +304,7 @@ class Attempt:
         if isinstance(error, StoreError):
             return "host", one_line(str(error))
         if self._crashes:
-            return "crash", self._crashes[0].group
+            return "crash", "; ".join((self._crashes[0].group, *self._losses))
         if self._halted.is_set():
             return "stopped", "it was asked to"
         if error is None:
@@ -339,8 +361,3 @@ class Attempt:
 
 def _point(one: Progress) -> Point:
     return (round(one.seconds, 3), one.executions, one.edges, one.features, one.units)
-
-
-def _is_crash(name: str) -> bool:
-    """libFuzzer writes slow units too, and goes on."""
-    return not name.startswith("slow-unit-")

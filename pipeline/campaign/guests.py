@@ -32,6 +32,8 @@ class Room:
     site: Site
     known: set[str] = field(default_factory=set)
     """Names in its corpus there that are on the host too, or need not be."""
+    lost: set[str] = field(default_factory=set)
+    """Names in its corpus there of units that were not whole when the fuzzer had ended: that was told once."""
     package: frozenset[str] | None = None
     """The paths of the dictionary and the seeds that the fuzzer was built with, as far as there are any, once they were
     looked up: they do not change in a boot.

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.campaign import artifacts
 from pipeline.campaign.guests import Room
 from pipeline.campaign.site import CORPUS
 from pipeline.corpus import Corpus, files
@@ -62,13 +63,17 @@ class Harvest:
         """Units that the corpus did not have."""
         self.artifacts: dict[str, bytes] = {}
         """What was fetched of those that were reported, by their names."""
+        self.torn: set[str] = set()
+        """Names of artifacts of which the guest gave something else than their names say."""
         self.failure: StoreError | None = None
-        self._site, self._known = room.site, room.known
+        self._room, self._site, self._known = room, room.site, room.known
         self._corpus, self._source = corpus, source
         self._every, self._unit_size, self._came = every, unit_size, came
         self._reported: deque[str] = deque()
         self._refusals: list[str] = []
         """What the guest did not give, each time that it was asked."""
+        self._torn_units: set[str] = set()
+        """Those of the last time."""
         self._seen = 0
         self._wake = threading.Event()
         self._ended = False
@@ -120,7 +125,18 @@ class Harvest:
                 log.warning("harvesting %s: %s", self._source, one_line(str(error)))
                 return 0
 
+    def finish(self) -> None:
+        """Fetch what is new once the fuzzer has ended: what is still not whole then is lost. Raises StoreError."""
+        self.take()
+        if lost := sorted(self._torn_units - self._room.lost):
+            self._room.lost.update(lost)
+            log.warning(
+                "units of %s are lost, as the guest has other content under their names: %d, such as %s",
+                *(self._source, len(lost), lost[0]),
+            )
+
     def _take_units(self) -> int:
+        self._torn_units = set()
         names = [
             name
             for name, size in self._site.sizes(CORPUS).items()
@@ -134,7 +150,8 @@ class Harvest:
             finally:  # what has come is taken, also of a guest that dies meanwhile
                 came = sorted(landing.iterdir())
                 result = self._corpus.add(came, self._source)
-                self._known |= {path.name for path in came if not (result.torn and _is_torn(path))}
+                self._torn_units = {path.name for path in came if result.torn and _is_torn(path)}
+                self._known |= {path.name for path in came} - self._torn_units
                 self.added += result.new
         return result.new
 
@@ -160,7 +177,7 @@ class Harvest:
                 self._site.fetch(directory, [name], landing)
                 came = landing / name
                 if came.is_file() and came.stat().st_size <= LARGEST_ARTIFACT:
-                    self.artifacts[name] = came.read_bytes()
+                    self._take_content(path, came.read_bytes())
                 else:
                     what = f"larger than {readable(LARGEST_ARTIFACT)}" if came.is_file() else "not there any more"
                     log.warning("an artifact of %s is left out: it is %s: %s", self._source, what, one_line(path))
@@ -171,6 +188,16 @@ class Harvest:
                 self._reported.append(path)
             else:
                 log.warning("an artifact of %s is left out: %s", self._source, one_line(str(error)))
+
+    def _take_content(self, path: str, content: bytes) -> None:
+        """Keep it, unless it is not what its name says: then it is fetched once more."""
+        name = posixpath.basename(path)
+        if artifacts.is_whole(name, content):
+            self.artifacts[name] = content
+            self.torn.discard(name)
+        elif name not in self.torn:
+            self.torn.add(name)
+            self._reported.append(path)
 
 
 def _is_torn(path: Path) -> bool:

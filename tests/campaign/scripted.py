@@ -1,6 +1,7 @@
 """Guests of a script, with a clock of their own: what a real guest cannot be made to do when it is wanted."""
 
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ CRASH = b"""==1== ERROR: libFuzzer: deadly signal
     #7 0x55726e88fa28 in %(function)s fuzzers/planted.c:10:17
     #8 0x55726e88fa28 in LLVMFuzzerTestOneInput fuzzers/planted.c:14:5
 SUMMARY: libFuzzer: deadly signal
-artifact_prefix='tmp/'; Test unit written to tmp/crash-1
+artifact_prefix='tmp/'; Test unit written to tmp/%(artifact)s
 """
 TIMEOUT = b"""ALARM: working on the last Unit for 2 seconds
        and the timeout value is 1 (use -timeout=N to change)
@@ -58,6 +59,12 @@ class Behaviour:
     crash: str = ""
     """The function in which it crashes, after `after` seconds."""
     after: float = 1.0
+    artifact: str = "crash-1"
+    """The name of what it writes then."""
+    keeps: bytes | None = None
+    """What the guest has under that name, if it is not the function's name."""
+    base64: bytes = b""
+    """What it prints as the content, if it does."""
     fate: str = ""
     """hangs, dies (the guest), fails, leaves (its command ends well, before its time is over)"""
     last: bytes = b""
@@ -197,9 +204,10 @@ class ScriptedSite:
 
     def _end(self, behaviour: Behaviour, output: Writer, found: Callable[[str], object]) -> None:
         if behaviour.crash:
-            self.files.setdefault("tmp", {})["crash-1"] = behaviour.crash.encode()
+            kept = behaviour.crash.encode() if behaviour.keeps is None else behaviour.keeps
+            self.files.setdefault("tmp", {})[behaviour.artifact] = kept
             self._crash(behaviour, output)
-            found("tmp/crash-1")
+            found(f"tmp/{behaviour.artifact}")
             if self._world.on_crash:
                 self._world.on_crash()
         if behaviour.fate == "dies":
@@ -213,7 +221,9 @@ class ScriptedSite:
 
     def _crash(self, behaviour: Behaviour, output: Writer) -> None:
         if behaviour.crash:
-            output.write(CRASH % {b"function": behaviour.crash.encode()})
+            output.write(CRASH % {b"function": behaviour.crash.encode(), b"artifact": behaviour.artifact.encode()})
+            if behaviour.base64:
+                output.write(b"Base64: %s\n" % b64encode(behaviour.base64))
 
 
 class ScriptedGuest:

@@ -174,6 +174,25 @@ class TestUnits:
         assert (harvest.take(), harvest.take(), bench.contents) == (1, 0, {b"a", b"whole"})
         assert sorted(bench.site.asked) == sorted([unit("a")[0], name, name])
 
+    def test_one_that_is_torn_in_the_end_is_told_once_in_a_guest(
+        self, bench: Bench, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Its disk may be full, or the fuzzer was killed while it wrote."""
+        (name, _), (other, _) = unit("whole"), unit("other")
+        bench.site.write(CORPUS, (name, b"who"), unit("a"))
+        harvest = bench.harvest()
+        harvest.take()
+        assert caplog.messages == []
+        harvest.finish()
+        told = "units of fuzzers/a#1.1 are lost, as the guest has other content under their names: 1, such as"
+        assert caplog.messages == [f"{told} {name}"]
+        bench.site.write(CORPUS, (other, b""))
+        bench.harvest().finish()
+        assert caplog.messages == [f"{told} {name}", f"{told} {other}"]
+        bench.site.write(CORPUS, unit("whole"), unit("other"))
+        bench.harvest().finish()
+        assert (len(caplog.messages), bench.contents) == (2, {b"a", b"whole", b"other"})
+
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
     @given(
         units=st.dictionaries(
@@ -265,6 +284,17 @@ class TestArtifacts:
         harvest.found("tmp/crash-1")
         harvest.take()
         assert harvest.artifacts == {"crash-1": b"boom"}
+
+    def test_one_that_is_not_what_its_name_says_is_asked_for_once_more_and_is_none(self, bench: Bench) -> None:
+        name = f"crash-{unit('whole')[0]}"
+        bench.site.write(CORPUS, unit("a"))
+        bench.site.write("tmp", (name, b"who"), ("crash-1", b"boom"))
+        harvest = bench.harvest()
+        harvest.found(f"tmp/{name}")
+        harvest.found("tmp/crash-1")
+        assert (harvest.take(), harvest.artifacts, harvest.torn) == (1, {"crash-1": b"boom"}, {name})
+        harvest.take()
+        assert bench.site.asked == [name, "crash-1", name, unit("a")[0]]
 
     def test_one_of_a_guest_that_is_gone_is_asked_for_when_it_is_back(self, bench: Bench) -> None:
         bench.site.write("tmp", ("crash-1", b"boom"))
