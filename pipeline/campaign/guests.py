@@ -1,5 +1,6 @@
 """The guests of a campaign: leased from the pool, with a way into each, and what it is known to hold of each fuzzer."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -9,11 +10,15 @@ from typing import Protocol
 
 from pipeline.campaign.site import OverSsh, Site
 from pipeline.deadline import Deadline
+from pipeline.errors import CommandError, ConnectError
 from pipeline.fuzzer import Fuzzer
 from pipeline.instance import Handle
 from pipeline.pool import Boot, Lease, Pool
 from pipeline.qemu.guests import QemuGuests
 from pipeline.ssh import Connector, Limits, Retries
+from pipeline.text import one_line
+
+log = logging.getLogger("topcoat")
 
 SERIAL_TAIL = 64 << 10
 """Bytes of the serial log that go with a crash."""
@@ -70,6 +75,22 @@ class Guests(Protocol):
 
     def close(self) -> None:
         """End those that nobody leases."""
+
+
+def spoil_if_short(guest: Guest, fuzzer: str) -> bool:
+    """Spoil a guest whose disk has too little left, after this fuzzer's work: the next one would lose what it finds.
+
+    Returns whether it is. One that does not answer is judged by what it is to do next.
+    """
+    try:
+        shortage = guest.room(fuzzer).site.shortage()
+    except (ConnectError, CommandError) as error:
+        log.debug("%s: %s", guest.instance, one_line(str(error)))
+        return False
+    if shortage:
+        guest.spoil(f"{fuzzer}: {shortage}")
+        log.warning("%s, after %s: %s", guest.instance, fuzzer, shortage)
+    return bool(shortage)
 
 
 class PooledGuest:

@@ -17,7 +17,7 @@ from pipeline.campaign.allocation import Candidate
 from pipeline.campaign.attempt import Attempt, Places
 from pipeline.campaign.definition import Definition, FuzzerPlan
 from pipeline.campaign.failures import Failures
-from pipeline.campaign.guests import Guest, Guests
+from pipeline.campaign.guests import Guest, Guests, spoil_if_short
 from pipeline.campaign.judging import value_profile
 from pipeline.campaign.leases import Leases
 from pipeline.campaign.proofs import Claim, Proofs
@@ -377,7 +377,8 @@ class Runner:
     def _slice(self, plan: FuzzerPlan, guest: Guest) -> None:
         """Work at the fuzzer's present slice until it is over, or the guest is not to be used any more."""
         number = (self._only and self._only.slice) or self.standing(plan.name).current
-        while (work := self._work_left(plan, number)) is not None:
+        short = False
+        while (work := self._work_left(plan, number)) is not None and not short:
             with self._changed:
                 passed_over = frozenset(self.standing(plan.name).passed_over)
             places = Places(self.corpus(plan.name), self._vault, Failures(self.directory), self.note, passed_over)
@@ -392,6 +393,7 @@ class Runner:
             if ended.result in ("hang", "guest died"):
                 guest.spoil(f"{plan.name}: {ended.result}: {ended.reason}")
                 return
+            short = spoil_if_short(guest, plan.name)
 
     def _work_left(self, plan: FuzzerPlan, number: int) -> Work | None:
         """The next attempt at this slice; None, and the slice is closed, if nothing of it is left."""
@@ -446,3 +448,4 @@ class Runner:
         merged = merging.merge(subject, plan, guest, corpus, self._chosen, self._clock, lambda: self._stopping)
         if merged.accepted or not self._stopping:  # one that was ended early is made another time
             self.note(merged)
+        spoil_if_short(guest, plan.name)

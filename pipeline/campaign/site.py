@@ -59,6 +59,9 @@ class Site(Protocol):
     def run(self, words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
         """Run the fuzzer, see pipeline.fuzzer.Fuzzer.run. `found` gets the path in the guest of each artifact."""
 
+    def shortage(self) -> str:
+        """What the guest's disk has left, if that is too little to keep what is found; empty if not, or if unknown."""
+
     def alive(self) -> bool:
         """Whether the guest's QEMU runs, which does not mean that the guest answers."""
 
@@ -104,6 +107,10 @@ class OverSsh:
     def run(self, words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
         """See Site."""
         self._fuzzer.run(self._connector, words, output, limit=limit, found=found)
+
+    def shortage(self) -> str:
+        """See Site."""
+        return self._fuzzer.style.shortage(self._connector)
 
     def alive(self) -> bool:
         """See Site."""

@@ -35,6 +35,9 @@ class Command(Protocol):
     def run(self, limit: float | None = None) -> None:
         """Start it and wait for its end."""
 
+    def output(self, limit: float | None = None) -> bytes:
+        """The same, and what it has written."""
+
 
 class Connector(Protocol):
     """The way into a guest."""

@@ -102,7 +102,7 @@ class Fuzzer:
         except (SymbolizerFailed, OutputLost, FuzzerTimeout, KeyboardInterrupt, SystemExit):
             self._stop(connector)
             raise
-        self._wait(command, arguments)
+        self._wait(connector, command, arguments)
         return [self.absolute(path) for path in artifacts.artifacts]
 
     def _stop(self, connector: Connector) -> None:
@@ -112,16 +112,21 @@ class Fuzzer:
         except (OSError, TopcoatError) as error:
             log.warning("%s may still run in the guest: %s", self.target.full_name, one_line(str(error)))
 
-    def _wait(self, command: Command, arguments: Arguments) -> None:
+    def _wait(self, connector: Connector, command: Command, arguments: Arguments) -> None:
+        """Wait for the end of the command, and end what that has left behind."""
+        exited: CommandExited | None = None
         try:
             command.wait(WAIT_LIMIT)
         except CommandExited as error:
-            if not self.style.accepts(error.status, arguments):
-                raise self._exited(error) from error
+            exited = error
         except (OSError, TopcoatError) as error:
             _kill(command)
             hint = error.hint if isinstance(error, TopcoatError) else _LOGS
             raise FuzzerError(f"failed during wait: {one_line(str(error))}", hint=hint) from error
+        if self.style.leaves:
+            self._stop(connector)
+        if exited and not self.style.accepts(exited.status, arguments):
+            raise self._exited(exited) from exited
 
     def _exited(self, error: CommandExited) -> FuzzerError:
         said = one_line(tail(error.stderr))

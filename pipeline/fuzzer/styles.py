@@ -1,6 +1,7 @@
 """The ways to run a fuzzer, one for each kind of guest."""
 
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from pipeline.fuzz_targets import FuzzTarget
 from pipeline.fuzzer.arguments import MUTABLE, Arguments, mutable
 from pipeline.fuzzer.connector import Command, Connector
 from pipeline.fuzzer.sanitizers import environment
+from pipeline.size import readable
 
 FFX_SWITCH = "UNDERCOAT_USE_FFX_FUZZ"
 _TRUE = ("1", "t", "T", "true", "True", "TRUE")
@@ -23,6 +25,14 @@ PREPARE_LIMIT = 300.0
 STOP_LIMIT = 30.0
 """Seconds that it may take to end what runs of a fuzzer."""
 
+LEAST_BYTES = 16 << 20
+"""That a guest's disk must have left for the next fuzzer; of a small disk a twentieth."""
+
+LEAST_FILES = 1000
+"""That it must take, likewise."""
+
+_LEAST_PART = 0.05
+_SPACE = re.compile(rb"(\d{1,18}) (\d{1,18}) (\d{1,18}) (\d{1,18}) (\d{1,18})\s*")
 _NOTHING_TO_KILL = 255  # killall's exit code
 
 _LIBFUZZER = frozenset((0, 1, 70, 71, 77))
@@ -35,6 +45,8 @@ class Style(Protocol):
     name: str
     merged: bool
     """Whether its error output belongs to its output, and comes as a stream of its own."""
+    leaves: bool
+    """Whether processes that it has started may run on when it has ended."""
 
     def absolute(self, path: str) -> str:
         """The path in the guest for what the fuzzer and its users call `path`."""
@@ -46,7 +58,10 @@ class Style(Protocol):
         """The command that runs the fuzzer, with translated arguments."""
 
     def stop(self, connector: Connector) -> None:
-        """End what runs of the fuzzer, after its command has been killed."""
+        """End what runs of the fuzzer, after its command has been killed, or has ended and left something behind."""
+
+    def shortage(self, connector: Connector) -> str:
+        """What the guest's disk has left, if that is too little for a fuzzer to keep what it finds; empty if not."""
 
     def accepts(self, status: int, arguments: Arguments) -> bool:
         """Whether a fuzzer that did its work may exit so."""
@@ -57,6 +72,7 @@ class V1:
 
     name = "v1"
     merged = True
+    leaves = False  # they are in the component's job, which ends with it
 
     def __init__(self, target: FuzzTarget) -> None:
         self._target = target
@@ -88,6 +104,10 @@ class V1:
             if error.status != _NOTHING_TO_KILL:
                 raise
 
+    def shortage(self, _connector: Connector) -> str:
+        """Nothing is known of its disk."""
+        return ""
+
     def accepts(self, status: int, _arguments: Arguments) -> bool:
         """What libFuzzer exits with, whatever it found."""
         return status in _LIBFUZZER
@@ -98,6 +118,7 @@ class FuzzCtl:
 
     name = "fuzz_ctl"
     merged = False
+    leaves = False
 
     def __init__(self, target: FuzzTarget) -> None:
         self._target = target
@@ -120,6 +141,10 @@ class FuzzCtl:
     def stop(self, _connector: Connector) -> None:
         """Nothing: a fuzzer that `fuzz_ctl` leaves behind is stopped by the next preparation."""
 
+    def shortage(self, _connector: Connector) -> str:
+        """Nothing is known of its disk."""
+        return ""
+
     def accepts(self, status: int, _arguments: Arguments) -> bool:
         """`fuzz_ctl` exits with 0, whatever was found."""
         return status == 0
@@ -130,6 +155,7 @@ class Linux:
 
     name = "linux"
     merged = False  # its output is its error output
+    leaves = True
 
     _INTERRUPTED = 72
     _CODES = ("timeout_exitcode", "error_exitcode")
@@ -166,7 +192,18 @@ class Linux:
 
     def stop(self, connector: Connector) -> None:
         """Kill all that runs its program or works in its directory; an SSH server need not do that."""
-        connector.command(_KILL.format(directory=shlex.quote(self._directory)), shell=True).run(STOP_LIMIT)
+        line = _KILL.format(directory=shlex.quote(self._directory), program=shlex.quote(self._program))
+        connector.command(line, shell=True).run(STOP_LIMIT)
+
+    def shortage(self, connector: Connector) -> str:
+        """See Style. A guest whose answer cannot be understood is short of nothing."""
+        said = connector.command("stat", "-f", "-c", "%a %b %S %d %c", self._directory).output(STOP_LIMIT)
+        if not (facts := _SPACE.fullmatch(said)):
+            return ""
+        free, blocks, size, nodes, most_nodes = map(int, facts.groups())
+        if free * size < min(LEAST_BYTES, blocks * size * _LEAST_PART):
+            return f"{readable(free * size)} are left on its disk of {readable(blocks * size)}"
+        return f"it can make {nodes} more files" if nodes < min(LEAST_FILES, most_nodes * _LEAST_PART) else ""
 
     def accepts(self, status: int, arguments: Arguments) -> bool:
         """What libFuzzer exits with, interrupted or as its options say."""
@@ -177,7 +214,7 @@ class Linux:
 # One that starts others, as -jobs does, may start another while it is looked for; hence until none is found
 _KILL = """d={directory}; n=0
 while found=; for p in /proc/[0-9]*; do
-  if [ "$p/cwd" -ef "$d" ]; then kill -9 "${{p##*/}}" && found=y; fi
+  if [ "$p/cwd" -ef "$d" ] || [ "$p/exe" -ef "$d/"{program} ]; then kill -9 "${{p##*/}}" && found=y; fi
 done; [ "$found" ]; do
   n=$((n + 1)); if [ $n -gt 50 ]; then echo "it cannot be killed" >&2; exit 1; fi
   sleep 0.1

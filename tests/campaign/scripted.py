@@ -66,7 +66,7 @@ class Behaviour:
     base64: bytes = b""
     """What it prints as the content, if it does."""
     fate: str = ""
-    """hangs, dies (the guest), fails, leaves (its command ends well, before its time is over)"""
+    """hangs, dies (the guest), fails, fills (the guest's disk), leaves (its command ends well, too early)"""
     last: bytes = b""
     """What it prints last, when it fails or leaves."""
     reports: str = ""
@@ -137,6 +137,10 @@ class ScriptedSite:
         self._answer()
         for name in names:
             self.files.get(directory, {}).pop(name, None)
+
+    def shortage(self) -> str:
+        self._answer()
+        return self._guest.short
 
     def alive(self) -> bool:
         return self._guest.lives
@@ -210,6 +214,8 @@ class ScriptedSite:
             found(f"tmp/{behaviour.artifact}")
             if self._world.on_crash:
                 self._world.on_crash()
+        if behaviour.fate == "fills":
+            self._guest.short = "0 B are left on its disk of 237 MiB"
         if behaviour.fate == "dies":
             self._guest.lives = False
             self._answer()
@@ -233,7 +239,7 @@ class ScriptedGuest:
 
     def __init__(self, world: World, instance: str, boot_id: str) -> None:
         self.instance, self.boot_id = instance, boot_id
-        self.lives, self.spoilt = True, ""
+        self.lives, self.spoilt, self.short = True, "", ""
         self._world = world
         self._rooms: dict[str, Room] = {}
 

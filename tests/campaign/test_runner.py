@@ -266,6 +266,17 @@ class TestFaults:
         assert bench.standing(B, plan(B)).seconds == 60
         assert runner.status().fuzzers[0].benched.startswith("3 failures in a row, the last one: ")
 
+    def test_a_guest_whose_disk_a_fuzzer_has_filled_is_nobody_elses(
+        self, bench: Bench, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bench.world.behaviours[A] = Behaviour(fate="fills", after=20)
+        bench.run(bench.definition(plan(A, seconds=20), plan(B, seconds=20)))
+        guests = {entry.subject.fuzzer: entry.instance for entry in bench.of(Started)}
+        assert guests[A] != guests[B]
+        assert {entry.result for entry in bench.of(Ended)} == {"done"}
+        assert len(State.of(bench.entries).boots) == 2, "none only to close the slice"
+        assert f"{guests[A]}, after {A}: 0 B are left on its disk of 237 MiB" in caplog.messages
+
     @pytest.mark.parametrize(("fate", "result"), [("hangs", "hang"), ("fails", "failed")])
     def test_a_fuzzer_that_fails_is_benched(self, bench: Bench, fate: str, result: str) -> None:
         bench.world.behaviours[A] = Behaviour(fate=fate)

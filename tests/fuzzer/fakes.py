@@ -100,6 +100,13 @@ class FakeCommand:
         self.start()
         self.wait(limit)
 
+    def output(self, limit: float | None = None) -> bytes:
+        self.taken.append("stdout")
+        self.run(limit)
+        assert self.process is not None
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
+
 
 class FakeConnector:
     """Logs every call. Programs of the guest that prepare are `true`, unless `answers` has a status for them."""
@@ -114,6 +121,8 @@ class FakeConnector:
         self.breaks = False
         """Whether the stream of output breaks where it should end."""
         self.syslog_failure: Exception | None = None
+        self.tools: Path | None = None
+        """Where programs of the guest are, if not where the host's are."""
 
     def command(self, *words: str, shell: bool = False) -> FakeCommand:
         self.calls.append(("shell", *words) if shell else words)
@@ -128,6 +137,8 @@ class FakeConnector:
             return [self.program, *words[2:]]
         if words[:2] == ("fuzz_ctl", "run_libfuzzer"):
             return [self.program, *words[3:]]
+        if words[0] == "stat":
+            return [str(self.tools / "stat") if self.tools else "stat", *words[1:]]
         return ["/bin/sh", "-c", f"exit {self.answers.get(words[0], 0)}"]
 
     def syslog(self, pid: int) -> bytes:

@@ -1,13 +1,15 @@
 """How fuzzers are run in each kind of guest, by the tags of the Go tests."""
 
+import shutil
 import subprocess
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.build import Resource
-from pipeline.errors import CommandExited, NotSupported, SettingsError
+from pipeline.errors import CommandExited, FuzzerError, NotSupported, SettingsError
 from pipeline.fuzz_targets import FuzzTarget, Generation
 from pipeline.fuzzer import Fuzzer, sanitizers
 from pipeline.fuzzer.arguments import Arguments
@@ -15,7 +17,7 @@ from pipeline.fuzzer.styles import V1, FuzzCtl, Linux, style_of
 from pipeline.symbolize import Symbolizer
 from tests.fuzzer.fakes import FakeConnector, Guest
 from tests.fuzzer.test_targets import build, label, v2
-from tests.waiting import SOON
+from tests.waiting import SOON, eventually
 
 URL = "fuchsia-pkg://fuchsia.com/cff#meta/fuzzer.cm"
 TARGET = FuzzTarget("cff", "fuzzer")
@@ -195,6 +197,68 @@ def test_linux_really_kills_what_runs_of_the_fuzzer_and_nothing_else(linux: Gues
         for process in (mine, other):
             process.kill()
             process.wait(SOON)
+
+
+def test_linux_really_kills_what_runs_its_program_elsewhere(linux: Guest, tmp_path: Path) -> None:
+    linux.fuzzer.prepare(linux.connector)
+    program = linux.directory / "pkg/bar"
+    shutil.copy(str(shutil.which("sleep")), program)
+    gone = subprocess.Popen([program, "1000"], cwd="/")
+    try:
+        linux.fuzzer.prepare(linux.connector)
+        assert gone.wait(SOON) == -9
+    finally:
+        gone.kill()
+        gone.wait(SOON)
+
+
+@pytest.mark.parametrize("status", [0, 77, 3])
+def test_what_a_run_of_linux_leaves_behind_ends_with_it(linux: Guest, tmp_path: Path, status: int) -> None:
+    pid = tmp_path / "pid"
+    left = f"setsid sh -c 'echo $$ >{pid}; exec sleep 1000' </dev/null >/dev/null 2>&1 &"
+    linux.install(f"#!/bin/sh\n{left}\nwhile [ ! -s {pid} ]; do sleep 0.01; done; exit {status}\n", as_it_is=True)
+    linux.fuzzer.prepare(linux.connector)
+    with nullcontext() if status != 3 else pytest.raises(FuzzerError, match="unexpected return code: 3"):
+        linux.run("data/corpus")
+    eventually(lambda: not Path(f"/proc/{pid.read_text().strip()}/cwd").exists())
+
+
+@pytest.mark.parametrize("style", [V1(TARGET), FuzzCtl(TARGET)], ids=["v1", "fuzz_ctl"])
+def test_on_fuchsia_a_run_leaves_nothing_behind(style: V1 | FuzzCtl, connector: FakeConnector) -> None:
+    assert not style.leaves
+    assert style.shortage(connector) == ""
+    assert connector.calls == []
+
+
+@pytest.mark.parametrize(
+    ("said", "shortage"),
+    [
+        ("60000 61000 4096 61000 61000", ""),
+        ("4096 61000 4096 61000 61000", ""),
+        ("4095 1000000 4096 61000 61000", "16 MiB are left on its disk of 3.8 GiB"),
+        ("0 61000 4096 61000 61000", "0 B are left on its disk of 238 MiB"),
+        ("500 6000 4096 61000 61000", ""),
+        ("299 6000 4096 61000 61000", "1 MiB are left on its disk of 23 MiB"),
+        ("60000 61000 4096 999 61000", "it can make 999 more files"),
+        ("0 0 4096 0 0", ""),
+        ("what you want", ""),
+        ("-1 -1 -1 -1 -1", ""),
+        ("9" * 5000, ""),
+    ],
+)
+def test_the_room_on_the_disk_of_linux(linux: Guest, tmp_path: Path, said: str, shortage: str) -> None:
+    """A file system without a size, as ramfs, says that it has none; whatever else a guest says means nothing."""
+    (tmp_path / "stat").write_text(f"#!/bin/sh\necho '{said}'\n")
+    (tmp_path / "stat").chmod(0o755)
+    linux.connector.tools = tmp_path
+    assert linux.fuzzer.style.shortage(linux.connector) == shortage
+
+
+def test_the_room_on_the_disk_of_linux_is_really_asked_for(linux: Guest) -> None:
+    """This host has room for the tests."""
+    linux.fuzzer.prepare(linux.connector)
+    assert linux.fuzzer.style.shortage(linux.connector) == ""
+    assert linux.connector.calls[-1][-1] == str(linux.directory)
 
 
 def test_paths_of_files_are_translated(guest: Guest) -> None:
