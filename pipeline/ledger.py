@@ -99,7 +99,7 @@ class Seeded(Entry):
     kind: ClassVar[str] = "seeded"
     fuzzer: str
     names: tuple[str, ...]
-    """Of the units that they are, sorted; those are left out of which an earlier entry tells."""
+    """Of the units that they are, sorted; but for those of which an earlier entry tells, if the corpus is not gone."""
     new: int
     """How many of them the corpus did not have."""
 

@@ -4,8 +4,12 @@ import json
 
 import pytest
 
+from pipeline import ledger
 from pipeline.corpus import Corpus
+from pipeline.corpus.files import name_of
+from pipeline.ledger import Seeded
 from tests.conftest import Workspace
+from tests.waiting import SOON
 
 FILE = """name = "nightly"
 fuzzers = ["example-fuzzers/*"]
@@ -73,6 +77,16 @@ def test_of_seeds_exactly_those_are_counted_that_would_be_imported(nightly: Work
     assert maze.units() == {}, "it is only asked"
     told = json.loads(nightly.topcoat("campaign", "check", "--json", "nightly.toml").stdout)
     assert [(one["file"], one["key"]) for one in told["warnings"]] == [("nightly.toml", "seeds")] * 3
+
+
+def test_seeds_that_the_campaign_has_brought_and_a_merge_has_dropped_are_not_counted(nightly: Workspace) -> None:
+    (nightly.directory / "seeds/b").write_text("b")
+    maze = Corpus.of(nightly.store.root, "example-fuzzers/maze_fuzzer")
+    maze.add([b"b"], "seed")
+    with ledger.opened(nightly.store.campaigns / "nightly/ledger.jsonl", SOON) as book:
+        book.append(Seeded(maze.fuzzer, tuple(sorted(map(name_of, (b"a", b"b")))), 2))
+    done = nightly.topcoat("campaign", "check", "nightly.toml")
+    assert done.stdout.decode().splitlines()[2].endswith("maze.dict   1 unit"), done.text
 
 
 def test_for_machines(nightly: Workspace) -> None:

@@ -13,9 +13,12 @@ log = logging.getLogger("topcoat")
 SOURCE = "seed"
 
 
-def judge(plan: FuzzerPlan, corpus: Corpus) -> Added:
-    """What would become of all seeds of a fuzzer if they came into its corpus now. Raises StoreError."""
-    return corpus.judge(map(followed, plan.seed_paths()))
+def judge(plan: FuzzerPlan, corpus: Corpus, seeded: Collection[str] = ()) -> Added:
+    """What would become of all seeds of a fuzzer if the campaign, which has `seeded` these units, were run now.
+
+    What a merge has dropped since does not count. Raises StoreError.
+    """
+    return corpus.judge(map(followed, plan.seed_paths()), _passed_over(corpus, seeded))
 
 
 def bring(
@@ -38,12 +41,17 @@ def bring(
         if not plan.seeds:
             continue
         corpus = corpus_of(plan.name)
-        if plan.name not in seeded and ran(plan.name):
+        if plan.name not in seeded and ran(plan.name) and not corpus.is_new:
             note(Seeded(plan.name, tuple(sorted(judge(plan, corpus).names)), new=0))
             continue
-        added = corpus.add(map(followed, plan.seed_paths()), SOURCE, seeded.get(plan.name, ()))
+        passed_over = _passed_over(corpus, seeded.get(plan.name, ()))
+        added = corpus.add(map(followed, plan.seed_paths()), SOURCE, passed_over)
         if added.names or plan.name not in seeded:
             note(Seeded(plan.name, tuple(sorted(added.names)), added.new))
         whole += added
     for reason in whole.reasons:
         log.warning("seeds left out: %s (%s)", reason, reason.hint)
+
+
+def _passed_over(corpus: Corpus, seeded: Collection[str]) -> Collection[str]:
+    return () if corpus.is_new else seeded

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,13 @@ def check(chosen: Settings, options: argparse.Namespace) -> int:
     targets, why_not = _targets(chosen)
     problems = found.problems_with(targets.names, targets.missing) if targets else found.problems
     definition = _runnable(chosen, found.expand(targets.names)) if targets and not problems else None
+    seeded = _seeded(chosen, definition.name) if definition else {}
     judged = {
-        plan.name: seeds.judge(plan, Corpus.of(chosen.store.root, plan.name, Limits.of(chosen.campaign)))
+        plan.name: seeds.judge(
+            plan,
+            Corpus.of(chosen.store.root, plan.name, Limits.of(chosen.campaign)),
+            seeded.get(plan.name, ()),
+        )
         for plan in (definition.fuzzers if definition else ())
         if plan.seeds
     }
@@ -52,6 +57,15 @@ def check(chosen: Settings, options: argparse.Namespace) -> int:
             print(f"{warning.place}: warning: {warning.advice}", file=sys.stderr)
         _tell(found, problems, definition, judged, why_not)
     return _WRONG if problems else 0
+
+
+def _seeded(chosen: Settings, name: str) -> "Mapping[str, Collection[str]]":
+    """By fuzzer, the units that the seeds of the campaign have brought so far."""
+    from pipeline import ledger
+    from pipeline.campaign.reading import LEDGER
+    from pipeline.campaign.state import State
+
+    return State.of(ledger.read(chosen.store.campaigns / name / LEDGER)).seeded
 
 
 def _left_out(found: "Draft", seeds: "Iterable[Added]") -> "Iterator[Problem]":

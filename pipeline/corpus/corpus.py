@@ -100,11 +100,22 @@ class Corpus:
                 self._publish(replace(old, units=intake.units))
         return added
 
-    def judge(self, contents: Iterable[Path | bytes]) -> Added:
-        """What `add` would say of it now. Nothing changes, and nobody is waited for."""
+    def judge(self, contents: Iterable[Path | bytes], without: Collection[str] = ()) -> Added:
+        """What `add` would say of it now; but units with the names `without` that are there count as known.
+
+        Nothing changes, and nobody is waited for.
+        """
         now = self._read() or Manifest({})
         with host_faults(f"reading what may come into the corpus of {self.fuzzer}"):
-            return self._intake(now.units, now).judge(contents)
+            return self._intake(now.units, now).judge(contents, set(without) - now.units.keys())
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing has come into it yet, or all of it is gone: a merge leaves something."""
+        now = self._read()
+        with host_faults(f"reading the corpus of {self.fuzzer}"):
+            there = now.units if now else self._units.is_dir() and sizes_in(self._units)
+        return not there and not self.quarantined()
 
     def quarantine(self, unit: bytes | str, reason: str) -> bool:
         """Take a unit, by content or by name, out of the corpus for good; `add` will not take it again.

@@ -146,9 +146,9 @@ class Intake:
             sync_one(self._directory)
         return tally.added
 
-    def judge(self, contents: Iterable[Path | bytes]) -> Added:
+    def judge(self, contents: Iterable[Path | bytes], without: Collection[str] = ()) -> Added:
         """What `take` would say, which is not to be called any more: nothing was written. Raises OSError."""
-        tally = _Tally(())
+        tally = _Tally(without)
         for _ in self._new(contents, "", tally):
             pass
         return tally.added

@@ -1,6 +1,7 @@
 """The seeds of a campaign: each content comes into the corpus once, whatever is killed, merged or changed."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,59 @@ class TestOnce:
         bench.run(definition)
         assert bench.units(A) == merged
         assert [one.new for one in bench.of(Seeded)] == [0 if when == "before" else 8]
+
+
+class TestGone:
+    """A corpus that somebody has deleted, or a disk has lost."""
+
+    @pytest.mark.parametrize("what", ["", "units"])
+    @pytest.mark.parametrize("noted", [True, False], ids=["noted", "earlier version"])
+    def test_it_gets_all_of_them_again(self, bench: Bench, directory: Path, what: str, noted: bool) -> None:
+        bench.run(bench.definition(plan(directory)))
+        shutil.rmtree(bench.store.root / "corpora" / A / what)
+        if what:  # whoever looks next finds that they are gone
+            assert not Corpus.of(bench.store.root, A).quarantine(unit("nothing")[0], "")
+        if not noted:
+            path = bench.store.campaigns / "nightly/ledger.jsonl"
+            lines = path.read_text().splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if json.loads(line)["kind"] != "seeded"))
+        bench.world.merged_part = 1.0
+        again = plan(directory)
+        if noted:  # the corpus is told of that first
+            again = replace(again, options=(("use_value_profile", "1"),))
+        bench.run(bench.definition(again))
+        assert names(*SEEDS) <= bench.units(A)
+        assert (set(bench.of(Seeded)[-1].names), bench.of(Seeded)[-1].new) == (names(*SEEDS), 8)
+
+    def test_one_whose_units_are_all_in_quarantine_does_not(self, bench: Bench, directory: Path) -> None:
+        one = plan(directory)
+        corpus = Corpus.of(bench.store.root, A)
+        noted: list[Entry] = []
+        seeds.bring([one], lambda _: corpus, {}, lambda _: False, noted.append)
+        for text in SEEDS:
+            corpus.quarantine(text.encode(), "it crashes")
+        seeds.bring([one], lambda _: corpus, State.of(noted).seeded, lambda _: True, noted.append)
+        assert len(noted) == 1
+
+
+class TestJudged:
+    """What `check` says of a campaign that has run."""
+
+    def judged(self, bench: Bench, directory: Path) -> set[str]:
+        seeded = State.of(bench.entries).seeded
+        return set(seeds.judge(plan(directory), Corpus.of(bench.store.root, A), seeded.get(A, ())).names)
+
+    def test_what_a_merge_has_dropped_does_not_count(self, bench: Bench, directory: Path) -> None:
+        bench.run(bench.definition(plan(directory)))
+        write(directory, "new")
+        there = bench.units(A)
+        assert not names(*SEEDS) <= there
+        assert self.judged(bench, directory) == names(*SEEDS) & there | names("new")
+
+    def test_all_count_if_the_corpus_is_gone(self, bench: Bench, directory: Path) -> None:
+        bench.run(bench.definition(plan(directory)))
+        shutil.rmtree(bench.store.root / "corpora" / A)
+        assert self.judged(bench, directory) == names(*SEEDS)
 
 
 class TestAlone:

@@ -1,6 +1,8 @@
 """How fuzzers are run in each kind of guest, by the tags of the Go tests."""
 
+import os
 import shutil
+import signal
 import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
@@ -220,7 +222,12 @@ def test_what_a_run_of_linux_leaves_behind_ends_with_it(linux: Guest, tmp_path: 
     linux.fuzzer.prepare(linux.connector)
     with nullcontext() if status != 3 else pytest.raises(FuzzerError, match="unexpected return code: 3"):
         linux.run("data/corpus")
-    eventually(lambda: not Path(f"/proc/{pid.read_text().strip()}/cwd").exists())
+    where = Path(f"/proc/{pid.read_text().strip()}/cwd")
+    try:
+        eventually(lambda: not where.exists())
+    finally:
+        if where.exists():
+            os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("style", [V1(TARGET), FuzzCtl(TARGET)], ids=["v1", "fuzz_ctl"])
