@@ -13,7 +13,7 @@ from pipeline.campaign import artifacts
 from pipeline.campaign.artifacts import is_crash, unit_of
 from pipeline.campaign.capture import Capture
 from pipeline.campaign.failures import KEPT, Failures
-from pipeline.campaign.guests import Guest, Room
+from pipeline.campaign.guests import Guest, Room, with_ending
 from pipeline.campaign.harvest import Harvest
 from pipeline.campaign.judging import hit_own_limit
 from pipeline.campaign.site import CORPUS, DICTIONARY, PACKAGE
@@ -309,7 +309,9 @@ class Attempt:
             return "stopped", "it was asked to"
         if error is None:
             return ("done", self._passed_over()) if self._is_over() else ("failed", _BY_ITSELF)
-        return self._fault(error), one_line(str(error))
+        result = self._fault(error)
+        dead = result in ("hang", "guest died")
+        return result, with_ending(self._guest, error) if dead else one_line(str(error))
 
     def _is_over(self) -> bool:
         """Whether the fuzzer has told that its time or its runs were over, or that it found what it was to look for.

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pipeline.campaign.site import OverSsh, Site
 from pipeline.deadline import Deadline
-from pipeline.errors import CommandError, ConnectError
+from pipeline.errors import CommandError, ConnectError, TopcoatError
 from pipeline.fuzzer import Fuzzer
 from pipeline.instance import Handle
 from pipeline.pool import Boot, Lease, Pool
@@ -59,6 +59,9 @@ class Guest(Protocol):
     def serial(self) -> bytes:
         """The end of its serial log."""
 
+    def ending(self) -> str:
+        """Why it does not answer, as far as the host knows it: its kernel has halted, or its QEMU has ended."""
+
     def spoil(self, reason: str) -> None:
         """It has died or hung, or nobody knows: the next lease boots it anew."""
 
@@ -93,6 +96,11 @@ def spoil_if_short(guest: Guest, fuzzer: str) -> bool:
     return bool(shortage)
 
 
+def with_ending(guest: Guest, error: TopcoatError) -> str:
+    """What went wrong, on one line, behind what the host knows of a guest that has ended."""
+    return "; ".join(filter(None, (guest.ending(), one_line(str(error)))))
+
+
 class PooledGuest:
     """A guest of the pool."""
 
@@ -120,6 +128,12 @@ class PooledGuest:
                 return stream.read(SERIAL_TAIL)
         except OSError as error:
             return f"the serial log cannot be read: {error.strerror}\n".encode()
+
+    def ending(self) -> str:
+        """See Guest."""
+        if line := self._lease.instance.halt():
+            return f"its kernel has halted: {line}"
+        return "" if self._lease.handle.process.alive else "its QEMU has ended"
 
     def spoil(self, reason: str) -> None:
         """See Guest."""

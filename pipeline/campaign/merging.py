@@ -10,7 +10,7 @@ from functools import partial
 
 from pipeline.campaign.capture import Capture
 from pipeline.campaign.definition import FuzzerPlan
-from pipeline.campaign.guests import Guest
+from pipeline.campaign.guests import Guest, with_ending
 from pipeline.campaign.harvest import LONGEST_NAME
 from pipeline.campaign.judging import judging
 from pipeline.campaign.site import CORPUS, MERGED, Site
@@ -61,7 +61,7 @@ def merge(
         result = _merged(_words(plan, guest, given), room.site, corpus, given.units, stopped)
         reason = "" if result.kept else "nothing came of it"
     except (FuzzerError, ConnectError, CommandError) as error:
-        reason = one_line(str(error))
+        reason = with_ending(guest, error)
         if not isinstance(error, FuzzerError):
             guest.spoil(f"{plan.name}: {reason}")
     before, after = result.before, result.after

@@ -27,6 +27,7 @@ TIMEOUT = b"""ALARM: working on the last Unit for 2 seconds
 SUMMARY: libFuzzer: timeout
 artifact_prefix='tmp/'; Test unit written to tmp/timeout-1
 """
+PANIC = "its kernel has halted: Kernel panic - not syncing: sysrq triggered crash"
 
 
 def unit(text: str) -> tuple[str, bytes]:
@@ -252,6 +253,9 @@ class ScriptedGuest:
 
     def serial(self) -> bytes:
         return b"the serial log\n"
+
+    def ending(self) -> str:
+        return "" if self.lives else PANIC
 
     def spoil(self, reason: str) -> None:
         self.spoilt = reason

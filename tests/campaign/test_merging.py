@@ -1,7 +1,8 @@
 """Merging a corpus, with a fuzzer of a script that says what libFuzzer says."""
 
+import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pipeline.campaign import merging
 from pipeline.campaign.definition import Budget, FuzzerPlan
 from pipeline.campaign.guests import Room
+from pipeline.campaign.harvest import LONGEST_NAME
 from pipeline.campaign.merging import halt, merge
 from pipeline.campaign.site import CORPUS, MERGED
 from pipeline.corpus import Corpus
@@ -17,7 +19,7 @@ from pipeline.ledger import Merged, Subject
 from pipeline.settings import Campaign
 from pipeline.symbolize import Writer
 from pipeline.worker import Worker
-from tests.campaign.scripted import Behaviour, ScriptedGuest, ScriptedSite, World, unit
+from tests.campaign.scripted import PANIC, Behaviour, ScriptedGuest, ScriptedSite, World, unit
 from tests.campaign.test_runner import Bench as Campaigns
 
 A = "fuzzers/a"
@@ -39,7 +41,9 @@ class Fuzzer(ScriptedSite):
         self.features = {BEFORE: 100, AFTER: 100}
         """What is covered before and after the merge; nothing is said of 0."""
         self.unfinished = ""
-        """The measurement in which not all units are run."""
+        """The measurement of which the end is not told."""
+        self.skipping = ""
+        """The measurement in which one unit is not run."""
         self.measured: list[dict[str, bytes]] = []
         """The units that were there when their coverage was measured."""
         self.calls: list[str] = []
@@ -81,7 +85,7 @@ class Fuzzer(ScriptedSite):
             units = len(self.files[CORPUS])
             output.write(MEASURED % (units, features // 2, features, units))
             if which != self.unfinished:
-                output.write(DONE % (units + 1))
+                output.write(DONE % (units - 1 if which == self.skipping else units + 1))
 
     def _raise(self, name: str) -> None:
         if error := self.faults.get(name):
@@ -154,6 +158,21 @@ class TestResult:
         assert bench.site.measured == [dict(map(unit, "abcd")), dict(map(unit, "abc"))]
         assert (merged.before, merged.after, bench.units) == (4, 3, set(bench.names[:3]))
 
+    def test_a_name_that_no_file_can_have_costs_no_other_unit(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever asks a guest for one gets nothing at all."""
+        fetch = ScriptedSite.fetch
+
+        def all_or_nothing(site: ScriptedSite, directory: str, names: Collection[str], into: Path) -> None:
+            if all(len(os.fsencode(name)) <= LONGEST_NAME for name in names):
+                fetch(site, directory, names, into)
+
+        monkeypatch.setattr(ScriptedSite, "fetch", all_or_nothing)
+        bench.site.result = {"x" * (LONGEST_NAME + 1): b"a", "\N{EURO SIGN}" * 100: b"b", "y" * LONGEST_NAME: b"c"}
+        assert bench.merge().accepted
+        assert bench.units == {bench.names[2]}
+
     def test_what_is_kept_whole_need_not_be_measured_again(self, bench: Bench) -> None:
         bench.site.result = dict(map(unit, "abcd"))
         assert bench.merge() == Merged(SUBJECT, 4, 4, 100, 100, True, "", seconds=0.0)
@@ -190,13 +209,15 @@ class TestResult:
         assert bench.units == set(bench.names)
 
     @pytest.mark.parametrize("which", [BEFORE, AFTER])
-    @pytest.mark.parametrize("how", ["says nothing", "runs some only"])
+    @pytest.mark.parametrize("how", ["says nothing", "does not end", "runs some only"])
     def test_of_what_was_not_measured_nothing_is_taken(self, bench: Bench, which: str, how: str) -> None:
         """A measurement of some units would be as good as one of all, to whoever looks at the last line alone."""
         if how == "says nothing":
             bench.site.features[which] = 0
-        else:
+        elif how == "does not end":
             bench.site.unfinished = which
+        else:
+            bench.site.skipping = which
         merged = bench.merge(tolerance=0.9)
         assert merged.reason == "what the corpus covers cannot be measured: not all units were run"
         assert (merged.accepted, bench.units) == (False, set(bench.names))
@@ -291,13 +312,13 @@ class TestFaults:
 
         bench.site.meanwhile = die
         merged = bench.merge()
-        assert (merged.accepted, merged.reason) == (False, "the connection broke")
-        assert bench.guest.spoilt == f"{PLAN.name}: the connection broke"
+        assert (merged.accepted, merged.reason) == (False, f"{PANIC}; the connection broke")
+        assert bench.guest.spoilt == f"{PLAN.name}: {PANIC}; the connection broke"
         assert bench.units == set(bench.names)
 
     def test_one_that_is_dead_already_is_told(self, bench: Bench) -> None:
         bench.guest.lives = False
-        assert bench.merge().reason == "the guest does not answer"
+        assert bench.merge().reason == f"{PANIC}; the guest does not answer"
         assert bench.units == set(bench.names)
 
     def test_a_mistake_of_ours_is_raised_and_leaves_nothing_in_the_guest(self, bench: Bench) -> None:

@@ -45,6 +45,9 @@ class Guest:
     def serial(self) -> bytes:
         return b""
 
+    def ending(self) -> str:
+        return ""
+
     def spoil(self, reason: str) -> None:
         raise AssertionError(reason)
 

@@ -24,7 +24,7 @@ from pipeline.crashes.vault import Vault
 from pipeline.errors import BootError, CampaignError, NotProved, StoreError
 from pipeline.ledger import Closed, Crashed, Ended, Entry, Merged, Proved, Started, Subject
 from pipeline.settings import Campaign, Store
-from tests.campaign.scripted import Behaviour, ScriptedGuests, ScriptedSite, World
+from tests.campaign.scripted import PANIC, Behaviour, ScriptedGuests, ScriptedSite, World
 
 A, B, C = "fuzzers/a", "fuzzers/b", "fuzzers/c"
 CHOSEN = Campaign(canary="off", harvest=3600.0)
@@ -265,6 +265,15 @@ class TestFaults:
         assert len(state.boots) == 4
         assert bench.standing(B, plan(B)).seconds == 60
         assert runner.status().fuzzers[0].benched.startswith("3 failures in a row, the last one: ")
+
+    def test_of_a_guest_that_has_ended_what_the_host_knows_is_told(self, bench: Bench) -> None:
+        """Of the connection that broke the user can make nothing."""
+        bench.world.behaviours[A] = Behaviour(fate="dies")
+        bench.run(bench.definition(plan()))
+        assert [entry.reason.partition("; it said last")[0] for entry in bench.of(Ended)] == [
+            f"{PANIC}; the guest does not answer"
+        ] * 3
+        assert f"the last one: {PANIC}; the guest does not answer" in bench.standing(A, plan()).benched
 
     def test_a_guest_whose_disk_a_fuzzer_has_filled_is_nobody_elses(
         self, bench: Bench, caplog: pytest.LogCaptureFixture

@@ -75,6 +75,22 @@ def test_a_target_that_ends_itself_has_not_succeeded_and_what_it_said_is_told(ho
     assert "\nFUZZ_MODE must be set\n" in kept.read_text()
 
 
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        ("echo c >/proc/sysrq-trigger", "its kernel has halted: "),
+        ("poweroff -f", "its QEMU has ended"),
+    ],
+)
+def test_of_a_target_that_ends_its_guest_it_is_told_how(hostile: Hostile, does: str, told: str) -> None:
+    with hostile.lent(f"#!/bin/sh\n{does}\nsleep 1000\n"):
+        done = hostile.run(*SLICE)
+    assert done.status == 30, done.text
+    (ended,) = hostile.of(Ended)
+    assert (ended.result, ended.reason[: len(told)]) == ("guest died", told)
+    assert f"the last one: {told}" in done.text
+
+
 def test_an_image_of_the_users_is_fuzzed_and_a_list_that_tells_of_no_fuzzer_is_refused(demo: Workspace) -> None:
     """In a store where nothing but these is made."""
     (demo.directory / "mine.cpio").write_bytes((demo.store.demo / "initramfs.cpio").read_bytes())
