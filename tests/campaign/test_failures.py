@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pipeline.campaign.failures import MOST, Failures
+from pipeline.campaign.failures import KEPT, MOST, Failures
 
 NOTHING = b"WARNING: failed to fetch syslog: missing pid\n"
 """That is Topcoat's own, and tells nothing."""
@@ -22,3 +22,9 @@ def test_of_many_failed_attempts_the_latest_are_kept(tmp_path: Path) -> None:
 def test_one_that_said_nothing_leaves_nothing(tmp_path: Path) -> None:
     assert Failures(tmp_path).keep("p/f", "1.1", b"\n\n" + NOTHING) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_much_output_the_end_is_kept_and_told(tmp_path: Path) -> None:
+    said = b"first\n" + b"x" * KEPT + b"\nlast\n"
+    assert Failures(tmp_path).keep("p/f", "1.1", said).endswith("| last (failures/p/f/1.1.txt)")
+    assert (tmp_path / "failures/p/f/1.1.txt").read_bytes() == said[-KEPT:]

@@ -18,6 +18,7 @@ from pipeline.campaign import reading
 from pipeline.campaign.attempt import Attempt
 from pipeline.campaign.definition import Definition
 from pipeline.campaign.display import Lines, Reporter
+from pipeline.campaign.proofs import Claim, Proofs
 from pipeline.campaign.runner import Only, Runner
 from pipeline.campaign.status import Author, Status
 from pipeline.errors import BootError, CampaignBusy, InstanceBusy, NotProved, StoreError
@@ -300,6 +301,20 @@ class TestCanary:
         (proved.store.root / "canary.json").write_bytes(content)
         proved.runner(proved.definition(plan(A), name="weekly")).run()
         assert {fuzzer for fuzzer, _ in proved.world.runs} == {A, B, C}
+
+
+def test_of_many_proofs_the_latest_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, times = Proofs(tmp_path / "canary.json"), (f"2026-11-25T14:00:{number:02}Z" for number in range(5))
+    monkeypatch.setattr("pipeline.campaign.proofs.MOST", 2)
+    monkeypatch.setattr("pipeline.campaign.proofs.utc_now", lambda: next(times))
+    claims = [Claim(f"bot-{number}", "build", B, C) for number in range(5)]
+    for claim in claims:
+        found.add(claim, f"on {claim.host}")
+    assert [found.find(claim) for claim in claims] == [
+        *[None] * 3,
+        "on bot-3, 2026-11-25T14:00:03Z",
+        "on bot-4, 2026-11-25T14:00:04Z",
+    ]
 
 
 def test_where_it_is_known_how_far_an_open_attempt_came_that_counts(bench: Bench) -> None:
