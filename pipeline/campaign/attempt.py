@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from pipeline.campaign import artifacts
-from pipeline.campaign.artifacts import is_crash, unit_of
 from pipeline.campaign.capture import Capture
 from pipeline.campaign.failures import KEPT, Failures
 from pipeline.campaign.guests import Guest, Room, with_ending
@@ -22,7 +20,9 @@ from pipeline.campaign.status import Live
 from pipeline.campaign.work import Work, usual_limits
 from pipeline.corpus import Corpus
 from pipeline.corpus.files import name_of
+from pipeline.crashes import artifacts
 from pipeline.crashes import report as reports
+from pipeline.crashes.artifacts import is_crash, unit_of
 from pipeline.crashes.report import CrashReport
 from pipeline.crashes.vault import Crash, Vault
 from pipeline.deadline import Clock

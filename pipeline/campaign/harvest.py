@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.campaign import artifacts
 from pipeline.campaign.guests import Room
 from pipeline.campaign.site import CORPUS
 from pipeline.corpus import Corpus, files
+from pipeline.crashes import artifacts
 from pipeline.errors import CommandError, CommandTimeout, ConnectError, StoreError, TransferRefused
 from pipeline.scratch import scratch
 from pipeline.size import readable

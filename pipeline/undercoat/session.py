@@ -1,6 +1,8 @@
 """What is done with a running guest: its fuzzers, and the files of these. Each call connects and disconnects."""
 
+import logging
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +11,17 @@ from typing import BinaryIO, Literal, cast
 from pipeline import build, goglob, settings
 from pipeline.build import Build
 from pipeline.errors import TopcoatError, UnknownInstance, UsageError
+from pipeline.faults import host_faults
 from pipeline.fuzz_targets import FuzzTargets
 from pipeline.fuzzer import Fuzzer
 from pipeline.instance import SSH
 from pipeline.qemu.guest import USER
 from pipeline.ssh import Connector
+from pipeline.text import one_line
 from pipeline.undercoat import guest
 from pipeline.undercoat.handle import Handle, HandleFile
+
+log = logging.getLogger("topcoat")
 
 
 def fuzzers(file: HandleFile) -> list[str]:
@@ -41,6 +47,17 @@ def run(file: HandleFile, name: str, words: Sequence[str], output: BinaryIO, art
         if artifacts is not None:
             for path in found:
                 connector.get(goglob.literal(path), artifacts)  # the guest chooses their names
+                _compare(artifacts / posixpath.basename(path))
+
+
+def _compare(artifact: Path) -> None:
+    """Warn of an artifact that is not what its name says: nothing crashes with it."""
+    from pipeline.crashes.artifacts import is_whole
+
+    with host_faults("reading an artifact"):
+        whole = not artifact.is_file() or is_whole(artifact.name, artifact.read_bytes())
+    if not whole:
+        log.warning("%s is not what its name says: is the guest's disk full?", one_line(str(artifact)))
 
 
 def get(file: HandleFile, name: str, source: str, target: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.campaign import artifacts
 from pipeline.campaign.site import CORPUS
 from pipeline.corpus import Corpus
+from pipeline.crashes import artifacts
 from pipeline.crashes.report import CrashReport
 from pipeline.ledger import Crashed, Ended
 from tests.campaign.scripted import Behaviour, ScriptedSite, unit

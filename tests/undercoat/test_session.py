@@ -1,12 +1,17 @@
 """Work with a running guest, by the command line alone."""
 
+import io
 import json
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from pipeline.undercoat import session
 from pipeline.undercoat.handle import HandleFile
+from tests.campaign.scripted import unit
 from tests.conftest import Workspace
 from tests.undercoat.test_guest import call, process_of, started, with_tmpdir
 from tests.waiting import SOON
@@ -69,6 +74,32 @@ def test_a_guest_whose_kernel_has_halted_is_told(caller: Workspace) -> None:
             assert b"its kernel has halted: entering panic shell loop" in outcome.stdout, outcome.text
         assert process_of(path).alive, "it is not ended unasked"
         assert call(caller, "get_logs", path).stdout.endswith(b"! ")
+
+
+def test_an_artifact_that_is_not_what_its_name_says_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A guest whose disk is full keeps the beginning of it, or nothing."""
+    whole, torn = (f"crash-{unit(text)[0]}" for text in ("whole", "torn"))
+    contents = {whole: b"whole", torn: b"to", "crash-1": b"any"}
+
+    class Guest:
+        def run(self, *_: object) -> list[str]:
+            return [f"/data/tmp/{name}" for name in (*contents, "gone")]
+
+        def get(self, source: str, directory: Path) -> None:
+            name = source.rpartition("/")[2]
+            if name in contents:
+                (directory / name).write_bytes(contents[name])
+
+    @contextmanager
+    def fuzzer(*_: object) -> Iterator[tuple[Guest, Guest]]:
+        yield Guest(), Guest()
+
+    monkeypatch.setattr(session, "_fuzzer", fuzzer)
+    session.run(HandleFile(tmp_path / "handle"), "foo/bar", [], io.BytesIO(), tmp_path)
+    assert caplog.messages == [f"{tmp_path / torn} is not what its name says: is the guest's disk full?"]
+    assert (tmp_path / torn).read_bytes() == b"to", "it is there all the same"
 
 
 def test_a_missing_artifact_directory_is_told_before_anything_runs(caller: Workspace) -> None:
