@@ -33,7 +33,7 @@ _OLDEST_QEMU = (5, 0)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything that a boot needs of the host. Changes nothing but the cached answer whether KVM works.
+    """Look at everything that a boot needs of the host. Changes nothing but what the cache holds: whether KVM works, and the build's tools.
 
     What cannot be looked at is a finding too. Takes less than a second, unless a program hangs: at most 10 s for each.
     """

@@ -2,8 +2,9 @@
 
 A program of the build is used if it passes a trial: a tiny image, whose outcome is looked into like that of a real one.
 What has passed is remembered by its digest. An honest `fvm` may refuse the tiny disk: those of 2018 check the file
-systems in it, and there are none; then a copy of the build's own disk is its trial. An `fvm` of before 2021 passes too,
-but silently moves the data of some disks to where nobody finds it; such a disk is extended by Topcoat's own.
+systems in it, and there are none; then a copy of the build's own disk is its trial, and what comes out of that is
+remembered for the two, also a refusal. An `fvm` of before 2021 passes too, but silently moves the data of some disks to
+where nobody finds it; such a disk is extended by Topcoat's own.
 """
 
 import json
@@ -15,9 +16,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.build import Build
-from pipeline.errors import ImageError, MissingResource, StoreError, ToolError, ToolFailed, TopcoatError
+from pipeline.errors import (
+    ImageError,
+    InstanceBusy,
+    MissingResource,
+    StoreError,
+    ToolError,
+    ToolFailed,
+    ToolLied,
+    TopcoatError,
+)
 from pipeline.faults import host_faults
-from pipeline.publish import make_private, publish_json
+from pipeline.host import free_bytes
+from pipeline.publish import locked, publish_json
 from pipeline.settings import Settings, ToolChoice
 from pipeline.text import one_line, tail
 from pipeline.tools import Tool
@@ -25,12 +36,17 @@ from pipeline.tools import Tool
 OWN = {"zbitool": "pipeline.images.zbi", "fvm": "pipeline.images.fvm"}
 """Topcoat's own programs, by the keys that they can serve."""
 
-SCHEMA = 1
+SCHEMA = 2
 """Of tools.json. Tests hold a frozen sample."""
 
+REFUSED = "refused: "
+"""How the verdict begins on an `fvm` that does not work on a disk; the reason follows."""
+
 _TRIAL_LIMIT = 10.0
+_NOT_THE_TOOL = range(126, 193)  # exit codes of a shell or a linker: it did not run, or was ended by a signal
 _MORE = 64 << 20
 _TARGET = "data/trial"
+_MOMENT = 10.0  # for another process to write what it has found out
 
 
 def settle(build: Build, settings: Settings, digest_of: Callable[[Path], str]) -> Build:
@@ -54,39 +70,64 @@ def settle(build: Build, settings: Settings, digest_of: Callable[[Path], str]) -
 def _unfit(build: Build, key: str, settings: Settings, digest_of: Callable[[Path], str]) -> str:
     """Why the build's program for `key` is not used; "" if it is."""
     try:
-        tool = build.tool(key)
-        verdict = _remembered(build, tool, settings, digest_of)
+        verdict = _verdict(build, build.tool(key), settings, digest_of)
     except MissingResource as error:
         return f"{error.message}"
     except TopcoatError as error:
-        said = tail(error.detail.partition("\n")[2], 3) if isinstance(error, ToolError) else ""
-        return f"the build's does not work: {error.message}" + (f": {one_line(said)}" if said else "")
+        verdict = REFUSED + _reason(error)
+    if verdict.startswith(REFUSED):
+        return f"the build's does not work: {verdict.removeprefix(REFUSED)}"
     return _unsafe(build) if verdict == "old" else ""
 
 
-def _remembered(build: Build, tool: Tool, settings: Settings, digest_of: Callable[[Path], str]) -> str:
+def _reason(error: TopcoatError) -> str:
+    said = tail(error.detail.partition("\n")[2], 3) if isinstance(error, ToolError) else ""
+    return error.message + (f": {one_line(said)}" if said else "")
+
+
+def _verdict(build: Build, tool: Tool, settings: Settings, digest_of: Callable[[Path], str]) -> str:
     """What came out of the tool's trial, now or an earlier time. Raises what the trial raises."""
     cache, disk = settings.store.cache / "tools.json", build.path("blk")
-    digest = _digest(tool.files[0], digest_of)
-    known: dict[str, str] = {}
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        data = json.loads(cache.read_bytes())
-        if data["schema"] == SCHEMA:
-            known = dict(data["tools"])
+    digest, known = _digest(tool.files[0], digest_of), _known(cache)
     if digest in known:
         return known[digest]
+    if any(pair.startswith(f"{digest} ") for pair in known) and disk.is_file():
+        pair = f"{digest} {_digest(disk, digest_of)}"
+        if pair in known:
+            return known[pair]
     try:
-        known[digest] = verdict = TRIALS[tool.name](tool)
-    except ToolFailed:
-        if tool.name != "fvm" or not disk.is_file():
+        verdict = TRIALS[tool.name](tool)
+    except ToolFailed as error:
+        if tool.name != "fvm" or not disk.is_file() or error.code in _NOT_THE_TOOL:
             raise
-        both = f"{digest} {_digest(disk, digest_of)}"
-        if both in known:
-            return known[both]
-        known[both] = verdict = _try_fvm_on(tool, disk, settings)
-    with suppress(StoreError):  # tried again next time
-        publish_json(cache, {"schema": SCHEMA, "tools": known})
+        return _verdict_on(disk, tool, settings, f"{digest} {_digest(disk, digest_of)}")
+    with suppress(StoreError, InstanceBusy), locked(cache, _MOMENT):  # tried again next time
+        _remember(cache, digest, verdict)
     return verdict
+
+
+def _verdict_on(disk: Path, fvm: Tool, settings: Settings, pair: str) -> str:
+    """The same for an `fvm` and a disk: one process tries them, the others wait for it."""
+    cache = settings.store.cache / "tools.json"
+    with locked(cache):
+        known = _known(cache)
+        if pair not in known:
+            known[pair] = _try_fvm_on(fvm, disk, settings)
+            with suppress(StoreError):
+                _remember(cache, pair, known[pair])
+        return known[pair]
+
+
+def _known(cache: Path) -> dict[str, str]:
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        data = json.loads(cache.read_bytes())
+        if data["schema"] == SCHEMA:
+            return {key: str(verdict) for key, verdict in data["tools"].items()}
+    return {}
+
+
+def _remember(cache: Path, key: str, verdict: str) -> None:
+    publish_json(cache, {"schema": SCHEMA, "tools": {**_known(cache), key: verdict}})
 
 
 def _digest(file: Path, digest_of: Callable[[Path], str]) -> str:
@@ -97,14 +138,29 @@ def _digest(file: Path, digest_of: Callable[[Path], str]) -> str:
 
 
 def _try_fvm_on(tool: Tool, disk: Path, settings: Settings) -> str:
-    """Extend a copy of the build's disk by a little. Returns "disk". Raises ToolError, ImageError or StoreError."""
+    """Extend a copy of the build's disk by a little. Returns "disk", or a refusal that another trial would not change.
+
+    Raises ToolError or StoreError for what may pass.
+    """
+    length = (disk.stat().st_size // _MORE + 2) * _MORE
+    try:
+        _extend_copy(tool, disk, length, settings)
+    except (ToolLied, ImageError) as error:
+        return REFUSED + _reason(error)
+    except ToolFailed as error:
+        short = free_bytes(settings.store.cache) < 2 * length  # it may make a copy of its own
+        if short or error.code < 0 or error.code in _NOT_THE_TOOL:
+            raise
+        return REFUSED + _reason(error)
+    return "disk"
+
+
+def _extend_copy(tool: Tool, disk: Path, length: int, settings: Settings) -> None:
     from pipeline.prepare import copy_disk, extend
     from pipeline.proof import prove_disk
 
     cache, limit = settings.store.cache, settings.tools.timeout
-    length = (disk.stat().st_size // _MORE + 2) * _MORE
     with host_faults("trying the build's fvm"):
-        make_private(cache)
         # Named as what publish makes, so that topcoat gc knows what a kill leaves of it
         made = tempfile.TemporaryDirectory(dir=cache, prefix=".fvm-trial.", suffix=".tmp")
     with made as name:
@@ -112,7 +168,6 @@ def _try_fvm_on(tool: Tool, disk: Path, settings: Settings) -> str:
         copy_disk(disk, copy, limit)
         extend(tool, copy, str(length), limit)
         prove_disk(tool, copy, disk, length)
-    return "disk"
 
 
 def try_zbi(tool: Tool) -> str:

@@ -1,6 +1,7 @@
 """Who prepares images: the build's tool if it passes a trial, else Topcoat's own."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,8 @@ def test_topcoat_s_own_tools_stand_in(real: Workspace, program: str | None, why:
     for key in ("zbitool", "fvm"):
         line = next(line for line in text.splitlines() if line.startswith(f"{key}: {OWN}"))
         assert why.format(key) in line
-    assert not cache(real).exists(), "what does not work may work tomorrow"
+    known = json.loads(cache(real).read_text())["tools"] if cache(real).exists() else {}
+    assert all(" " in key for key in known), "what does not work may work tomorrow, but not on the same disk"
     assert ": made " not in made(real)
 
 
@@ -136,6 +138,69 @@ def test_an_fvm_that_refuses_the_build_s_disk_too_is_told_in_its_own_words(real:
     text = made(real, "ExtendedBlk")
     assert f"fvm: {OWN}the build's does not work: fvm failed with exit code 255: " in text
     assert r"blobfs fsck returned an error.\nVerify failed - cancelling extension" in text
+
+
+def tried(workspace: Workspace, body: str) -> Path:
+    """An `fvm` that does this in a shell, where $1 is the disk. Returns the list of the disks that it was run on."""
+    runs, program = workspace.directory / "runs", workspace.directory / "bundle" / FVM
+    program.write_text(f"#!/bin/sh\necho \"${{1##*/}}\" >>'{runs}'\nruns='{runs}'\n{body}\n")
+    program.chmod(0o755)
+    return runs
+
+
+def test_an_fvm_that_failed_both_trials_is_not_run_again_for_this_disk(real: Workspace) -> None:
+    runs = tried(real, "echo no such luck >&2; exit 3")
+    texts = [made(real, "ExtendedBlk") for _ in range(2)]
+    assert all(f"{OWN}the build's does not work: fvm failed with exit code 3: no such luck" in text for text in texts)
+    assert len(runs.read_text().splitlines()) == 2
+    with (real.directory / "bundle/target/x64/fvm.blk").open("wb") as stream:
+        fvm.create(stream, 32 << 10, {"data": b"other"}, length=8 << 20)
+    made(real, "ExtendedBlk")
+    assert len(runs.read_text().splitlines()) == 4
+
+
+def test_an_fvm_that_passed_on_the_disk_is_not_tried_on_the_tiny_one_again(real: Workspace) -> None:
+    real.environment["FAKE_FVM"] = "fsck"
+    made(real, "ExtendedBlk")
+    (real.directory / "bundle" / FVM).chmod(0o644)
+    assert OWN not in made(real, "ExtendedBlk")
+
+
+@pytest.mark.parametrize(
+    ("body", "disks"), [("kill -KILL $$", 2), ("nowhere", 1)], ids=["killed", "without a program"]
+)
+def test_a_failure_that_is_not_the_fvm_s_own_is_not_remembered(real: Workspace, body: str, disks: int) -> None:
+    runs = tried(real, body)
+    for count in (1, 2):
+        assert f"fvm: {OWN}the build's does not work: " in made(real, "ExtendedBlk")
+        assert len(runs.read_text().splitlines()) == count * disks
+
+
+def test_two_at_once_copy_the_disk_once(real: Workspace) -> None:
+    wait = 'n=0; until [ "$(wc -l <"$runs")" -ge 3 ] || [ $n -gt 600 ]; do n=$((n + 1)); sleep 0.1; done'
+    runs = tried(real, f'[ "${{1#*fvm-trial.}}" = "$1" ] || {{ {wait}; }}; exit 3')
+    with ThreadPoolExecutor() as pool:
+        assert all(OWN in text for text in pool.map(lambda task: made(real, task), ("ExtendedBlk", "InitrdWithKey")))
+    assert len(runs.read_text().splitlines()) == 3
+
+
+def test_one_disk_s_verdict_is_no_other_s(real: Workspace) -> None:
+    real.environment["FAKE_FVM"] = "fsck"
+    made(real, "ExtendedBlk")
+    with (real.directory / "bundle/target/x64/fvm.blk").open("wb") as stream:
+        fvm.create(stream, 32 << 10, {"data": b"nothing known"}, length=8 << 20)
+    assert f"fvm: {OWN}the build's does not work: fvm failed with exit code 255: " in made(real, "ExtendedBlk")
+
+
+def test_an_fvm_that_refuses_the_tiny_disk_and_damages_the_build_s_is_not_used(real: Workspace) -> None:
+    real.environment["FAKE_FVM"] = "fsck old"
+    with (real.directory / "bundle/target/x64/fvm.blk").open("wb") as stream:
+        fvm.create(stream, 32 << 10, {"data": b"content"}, max_disk_size=32 << 20)
+    for _ in range(2):
+        text = made(real, "ExtendedBlk")
+        assert f"fvm: {OWN}the build's does not work: fvm ended well, but fvm.blk is not what it should be: " in text
+    verdicts = json.loads(cache(real).read_text())["tools"].values()
+    assert [verdict for verdict in verdicts if verdict.startswith(image_tools.REFUSED)]
 
 
 def test_an_old_fvm_that_is_insisted_on_is_found_out(real: Workspace) -> None:
@@ -188,10 +253,19 @@ def test_an_own_tool_is_all_of_its_files() -> None:
     assert not Tool.at("zbi", Path("/bin/true")).own
 
 
-SAMPLE = '{\n  "schema": 1,\n  "tools": {\n    "b3:11": "current",\n    "b3:22": "old"\n  }\n}\n'
+SAMPLE = """{
+  "schema": 2,
+  "tools": {
+    "b3:11": "current",
+    "b3:22": "old",
+    "b3:33 b3:44": "disk",
+    "b3:33 b3:55": "refused: fvm failed with exit code 255: Verify failed"
+  }
+}
+"""
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2, "tools": {}}', '{"schema": 1, "tools": 7}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1, "tools": {}}', '{"schema": 2, "tools": 7}'])
 def test_a_cache_that_cannot_be_understood_is_begun_anew(real: Workspace, text: str) -> None:
     cache(real).parent.mkdir(parents=True)
     cache(real).write_text(text)
@@ -204,5 +278,5 @@ def test_the_cache_as_it_is_frozen(real: Workspace) -> None:
     cache(real).write_text(SAMPLE)
     made(real, "InitrdWithKey")
     data = json.loads(cache(real).read_text())
-    assert data["schema"] == 1
-    assert {"b3:11": "current", "b3:22": "old"}.items() < data["tools"].items()
+    assert data["schema"] == 2
+    assert json.loads(SAMPLE)["tools"].items() < data["tools"].items()
