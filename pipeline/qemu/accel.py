@@ -3,7 +3,7 @@
 Opening /dev/kvm and making a virtual machine is not proof enough: there are cloud hosts on which both work, and then
 QEMU aborts on the first virtual CPU, or the host interprets each instruction of a kernel (PVM does, where there is no
 nested virtualisation), some hundred times slower than QEMU emulates it. So QEMU itself is run once with KVM, and a
-trial kernel; the answer is kept until the host is booted again or QEMU changes.
+trial kernel; the answer is kept until the host is booted again or QEMU changes, unless it may be of this moment only.
 """
 
 import errno
@@ -14,6 +14,7 @@ import platform
 import re
 import resource
 import select
+import signal
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pipeline.build import Arch
 from pipeline.deadline import Deadline
 from pipeline.errors import SettingsError, StoreError
 from pipeline.publish import publish_json
+from pipeline.qemu.causes import CAUSES
 from pipeline.settings import Accel
 from pipeline.text import tail
 
@@ -55,6 +57,8 @@ class Probe:
 
     problem: str = ""
     hint: str = ""
+    passing: bool = False
+    """Whether the next trial may well have another outcome."""
 
     @property
     def works(self) -> bool:
@@ -116,8 +120,9 @@ def _remembered(qemu: Path, cache: Path) -> Probe:
         if known["schema"] == _SCHEMA and known["key"] == key:
             return Probe(str(known["problem"]), str(known["hint"]))
     probe = probe_kernel(qemu)
-    with suppress(StoreError):  # asked again next time
-        publish_json(cache, {"schema": _SCHEMA, "key": key, "problem": probe.problem, "hint": probe.hint})
+    if not probe.passing:
+        with suppress(StoreError):  # asked again next time
+            publish_json(cache, {"schema": _SCHEMA, "key": key, "problem": probe.problem, "hint": probe.hint})
     return probe
 
 
@@ -145,16 +150,45 @@ def probe_kernel(qemu: Path) -> Probe:
 def _seen(process: "subprocess.Popen[bytes]") -> Probe:
     deadline = Deadline(_LIMIT)
     with process:
-        with suppress(ProcessLookupError):
-            resource.prlimit(process.pid, resource.RLIMIT_CPU, (_CPU_LIMIT, _CPU_LIMIT))
-        said = _read_until(process, deadline)
-        hangs = deadline.expired
-        process.kill()
+        try:
+            with suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_CPU, (_CPU_LIMIT, _CPU_LIMIT))
+            said = _read_until(process, deadline)
+            ended = _has_ended(process, said, deadline)
+        finally:
+            os.kill(process.pid, signal.SIGKILL)  # Popen's own would wait for it, and lose what it has spent
+        _, status, spent = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     if _DONE in said:
         return Probe()
-    # Empty are those that ended by themselves: by the limit for their CPU time
-    why = _complaint(said) or ("it hangs" if hangs else "that is slower than to emulate it")
-    return Probe(f"/dev/kvm is there, but QEMU cannot run a kernel with it: {why}", "use another host")
+    killed = ended and process.returncode == -signal.SIGKILL
+    if killed and spent.ru_utime + spent.ru_stime > _CPU_LIMIT / 2:  # the limit goes by another clock
+        return _failed("that is slower than to emulate it")
+    if killed:
+        return _failed("something has killed it", passing=True)
+    if not ended and not re.search(_LAST, said):
+        return _failed("it hangs", passing=True)
+    complaint = _complaint(said)
+    return _failed(complaint or "it ended without a word", passing=not complaint or _is_passing(complaint))
+
+
+def _failed(why: str, *, passing: bool = False) -> Probe:
+    return Probe(f"/dev/kvm is there, but QEMU cannot run a kernel with it: {why}", "use another host", passing)
+
+
+def _has_ended(process: "subprocess.Popen[bytes]", said: bytes, deadline: Deadline) -> bool:
+    """Whether it ends by itself, or something else ends it, once it has said all that it has to say."""
+    if re.search(_LAST, said):
+        return False
+    end = os.pidfd_open(process.pid)
+    try:
+        return bool(select.select([end], [], [], deadline.remaining)[0])
+    finally:
+        os.close(end)
+
+
+def _is_passing(complaint: str) -> bool:
+    return any(cause.transient and cause.qemu and re.search(cause.qemu, complaint) for cause in CAUSES)
 
 
 def _complaint(said: bytes) -> str:
