@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import ImageError, StoreError
 from pipeline.text import one_line
@@ -20,44 +21,49 @@ def image_faults(file: str) -> Iterator[None]:
         raise
 
 
-_OTHER_STORE = "[store] root or TOPCOAT_ROOT"
-_NO_RIGHT = (
-    f"does it belong to another user? work as that one, give your user the right to that path, or move the store: "
-    f"{_OTHER_STORE}"
-)
-_A_FILE = f"a file stands where a directory is wanted; move it away, or set {_OTHER_STORE}"
-_STORE_HINTS = {
-    errno.ENOSPC: f"free some space on that disk, or move the store: {_OTHER_STORE}",
-    errno.EDQUOT: f"free some of your quota on that disk, or move the store: {_OTHER_STORE}",
-    errno.EROFS: f"the file system is mounted read-only; move the store: {_OTHER_STORE}",
+Place = Literal["store", "temporary", "file"]
+"""What a path belongs to: the store, the host's place for temporary files, or the user's own files."""
+
+_ELSEWHERE: dict[Place, str] = {
+    "store": ", or move the store: [store] root or TOPCOAT_ROOT",
+    "temporary": ", or have temporary files elsewhere: set TMPDIR",
+    "file": "",
+}
+_NO_RIGHT = "does it belong to another user? work as that one, give your user the right to that path"
+_A_FILE = "a file stands where a directory is wanted: move it away"
+_HINTS = {
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some of your quota on that disk",
+    errno.EROFS: "the file system is mounted read-only: have it mounted to be written to",
     errno.EACCES: _NO_RIGHT,
     errno.EPERM: _NO_RIGHT,
-    errno.ENOENT: f"is the path right? a directory on it is not there: {_OTHER_STORE}",
+    errno.ENOENT: "is the path right? something on it is not there: correct or make it",
     errno.EEXIST: _A_FILE,
     errno.ENOTDIR: _A_FILE,
-    errno.ELOOP: f"a link on that path leads to itself; remove it, or set {_OTHER_STORE}",
-    errno.ENAMETOOLONG: f"a name on that path is too long; move the store to a shorter one: {_OTHER_STORE}",
+    errno.ELOOP: "a link on that path leads to itself: remove it",
+    errno.ENAMETOOLONG: "a name on that path is too long: make it shorter",
 }
 
 
-def hint_for(number: int | None) -> str:
-    """What to do about a store that answers with this errno."""
-    return _STORE_HINTS.get(number or 0, "see the reason above; the same command again goes on from here")
+def hint_for(number: int | None, place: Place = "store") -> str:
+    """What to do about a path that answers with this errno."""
+    hint = _HINTS.get(number or 0)
+    return hint + _ELSEWHERE[place] if hint else "see the reason above; the same command again goes on from here"
 
 
-def explained(doing: str, error: OSError) -> StoreError:
-    """The error as one of the store's, that says what was being done and what to do about it."""
+def explained(doing: str, error: OSError, place: Place = "store") -> StoreError:
+    """The error as one of the host's files, that says what was being done and what to do about it."""
     where = f": {one_line(os.fsdecode(error.filename))}" if error.filename else ""
-    return StoreError(f"{doing}: {error.strerror or error}{where}", hint=hint_for(error.errno))
+    return StoreError(f"{doing}: {error.strerror or error}{where}", hint=hint_for(error.errno, place))
 
 
 @contextmanager
-def host_faults(doing: str) -> Iterator[None]:
+def host_faults(doing: str, place: Place = "store") -> Iterator[None]:
     """Turn an OSError of the body into a StoreError that says what was being done and what to do about it."""
     try:
         yield
     except OSError as error:
-        raise explained(doing, error) from error
+        raise explained(doing, error, place) from error
 
 
 @contextmanager

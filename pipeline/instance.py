@@ -239,7 +239,7 @@ class Instance:
         Raises StoreError if somebody else could write to it, InstanceBusy if a guest uses it.
         """
         path = self.sockets
-        with host_faults("making the directory for sockets"):
+        with host_faults("making the directory for sockets", "temporary"):
             require_private(path.parent)
             path.parent.mkdir(mode=0o700, exist_ok=True)
             require_private(path.parent)
@@ -258,7 +258,7 @@ class Instance:
 
     def remove_sockets(self) -> None:
         """Undo `make_sockets`."""
-        with host_faults("removing the directory of sockets"):
+        with host_faults("removing the directory of sockets", "temporary"):
             sockets = self.sockets_in_use
             if sockets.is_dir() and not lease.is_held(sockets):
                 for old in sockets.iterdir():

@@ -89,9 +89,9 @@ def _open_lock(path: Path) -> int:
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-            return os.open(
-                lock_of(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-            )  # a guest can be stopped all the same
+            with suppress(FileNotFoundError):  # a guest can be stopped all the same
+                return os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            raise
 
 
 def _is_current(descriptor: int, path: Path) -> bool:

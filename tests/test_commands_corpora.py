@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.corpus import Corpus, Coverage, Manifest, Merge, Unit
 from tests.conftest import Workspace
+from tests.tasks.runs import in_a_namespace
 
 MAZE = "example-fuzzers/maze_fuzzer"
 SOME = Coverage(20, 31)
@@ -55,6 +56,15 @@ def test_all_are_listed(workspace: Workspace, merged: Corpus) -> None:
         "net/dns                      -                     -                   "
         "      0   0 B              1             -                -\n"
     )
+
+
+def test_units_for_a_store_that_is_mounted_read_only(workspace: Workspace, directory: Path) -> None:
+    (workspace.store.root / "corpora" / MAZE).mkdir(parents=True)
+    mount = 'mount --bind "$ROOT" "$ROOT" && mount -o remount,bind,ro "$ROOT"'
+    status, text = in_a_namespace(workspace, mount, f"topcoat corpus import {MAZE} {directory}")
+    assert status == 30
+    assert "Read-only file system" in text
+    assert "hint: the file system is mounted read-only" in text
 
 
 def test_for_machines(workspace: Workspace, merged: Corpus) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import errors
 from pipeline.errors import BootError, StoreError, TopcoatError
-from pipeline.faults import host_faults
+from pipeline.faults import Place, host_faults
 
 _LINE = re.compile(r"^(?P<indent>[ │├└─]*)(?P<name>[A-Z]\w+)(?: +(?P<fault>user|host|tool|guest|bug|-) +\S.*)?$")
 
@@ -127,6 +127,15 @@ def test_host_faults_has_a_hint_for(number: int, words: str) -> None:
     assert str(caught.value) == "making disk: the reason: /store/disk"
     assert words in caught.value.hint
     assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize(("place", "words"), [("store", "[store] root"), ("temporary", "TMPDIR"), ("file", "")])
+def test_a_hint_names_the_setting_that_the_path_comes_from(place: Place, words: str) -> None:
+    numbers = [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG]
+    for number in numbers:
+        with pytest.raises(StoreError) as caught, host_faults("reading it", place):
+            raise OSError(number, "the reason")
+        assert [word for word in ("[store] root", "TMPDIR") if word in caught.value.hint] == ([words] if words else [])
 
 
 def test_host_faults_of_an_error_without_number_gives_its_text() -> None:

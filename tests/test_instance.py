@@ -216,6 +216,16 @@ def test_sockets_are_short_and_plain_wherever_the_store_is(tmp_path: Path, monke
     assert deep.sockets != Instance("i1", tmp_path).sockets
 
 
+def test_where_no_sockets_can_be_made_the_hint_is_about_that_place(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/proc")
+    with pytest.raises(StoreError, match="/proc") as caught:
+        instance.make_sockets()
+    assert "TMPDIR" in f"{caught.value.message} {caught.value.hint}"
+    assert "[store]" not in caught.value.hint
+
+
 def test_the_directory_of_sockets_must_be_ours(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     # pytest's own directories are too long for sockets
     base = tempfile.TemporaryDirectory(dir="/tmp")

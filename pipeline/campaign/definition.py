@@ -56,7 +56,7 @@ class FuzzerPlan:
 
         Also what is no file, and cannot be imported: somebody must tell of it. Raises StoreError.
         """
-        with host_faults(f"the seeds of {self.name} cannot be listed"):
+        with host_faults(f"the seeds of {self.name} cannot be listed", "file"):
             below = {path for seed in self.seeds if seed.is_dir() for path in files_below(seed)}
             return tuple(sorted(below.union(seed for seed in self.seeds if not seed.is_dir())))
 
@@ -73,7 +73,7 @@ class FuzzerPlan:
         from blake3 import blake3
 
         files = self.seed_files()
-        with host_faults(f"the dictionary and seeds of {self.name} cannot be read"):
+        with host_faults(f"the dictionary and seeds of {self.name} cannot be read", "file"):
             facts: dict[str, object] = {
                 "options": dict(self.options),
                 "dictionary": digest(self.dictionary) if self.dictionary else None,

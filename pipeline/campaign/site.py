@@ -85,7 +85,7 @@ class OverSsh:
     def push(self, files: Mapping[str, Path], directory: str) -> None:
         """See Site."""
         with scratch("push") as stage:
-            with host_faults("gathering what a guest is to get"):
+            with host_faults("gathering what a guest is to get", "temporary"):
                 for name, file in files.items():
                     (stage / name).symlink_to(file.absolute())  # links to files arrive as files
             self._fuzzer.put(self._connector, f"{goglob.literal(str(stage))}/", directory)

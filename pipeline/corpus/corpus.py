@@ -106,7 +106,7 @@ class Corpus:
         Nothing changes, and nobody is waited for.
         """
         now = self._read() or Manifest({})
-        with host_faults(f"reading what may come into the corpus of {self.fuzzer}"):
+        with host_faults(f"reading what may come into the corpus of {self.fuzzer}", "file"):
             return self._intake(now.units, now).judge(contents, set(without) - now.units.keys())
 
     @property
@@ -191,11 +191,11 @@ class Corpus:
 
         Raises UsageError if something else has the name of a unit there; it is never overwritten.
         """
-        with host_faults("exporting a corpus"):
+        with host_faults("exporting a corpus", "file"):
             directory.mkdir(parents=True, exist_ok=True)
         if not self.units():
             return 0
-        with self._opened() as now, host_faults("exporting a corpus"):
+        with self._opened() as now, host_faults("exporting a corpus", "file"):
             absent = [name for name in now.units if not _is_there(directory / name, now.units[name])]
             with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as work:
                 for name in absent:

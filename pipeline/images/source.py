@@ -31,7 +31,7 @@ class Source:
         """Exactly these bytes. Raises ImageDamaged if the file has fewer, before anything is read; StoreError."""
         if not self.holds(offset, length):
             raise _cut_off(offset, length, max(0, self.size - offset))
-        with host_faults(f"reading {self.stream.name}"):
+        with host_faults(f"reading {self.stream.name}", "file"):
             self.stream.seek(offset)
             content = self.stream.read(length)
         if len(content) < length:

@@ -203,7 +203,7 @@ class Connector:
         """Close, and remove the temporary directory. Raises StoreError if that cannot be done."""
         self.close()
         if self.temporary is not None:
-            with host_faults("removing a temporary directory"):
+            with host_faults("removing a temporary directory", "temporary"):
                 if self.temporary.exists():
                     shutil.rmtree(self.temporary)
             self.temporary = None
@@ -211,5 +211,5 @@ class Connector:
 
 def _temporary() -> Path:
     """A new directory in $TMPDIR. Python would fall back to another one if that is not there, unseen by its owner."""
-    with host_faults("making a temporary directory"):
+    with host_faults("making a temporary directory", "temporary"):
         return Path(tempfile.mkdtemp(prefix=PREFIX, dir=os.environ.get("TMPDIR") or "/tmp"))

@@ -46,7 +46,7 @@ def find(pattern: str) -> list[Source]:
     matches = goglob.expand(pattern, os.path.lexists, _names)
     if not matches:
         raise NoMatch(f"no files matching glob: {one_line(pattern)!r}", hint="see what is there: ls -a")
-    with host_faults("reading what is to be put into the guest"):
+    with host_faults("reading what is to be put into the guest", "file"):
         return [source for match in matches for source in _tree(match)]
 
 
@@ -68,8 +68,11 @@ def _tree(match: str) -> Iterator[Source]:
 def _link(path: Path, arrives: bytes) -> Iterator[Source]:
     try:
         mode = path.stat().st_mode
-    except FileNotFoundError:
-        log.warning("%s is left out: it is a link to nothing", one_line(str(path)))
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) and error.errno != errno.ELOOP:
+            raise
+        where = "itself" if error.errno == errno.ELOOP else "nothing"
+        log.warning("%s is left out: it is a link to %s", one_line(str(path)), where)
         return
     if stat.S_ISDIR(mode):
         log.warning("%s is left out: it is a link to a directory", one_line(str(path)))

@@ -43,7 +43,7 @@ def write(sources: Iterable[Source], send: Callable[[bytes], object]) -> None:
             if source.empty and source.arrives:
                 gathered(_header(source, 0, 0))
         else:
-            with host_faults("reading what is to be put into the guest"):
+            with host_faults("reading what is to be put into the guest", "file"):
                 _write_file(source, gathered)
     send(bytes(pieces) + _END * 2)
 

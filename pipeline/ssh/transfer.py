@@ -294,5 +294,5 @@ def _below(root: bytes, source: Source) -> bytes:
 
 
 def _stored(source: Source, path: bytes) -> Job[None]:
-    with host_faults("reading what is to be put into the guest"), source.opened() as stream:
+    with host_faults("reading what is to be put into the guest", "file"), source.opened() as stream:
         yield from jobs.store(path, stream.read)

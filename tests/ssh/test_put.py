@@ -76,12 +76,14 @@ class TestPut:
         (here / "d" / "to file").symlink_to("a")
         (here / "d" / "to directory").symlink_to("..")
         (here / "d" / "to nothing").symlink_to("nowhere")
+        (here / "d" / "to itself").symlink_to("to itself")
         os.mkfifo(here / "d" / "fifo")
         connector.put(str(here / "d"), "to")
         assert tree(root / "to" / "d") == dict(sorted((below("d/", FILES) | {"to file": b"first"}).items()))
         assert [record.message.rpartition("/")[2] for record in caplog.records] == [
             "fifo is left out: it is neither a file nor a directory",
             "to directory is left out: it is a link to a directory",
+            "to itself is left out: it is a link to itself",
             "to nothing is left out: it is a link to nothing",
         ]
 
@@ -98,5 +100,8 @@ class TestPut:
             raise PermissionError(13, "Permission denied", "a")
 
         monkeypatch.setattr("pipeline.ssh.sources.os.open", refused)
-        with pytest.raises(StoreError, match=r"reading what is to be put into the guest: Permission denied: a"):
+        with pytest.raises(
+            StoreError, match=r"reading what is to be put into the guest: Permission denied: a"
+        ) as caught:
             connector.put(str(here / "d"), "to")
+        assert "store" not in caught.value.hint, "it is none of the store's files"

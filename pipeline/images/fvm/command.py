@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command. 0, or 1 with one line and a hint on stderr; `check` prints a line for each problem."""
     options = _parser().parse_args(arguments)
     try:
-        with host_faults(f"working on {options.file.name}"), image_faults(str(options.file)):
+        with host_faults(f"working on {options.file.name}", "file"), image_faults(str(options.file)):
             return _COMMANDS[options.command](options)
     except TopcoatError as error:
         print(f"fvm: {printable(error.explain())}", file=sys.stderr)

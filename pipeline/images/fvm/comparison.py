@@ -28,7 +28,7 @@ def first_difference(source: Path, other: Path) -> str | None:
     StoreError if it cannot be read, UsageError if it is no regular file or cannot be opened.
     """
     with ExitStack() as stack:
-        stack.enter_context(host_faults("comparing FVMs"))
+        stack.enter_context(host_faults("comparing FVMs", "file"))
         left, right = (_opened(path, stack) for path in (source, other))
         difference = _other_entry(left, right) or _other_content(left, right)
         for volume in (left, right):

@@ -42,7 +42,7 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
     all of its data; `digests=False` spares it. Raises WrongFormat, ImageDamaged and ImageTooLarge as `read` does, and
     StoreError if the file cannot be read, UsageError if it is no regular one.
     """
-    with host_faults("reading an FVM"), image_faults(str(path)), opened(path) as file:
+    with host_faults("reading an FVM", "file"), image_faults(str(path)), opened(path) as file:
         stream = file.stream
         copies = read_copies(stream)
         present = file.size

@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         _forget_stdout()
         doing = error.filename or "reading an image, or printing"
-        return _failed(StoreError(f"{doing}: {error.strerror}", hint=hint_for(error.errno)))
+        return _failed(StoreError(f"{doing}: {error.strerror}", hint=hint_for(error.errno, "file")))
     return 0
 
 

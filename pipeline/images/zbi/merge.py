@@ -274,7 +274,7 @@ def _files_at(target: str, path: Path) -> Iterator[tuple[str, Content]]:
     if not path.is_dir():
         yield target, New.at(path)
         return
-    with host_faults(f"looking through {printable(str(path))}"):
+    with host_faults(f"looking through {printable(str(path))}", "file"):
         for source in sorted(path.iterdir()):
             if source.is_symlink() and source.is_dir():
                 raise UsageError(
