@@ -1,9 +1,10 @@
 """The files that luigi reads, merged: the text of each setting and where it stands.
 
 /etc/luigi/luigi.cfg, ./luigi.cfg, and the file named by LUIGI_CONFIG_PATH, the last one wins. A path in a file is
-relative to that file; `~` and `$NAME` are expanded. Unknown names in known sections are errors: a typing mistake must
-not silently mean "default". As settings name programs that are run, a file that only lies there counts if nobody else
-can have written it; what LUIGI_CONFIG_PATH names is its user's choice.
+relative to that file; `~` and `$NAME` are expanded. Unknown names in known sections are errors, and so are sections
+whose names are almost those of known ones: a typing mistake must not silently mean "default". As settings name programs
+that are run, a file that only lies there counts if nobody else can have written it; what LUIGI_CONFIG_PATH names is its
+user's choice.
 """
 
 import configparser
@@ -19,6 +20,9 @@ from pipeline.trust import distrust
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
+
+_NEAR = 0.8
+"""Of difflib's ratio: [bot] and [biuld] are meant for ours; [root] and [core], which luigi knows, are not."""
 
 _LISTS = ("arguments",)
 """What may be empty, and means that there are none."""
@@ -67,12 +71,23 @@ class Configuration:
         except (configparser.Error, UnicodeDecodeError, OSError) as error:
             raise SettingsError(f"{path} cannot be read: {error}", hint="correct that file") from error
         for section in parser.sections():
-            if section in self._known:
+            if section not in self._known:
+                self._check_section(path, section)
+            else:
                 for key, value in parser.items(section):
                     self._check_key(path, section, key)
                     self.values[section, key] = (value.strip(), path)
                     if not value.strip() and key not in _LISTS:
                         self._refuse(section, key, "give it a value, or leave it out, which means the default")
+
+    def _check_section(self, path: Path, section: str) -> None:
+        """Sections of luigi, of tasks and of other projects are none of our business."""
+        import difflib
+
+        near = difflib.get_close_matches(section, self._known, n=1, cutoff=_NEAR)
+        if near:
+            hint = f"did you mean [{near[0]}]? if not, it needs a name that is less like it"
+            raise SettingsError(f"{path}: there is no section [{section}]", hint=hint)
 
     def _check_key(self, path: Path, section: str, key: str) -> None:
         if key not in self._known[section]:

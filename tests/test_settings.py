@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
+import tasks
 from pipeline.errors import SettingsError, StoreError
 from pipeline.settings import RESOURCE_KEYS, TCG_SCALE, Boot, Qemu, Settings, Timeouts, Tools, load
 
@@ -145,9 +146,35 @@ def test_an_unknown_key_is_refused_with_the_likely_one(write: Write, section: st
 
 
 def test_sections_of_others_are_ignored(write: Write) -> None:
-    text = "[core]\nworkers = many\n[BootInstance]\nname = x\n[qemus]\nmemory = -1\n"
+    text = "[core]\nworkers = many\n[BootInstance]\nname = x\n[hypervisor]\nmemory = -1\n"
     settings = load({}, write(text))
     assert settings.qemu == Qemu()
+
+
+@pytest.mark.parametrize(
+    ("section", "meant"),
+    [
+        ("bot", "boot"),
+        ("biuld", "build"),
+        ("tool", "tools"),
+        ("sotre", "store"),
+        ("campain", "campaign"),
+    ],
+)
+def test_a_section_that_is_almost_one_of_ours_is_refused(write: Write, section: str, meant: str) -> None:
+    directory = write(f"[{section}]\ntimeout = 300\n")
+    with pytest.raises(SettingsError) as caught:
+        load({}, directory)
+    assert str(caught.value) == f"{directory}/luigi.cfg: there is no section [{section}]"
+    assert caught.value.hint.startswith(f"did you mean [{meant}]? ")
+
+
+def test_sections_that_luigi_knows_pass(write: Write) -> None:
+    """Those of its parts, in any version, and those with parameters of tasks."""
+    parts = "batch_notifier core cors datadog email execution_summary hadoop hdfs hive kubernetes logging mysql pig"
+    more = "postgres prometheus redis redshift resources retcode s3 scalding scheduler sendgrid smtp spark task_history"
+    sections = [*f"{parts} {more} task_visualiser webhdfs worker DEFAULT".split(), *tasks.__all__]
+    load({}, write("".join(f"[{section}]\n" for section in sections)))
 
 
 def test_a_percent_sign_is_nothing_special(write: Write) -> None:
