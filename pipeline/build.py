@@ -252,7 +252,7 @@ def _listed_tools(out: Path) -> dict[str, Path]:
 
 def _demo(settings: Settings, why: str) -> Build:
     demo = settings.store.demo
-    remade = "it is made by the demo tasks; delete out/demo to have them start afresh"
+    remade = "not made yet, or deleted meanwhile: run the same again, or make it: luigi --module tasks BootInstance"
     qemu = shutil.which("qemu-system-x86_64") or "qemu-system-x86_64"
     made = {
         "zbi": demo / "initramfs.cpio",

@@ -33,7 +33,7 @@ _OLDEST_QEMU = (5, 0)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything that a boot needs of the host. Changes nothing but what the cache holds: whether KVM works, and the build's tools.
+    """Look at everything that a boot needs of the host. It changes nothing but what is cached of KVM and the tools.
 
     What cannot be looked at is a finding too. Takes less than a second, unless a program hangs: at most 10 s for each.
     """

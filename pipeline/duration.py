@@ -7,12 +7,14 @@ from pipeline.errors import UsageError
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def parse_duration(text: str) -> float:
-    """Seconds, or with a suffix s, m, h or d; never 0. Raises UsageError ("Bad time: X")."""
+def parse_duration(text: str, least: float = 0.0) -> float:
+    """Seconds, or with a suffix s, m, h or d; at least `least`, and never 0. Raises UsageError ("Bad time: X")."""
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)", text.strip(), re.ASCII)
-    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
-    if seconds == 0:
+    if match is None:
         raise UsageError(f"Bad time: {text}", hint="write seconds, or a number with s, m, h or d, such as 10m")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds == 0 or seconds < least:
+        raise UsageError(f"Bad time: {text}", hint=f"write {f'at least {least:g}' if least else 'more than 0'} seconds")
     return seconds
 
 

@@ -35,11 +35,12 @@ class Finding:
 
 def space(free: int, images: int) -> Finding:
     """Of `free` bytes on the store's disk, when the images of one build take `images`."""
-    text = f"{readable(free)} are free for the store; the images of this build take {readable(images)}"
+    text = f"{readable(free)} are free for the store"
+    takes = f"{text}; the images of this build take {readable(images)}"
     hint = "free some space, see topcoat gc and topcoat clean; or move the store: [store] root or TOPCOAT_ROOT"
     if free < LEAST_SPACE:
-        return Finding("space", "error", text, hint)
-    return Finding("space", "warning", text, hint) if free < 2 * images else Finding("space", "ok", text)
+        return Finding("space", "error", f"{text}, and {readable(LEAST_SPACE)} is the least with which to begin", hint)
+    return Finding("space", "warning", takes, hint) if free < 2 * images else Finding("space", "ok", takes)
 
 
 def memory(meminfo: str, need: int) -> Finding:

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.build import Build, Resource, choose, load
 from pipeline.errors import MissingResource
+from pipeline.fuzz_targets import FuzzTargets
 from pipeline.settings import Boot, BuildKind, Campaign, Pool, Qemu, Settings, Store, Tools
 from pipeline.tools import Tool
 
@@ -240,6 +241,12 @@ def test_demo_build_takes_qemu_from_the_path(tmp_path: Path, monkeypatch: pytest
     assert "apt-get install" in caught.value.hint
     program(tmp_path / "qemu-system-x86_64")
     assert load(settings(tmp_path), {}).path("qemu") == tmp_path / "qemu-system-x86_64"
+
+
+def test_a_part_of_the_demo_guest_that_is_not_there_is_made_by_the_same_command(tmp_path: Path) -> None:
+    with pytest.raises(MissingResource, match=r"tests\.json: there is no such file") as caught:
+        FuzzTargets.of(load(settings(tmp_path), {}))
+    assert "deleted meanwhile: run the same again, or make it: luigi --module tasks" in caught.value.hint
 
 
 def program(path: Path) -> Path:

@@ -42,6 +42,10 @@ class TestVitals:
         found = vitals.space(free, images)
         assert summary(found) == (level, level != "ok")
         assert "are free for the store" in found.text
+        assert (", and 1.0 GiB is the least" in found.text, "the images" in found.text) == (
+            level == "error",
+            level != "error",
+        )
 
     @pytest.mark.parametrize(
         ("available", "swap", "level"),

@@ -19,6 +19,14 @@ def test_what_is_no_time(text: str) -> None:
         parse_duration(text)
 
 
+def test_a_time_that_is_too_short() -> None:
+    for text, least, hint in (("0.0m", 0.0, "more than 0"), ("0", 1.0, "at least 1"), ("0.9", 1.0, "at least 1")):
+        with pytest.raises(UsageError, match=r"^Bad time: ") as caught:
+            parse_duration(text, least)
+        assert caught.value.hint == f"write {hint} seconds"
+    assert parse_duration("1s", 1.0) == 1
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.44, "0.4 s"), (12.4, "12 s"), (59.6, "1m00s"), (185, "3m05s"), (7620, "2h07m"), (90000, "25h00m")],

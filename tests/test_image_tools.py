@@ -166,9 +166,7 @@ def test_an_fvm_that_passed_on_the_disk_is_not_tried_on_the_tiny_one_again(real:
     assert OWN not in made(real, "ExtendedBlk")
 
 
-@pytest.mark.parametrize(
-    ("body", "disks"), [("kill -KILL $$", 2), ("nowhere", 1)], ids=["killed", "without a program"]
-)
+@pytest.mark.parametrize(("body", "disks"), [("kill -KILL $$", 2), ("nowhere", 1)], ids=["killed", "without a program"])
 def test_a_failure_that_is_not_the_fvm_s_own_is_not_remembered(real: Workspace, body: str, disks: int) -> None:
     runs = tried(real, body)
     for count in (1, 2):

@@ -53,7 +53,8 @@ def _read(directory: Path, *, works: bool) -> Reading:
     state = State.of(ledger.read(directory / LEDGER))
     opened = state.whole or state.opened
     if opened is None:
-        raise StoreError(f"{directory / LEDGER} tells of no campaign", hint="run it: luigi --module tasks FuzzCampaign")
+        run_it = f"run it: luigi --module tasks FuzzCampaign --name {directory.name}"
+        raise StoreError(f"{directory / LEDGER} tells of no campaign", hint=run_it)
     try:
         definition = Definition.decode(opened.definition)
     except ValueError as error:

@@ -45,7 +45,7 @@ class Source:
         """Read a file. It never raises: what goes wrong is one of the problems."""
         name = one_line(str(path))
         try:
-            text = read_bounded(path).decode("utf-8")
+            text = read_bounded(path).decode("utf-8-sig")
         except OSError as error:
             return cls(name, {}, problems=(Problem(name, None, "", f"{error.strerror}", "name the campaign's file"),))
         except UnicodeDecodeError as error:
@@ -68,6 +68,11 @@ class Source:
     def called(self, key: str) -> str:
         """A key as whoever has given it calls it: parameters have names of their own."""
         return one_line(key if self.name else _PARAMETERS.get(key, key))
+
+    def written(self, key: str, value: str) -> str:
+        """How this value of a key, given in TOML, is written where the source comes from."""
+        bare = value.strip('[]"')
+        return f"{key} = {value}" if self.name else f"--{self.called(key)} '{bare}'"
 
     @cached_property
     def _lines(self) -> TomlLines:

@@ -56,7 +56,7 @@ class Table:
     def require(self, key: str, example: str) -> None:
         """Refuse the table if it lacks the key."""
         if key not in self.content:
-            self.refuse(f"{key} is missing", f"write {key} = {example}", key)
+            self.refuse(f"{key} is missing", f"write {self.source.written(key, example)}", key)
 
     def text(self, key: str) -> str | None:
         """Text that is not empty, and has no control characters."""
@@ -134,7 +134,7 @@ class Table:
 
 def whole_seconds(value: object) -> int:
     """A time, as text such as "10m" or a number of seconds: at least 1. Raises UsageError."""
-    seconds = parse_duration(value) if isinstance(value, str) else value
+    seconds = parse_duration(value, 1) if isinstance(value, str) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= LARGEST:
         raise UsageError("Bad time", hint=_TIME)
     whole = round(seconds)

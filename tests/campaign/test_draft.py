@@ -150,6 +150,10 @@ class TestValues:
         ]
         assert "did you mean max_len?" in made.warnings[0].hint
 
+    def test_a_byte_order_mark_is_passed_over(self, tmp_path: Path) -> None:
+        assert definition(tmp_path, f"\ufeff{LEAST}budget = 7").fuzzers[0].budget == Budget(7)
+        assert problems(tmp_path, f"\ufeff{LEAST}bugdet = 7")[0].startswith("nightly.toml:3: ")
+
     def test_the_later_of_two_overrides_prevails_key_by_key(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             (tmp_path / name).write_text('"a"')
@@ -195,6 +199,7 @@ class TestProblems:
             ('dictionary = "x"', "3: there is no key dictionary here (it is of one fuzzer"),
             ('\n\nbudget = "10x"', "5: budget = '10x' cannot be used (write seconds, or a number with s, m, h or d"),
             *((f"slice = {value}", f"3: slice = {value} cannot be used (write") for value in SHORT),
+            ('budget = "0"', "3: budget = '0' cannot be used (write at least 1 seconds)"),
             ("slice = true", "3: slice = True cannot be used (write"),
             ("slice = 0x" + "f" * 5000, "3: slice cannot be used (write"),
             ("budget = {}", "3: runs is missing (write runs = 100000)"),
@@ -393,7 +398,7 @@ class TestParameters:
         with pytest.raises(SettingsError, match="x/y has 3 problems") as caught:
             draft.from_parameters(DEFAULTS, "x/y", "", budget="5x")
         first, second, third = caught.value.detail.splitlines()
-        assert first.startswith("--fuzzers: fuzzers is missing (write")
+        assert first == "--fuzzers: fuzzers is missing (write --fuzzers 'example-fuzzers/*')"
         assert second.startswith("--name: name = 'x/y' cannot be used (")
         assert third.startswith("--budget: budget = '5x' cannot be used (")
         with pytest.raises(SettingsError, match="n has a problem") as caught:

@@ -109,6 +109,14 @@ def test_a_report_that_cannot_be_written_does_not_hide_why_it_ended(bench: Bench
         bench.runner(bench.definition(plan())).run(lambda runner: (ticks.pop() if ticks else full)(runner))
 
 
+def test_an_empty_ledger_has_a_hint_with_the_campaign_s_name(tmp_path: Path) -> None:
+    (tmp_path / "nightly").mkdir()
+    (tmp_path / "nightly/ledger.jsonl").touch()
+    with pytest.raises(StoreError, match="tells of no campaign") as caught:
+        reading.read(tmp_path / "nightly")
+    assert caught.value.hint == "run it: luigi --module tasks FuzzCampaign --name nightly"
+
+
 @given(at=st.integers(1, 40), before=st.booleans())
 @hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_killed_at_any_moment_the_ledger_tells(tmp_path_factory: pytest.TempPathFactory, at: int, before: bool) -> None:
