@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import aging
 from tests.cleaning import CLEANERS, Cleaner, age
+from tests.waiting import SOON
 
 
 @pytest.fixture
@@ -56,10 +57,35 @@ class TestCleaned:
         assert left(place) == ["file"]
 
 
-def test_several_keep_the_same(place: Path) -> None:
+def test_several_keep_the_same(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     with aging.kept(place), aging.kept(place, place / "ours") as descriptors:
         assert len(descriptors) == 2
         assert not any(os.get_inheritable(descriptor) for descriptor in descriptors)
+    assert caplog.messages == []
+
+
+def test_who_cleans_up_at_this_moment_is_waited_for(
+    place: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aging, "_PATIENCE", SOON)
+    cleaner = os.open(place, os.O_RDONLY)
+    fcntl.flock(cleaner, fcntl.LOCK_EX)
+    monkeypatch.setattr("pipeline.aging.time.sleep", lambda _: os.close(cleaner))
+    with aging.kept(place):
+        assert is_shared(place)
+    assert caplog.messages == []
+
+
+def is_shared(directory: Path) -> bool:
+    """Whether somebody has the directory's lock, and one more may share it."""
+    other = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(other)
+    return True
 
 
 def test_what_cannot_be_kept_is_told_and_is_no_failure(

@@ -99,6 +99,13 @@ def test_a_log_that_was_rotated_meanwhile(tmp_path: Path, text: str, line: str) 
         assert found_in_log(log) == line, cut
 
 
+def test_a_panic_above_a_long_trace(tmp_path: Path) -> None:
+    text, line = HALTED["new"]
+    trace = "{{{module:0x1:libc.so:elf:0123456789abcdef}}}\r\n" * 280
+    panic = text.removesuffix(END_OF_ZIRCON)
+    assert found_in_log(write(tmp_path / "serial.log", f"{BOOT}{SHELL}{panic}{trace}")) == line
+
+
 def test_a_line_of_a_process_whose_beginning_is_out_of_sight(tmp_path: Path) -> None:
     forged = "entering panic shell loop\n"
     filler = "x" * (END - len(forged) - 1) + "\n"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import build, settings
 from pipeline.errors import (
     AlreadyRunning,
     BootError,
@@ -20,7 +21,9 @@ from pipeline.errors import (
     MissingResource,
     StoreError,
 )
+from pipeline.history import History
 from pipeline.launcher import ATTEMPTS_OF_HOST, Launcher, start
+from pipeline.qemu.plan import plan
 from pipeline.timeline import Timeline
 from tests.conftest import Workspace, qemus_of
 from tests.fakes.launcher import ShellLauncher
@@ -191,6 +194,18 @@ def test_an_interruption_is_not_tried_again(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         start(launcher, 9, pause=lambda _: None)
     assert launcher.starts == 1
+
+
+def test_boots_with_other_threads_are_no_measure(bundle: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    Played(bundle, monkeypatch)
+
+    def history(threads: str) -> History:
+        bundle.configure(f"[qemu]\naccel = tcg\ntcg_threads = {threads}\n")
+        chosen = settings.load(directory=bundle.directory)
+        return plan(chosen, build.load(chosen), bundle.instance(), "marker").history
+
+    history("single").add(1.0)
+    assert (history("single").seconds(), history("multi").seconds()) == ([1.0], [])
 
 
 def test_a_guest_that_dies_is_the_guests_fault() -> None:

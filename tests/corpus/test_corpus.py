@@ -61,6 +61,13 @@ def test_what_a_guest_lacks_is_told_from_a_listing(corpus: Corpus) -> None:
     assert corpus.lacking([name_of(b"a")]) == [corpus.path(name_of(b"b"))]
 
 
+def test_what_is_no_file_is_no_example(corpus: Corpus) -> None:
+    """Its content would be printed."""
+    corpus.quarantine(b"secret", "it crashes")
+    (reason,) = corpus.add([b"secret"], "a guest").reasons
+    assert (reason.example, "secret" in str(reason)) == ("", False)
+
+
 class Meeting(Protocol):
     def wait(self, timeout: float, /) -> int: ...
 

@@ -42,4 +42,5 @@ def test_stacks_of_long_lines(piece: str) -> None:
     ):
         found = parse(("ERROR: AddressSanitizer: stack-overflow on\n" + f"{form.format(text)}\n" * 120).encode())
         assert found is not None
+        assert all(len(frame.function) <= 1000 for frame in found.frames)
         assert re.fullmatch("[a-z0-9_-]{1,80}", slug(found))

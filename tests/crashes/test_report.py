@@ -136,6 +136,7 @@ def test_runs_without_a_crash() -> None:
         ("a.c:1:2: runtime error: applying zero offset to null pointer", "pointer-overflow"),
         ("ERROR: AddressSanitizer: \x1b[31m...", "unknown"),
         ("a.c:1:2: runtime error: signed integer overflow: 1 + 2", "integer-overflow"),
+        ("a.c:1:2: runtime error: negation of -5 cannot be represented in type 'int'", "integer-overflow"),
         ("a.c:1:2: runtime error: unsigned integer overflow: 1 + 2", "unsigned-integer-overflow"),
         ("a.c:1:2: runtime error: division by zero", "divide-by-zero"),
         ("a.c:1:2: runtime error: index 9 out of bounds for type 'int[8]'", "index-out-of-bounds"),

@@ -228,6 +228,19 @@ def test_time_that_is_up(qemu: Qemu) -> None:
     assert (qemu.result, watch.ended, watch.markers) == (False, False, 0)
 
 
+def test_what_is_done_by_the_time_that_is_up_counts(qemu: Qemu) -> None:
+    """However long the question takes: the time may be up while it is asked."""
+    process, answers = Process.find(qemu.popen.pid), [False, True]
+    assert process
+
+    def done() -> bool:
+        qemu.clock.now = 1000.0
+        return answers.pop(0)
+
+    with watching(Console(qemu.log), qemu.path, qemu.monitor, process, lambda: None) as watch:
+        assert watch.until(done, Deadline(60, qemu.clock))
+
+
 @pytest.mark.parametrize(
     "step",
     [

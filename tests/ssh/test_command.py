@@ -104,6 +104,13 @@ def test_at_its_limit_a_command_and_all_that_it_started_is_ended(connector: Conn
     assert processes_with(b"sleep\x00" + line.partition("sleep ")[2][:4].encode()) == []
 
 
+def test_a_command_that_has_closed_its_output_has_its_limit_all_the_same(connector: Connector) -> None:
+    with pytest.raises(CommandTimeout, match=r"did not end within 0\.5 s, and was killed$") as failure:
+        connector.command("exec >&- 2>&-; sleep 1013; :", shell=True).run(0.5)
+    assert failure.value.ended
+    assert processes_with(b"sleep\x001013") == []
+
+
 def test_without_proc_nobody_knows_and_that_is_told(connector: Connector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connector.connected(), "facilities", lambda _: Facilities())
     with pytest.raises(CommandTimeout, match="nobody knows whether it still runs") as failure:
