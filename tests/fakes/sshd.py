@@ -226,6 +226,8 @@ def _execute(channel: paramiko.Channel, command: bytes, server: Server) -> None:
             thread.start()
         for pump in pumps:
             pump.join()
+        with suppress(OSError, EOFError):  # as real servers do: the command may run on
+            channel.shutdown_write()
         status = shell.wait()
     with suppress(OSError, EOFError):  # the client has gone
         if status >= 0 and server.fault != "no status":
