@@ -32,6 +32,7 @@
     │   ├── BootTimeout         guest  the guest was not ready in time
     │   └── ConnectError        guest  SSH to the guest does not work
     │       ├── KeyRefused      guest  the guest does not take our key
+    │       ├── KeyGone         guest  our key is not there any more: the guest was stopped
     │       └── WrongServer     guest  something else answers on the guest's port
     ├── StartFailed             -      undercoat has started no guest, for a reason that was told
     ├── InstanceBusy            user   another process works on the instance
@@ -305,6 +306,10 @@ class ConnectError(BootError):
 
 class KeyRefused(ConnectError):
     """The guest's SSH server answers, and does not take our key: trying again does not help."""
+
+
+class KeyGone(ConnectError):
+    """The private key is not there any more: whoever stops an instance deletes it."""
 
 
 class WrongServer(ConnectError):

@@ -124,6 +124,13 @@ def test_a_qemu_that_is_stopped_by_a_signal_says_so(running: Workspace, monkeypa
     verify(running)
 
 
+def test_one_that_is_stopped_just_before_is_not_called_broken(running: Workspace) -> None:
+    handle = running.instance().require_live()
+    assert running.topcoat("stop", "i0").status == 0
+    with pytest.raises(UnknownInstance, match="it has just been stopped"):
+        identity.verify(handle)
+
+
 def test_each_has_an_error_of_its_own() -> None:
     kinds: list[type[TopcoatError]] = [HandleEdited, PidReused, BrokenInstance, UnknownInstance]
     assert len({kind.__name__ for kind in kinds}) == len(kinds)

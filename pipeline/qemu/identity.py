@@ -7,7 +7,7 @@ guest's side, its host key, is compared by pipeline.ssh.
 
 from pathlib import Path
 
-from pipeline.errors import BrokenInstance, HandleEdited
+from pipeline.errors import BrokenInstance, HandleEdited, UnknownInstance
 from pipeline.host import is_frozen
 from pipeline.instance import Handle
 from pipeline.qemu.qmp import Monitor, MonitorError
@@ -27,7 +27,8 @@ _PAUSED = {
 def verify(handle: Handle) -> None:
     """Return if QEMU says of itself what the handle says of it.
 
-    Raises HandleEdited if it does not, BrokenInstance if QEMU gives no answer, or its guest does not run.
+    Raises HandleEdited if it does not, BrokenInstance if QEMU gives no answer, or its guest does not run, and
+    UnknownInstance if QEMU has ended.
     """
     try:
         with Monitor(Path(handle.sockets) / "qmp", LIMIT) as monitor:
@@ -35,6 +36,10 @@ def verify(handle: Handle) -> None:
             found = {"boot id": monitor.boot_id(), "port": monitor.ssh_port()}
             status = monitor.status()
     except MonitorError as error:
+        if not handle.process.alive:
+            raise UnknownInstance(
+                "it has just been stopped", hint="boot it: luigi --module tasks BootInstance --name NAME"
+            ) from error
         frozen = is_frozen(handle.process)
         why = "it has been stopped by a signal" if frozen else str(error)
         hint = f"to let it run on: kill -CONT {handle.process.pid}" if frozen else "to end it: topcoat stop NAME"

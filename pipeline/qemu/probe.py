@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.deadline import Deadline
-from pipeline.errors import CommandError, ConnectError, HostFault, WrongServer
+from pipeline.errors import CommandError, ConnectError, HostFault, KeyGone, WrongServer
 from pipeline.instance import SSH
 from pipeline.settings import Timeouts
 from pipeline.text import printable
@@ -122,6 +122,8 @@ class Probe:
                 self.stage = "tcp"
                 self.address = self._once()
                 return
+            except KeyGone:
+                raise
             except ConnectError as error:
                 self.failure, self.stage = error, error.stage
                 refusals += error.stage == "auth"

@@ -16,7 +16,7 @@ from typing import IO, BinaryIO
 import paramiko
 
 from pipeline.deadline import Deadline
-from pipeline.errors import CommandError, ConnectError, KeyRefused, SettingsError, TopcoatError, WrongServer
+from pipeline.errors import CommandError, ConnectError, KeyGone, KeyRefused, SettingsError, TopcoatError, WrongServer
 from pipeline.instance import SSH
 from pipeline.launcher import Result
 from pipeline.settings import Timeouts
@@ -172,7 +172,7 @@ def connect(
 
     No stage takes longer than its limit in `timeouts`, nor than `limit` seconds. `reached` hears of every stage that
     was passed: "tcp", "banner" (with the key exchange), "auth". Raises ConnectError, whose `stage` is the one that
-    was not; as KeyRefused or WrongServer if it is of no use to try again; and SettingsError.
+    was not; as KeyGone, KeyRefused or WrongServer if it is of no use to try again; and SettingsError.
     """
     key = private_key(Path(address.key))
     with _tcp(address, min(timeouts.connect, limit)) as connection:
@@ -251,9 +251,15 @@ def _broken_off(error: Exception) -> ConnectError:
 
 
 def private_key(path: Path) -> paramiko.PKey:
-    """The key in the file. Raises SettingsError."""
+    """The key in the file. Raises KeyGone if there is no such file, SettingsError if it holds no key."""
     try:
         return paramiko.PKey.from_path(path)
+    except FileNotFoundError as error:
+        raise KeyGone(
+            f"the private key {path} is not there: the guest has been stopped",
+            stage="key",
+            hint="see what runs: topcoat instances; what was stopped must be booted again",
+        ) from error
     except (OSError, paramiko.SSHException, ValueError) as error:
         raise SettingsError(
             f"the private key {path} cannot be read: {error}", hint="delete it; the next BootInstance makes a new one"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.deadline import Deadline
-from pipeline.errors import ConnectError, KeyRefused, WrongServer
+from pipeline.errors import ConnectError, KeyGone, KeyRefused, WrongServer
 from pipeline.faults import host_faults
 from pipeline.instance import SSH
 from pipeline.launcher import Result
@@ -44,9 +44,9 @@ class Connector:
     """A way into a guest that connects when it is first needed. See pipeline.launcher.Connector.
 
     Everything that needs the guest raises ConnectError if it does not answer after all retries, with the last cause,
-    and at once KeyRefused and WrongServer, for which retries are of no use, and SettingsError for a key that cannot be
-    read. A connection that has broken is made anew by what comes next. Several threads can use a connector at once;
-    `close` from one of them ends the waiting of all.
+    and at once KeyGone, KeyRefused and WrongServer, for which retries are of no use, and SettingsError for a key that
+    cannot be read. A connection that has broken is made anew by what comes next. Several threads can use a connector
+    at once; `close` from one of them ends the waiting of all.
 
     `temporary` is a directory that belongs to the connector, made at the first connect unless given. It stays until
     `cleanup`; `keep_files` is False for who needs none.
@@ -89,7 +89,7 @@ class Connector:
         for attempt in range(1, self._retries.attempts + 1):
             try:
                 return self._open.enter_context(connect(self.address, self._timeouts, max(0.001, deadline.remaining)))
-            except (KeyRefused, WrongServer):
+            except (KeyGone, KeyRefused, WrongServer):
                 raise
             except ConnectError as error:
                 last = error

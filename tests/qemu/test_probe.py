@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import ssh_keys
 from pipeline.deadline import Deadline
-from pipeline.errors import HostFault
+from pipeline.errors import HostFault, KeyGone
 from pipeline.instance import SSH
 from pipeline.qemu.probe import Probe
 from pipeline.settings import Timeouts
@@ -48,6 +48,16 @@ def test_the_stage_that_was_reached_last_is_to_blame(key: tuple[Path, str]) -> N
         server.fault = "none"
         eventually(lambda: trying.blame[0] == "echo")
         assert "within" in trying.blame[1]
+
+
+def test_a_key_that_goes_away_ends_it(key: tuple[Path, str]) -> None:
+    with sshd.running(key[1]) as server, probe(server, key[0]) as trying:
+        server.fault = "close"
+        trying.begin()
+        eventually(lambda: trying.failure)
+        key[0].unlink()
+        with pytest.raises(KeyGone):
+            eventually(lambda: trying.over)
 
 
 def test_a_host_without_threads_is_the_hosts_fault(key: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import CommandError, ConnectError, KeyRefused, SettingsError, StoreError, WrongServer
+from pipeline.errors import CommandError, ConnectError, KeyGone, KeyRefused, SettingsError, StoreError, WrongServer
 from pipeline.instance import SSH
 from pipeline.settings import Timeouts
 from pipeline.ssh import Connector, Retries
@@ -70,6 +70,16 @@ def test_a_key_that_cannot_be_read_is_not_tried_again(server: sshd.Server, key: 
     key.write_bytes(b"none")
     with pytest.raises(SettingsError):
         Connector(address(server, key), PATIENT, Retries(pause=NEVER)).connected()
+
+
+def test_a_key_that_is_gone_tells_of_a_stopped_guest_and_is_not_waited_for(server: sshd.Server, key: Path) -> None:
+    connector = Connector(address(server, key), PATIENT, Retries(pause=NEVER))
+    assert connector.run("echo x", SOON).stdout == b"x\n"
+    connector.close()
+    key.unlink()
+    with pytest.raises(KeyGone, match="the guest has been stopped") as gone:
+        connector.run("echo x", SOON)
+    assert (gone.value.fault, gone.value.stage) == ("guest", "key")
 
 
 def test_it_can_be_used_again_after_close(server: sshd.Server, connector: Connector) -> None:

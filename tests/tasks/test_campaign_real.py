@@ -214,13 +214,17 @@ def test_interrupted_it_takes_in_what_runs(nightly: Nightly) -> None:
     nightly.check_budgets(14, 14)
 
 
-def test_a_qemu_that_is_killed_costs_one_attempt(nightly: Nightly) -> None:
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_a_guest_that_somebody_ends_costs_one_attempt(nightly: Nightly, how: str) -> None:
     arguments = words(NOOP, budget=12, length=12, workers=1)
     with nightly.running(*arguments) as process:
         nightly.wait(process, lambda entries: any(isinstance(one, Started) for one in entries))
         nightly.wait(process, harvested)
         (qemu,) = qemus_of(nightly.workspace.directory)
-        qemu.send(signal.SIGKILL)
+        if how == "killed":
+            qemu.send(signal.SIGKILL)
+        else:
+            assert nightly.workspace.topcoat("stop", "pool-0").status == 0
         _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, said.decode()
     results = [one.result for one in nightly.entries if isinstance(one, Ended)]
