@@ -16,6 +16,7 @@ from pipeline import settings, streams
 from pipeline.commands import artifacts, boots, campaigns, corpora, guests, host, images
 from pipeline.errors import CommandError, ConnectError, KernelHalted, TopcoatError, empty_value
 from pipeline.faults import paths_explained
+from pipeline.interrupt import Interrupted
 from pipeline.luigi_command import shadow_of_tasks
 from pipeline.settings import DAY, KEEP_LOGS, Settings
 from pipeline.streams import OutputError
@@ -59,7 +60,9 @@ def _run(words: list[str]) -> int:
         if (error.name or "").partition(".")[0] == "tasks" and (shadow := shadow_of_tasks()):
             return _failed(shadow)
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if isinstance(error, Interrupted):  # in a task of luigi's
+            print(f"error: {error.explain()}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -21,6 +21,7 @@ from pathlib import Path, PurePath
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from pipeline import interrupt
 from pipeline.errors import ToolFailed, ToolLied, ToolMissing, ToolTimeout
 from pipeline.faults import hint_for
 from pipeline.host import NOEXEC_HINT, is_noexec
@@ -191,12 +192,12 @@ codecs.register(_codec)
 
 @contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait for the end of the body: an exception in the midst of it would lose a process."""
+    """Let what ends this program wait for the end of the body: an exception in its midst would lose a process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = interrupt.numbers()
     handlers = [signal.signal(number, lambda *arguments: came.append(arguments)) for number in numbers]
     try:
         yield

@@ -22,9 +22,10 @@ from luigi.parameter import ParameterException
 from luigi.task_register import Register, TaskClassException
 from luigi.worker import TaskProcess
 
-from pipeline import settings, streams
+from pipeline import interrupt, settings, streams
 from pipeline.errors import CampaignBusy, SettingsError, TopcoatError, UsageError, empty_value
 from pipeline.faults import explained
+from pipeline.interrupt import Interrupted
 from pipeline.text import one_line
 from tasks.repetition import refuse_repetitions
 
@@ -58,20 +59,16 @@ DEFAULTS = {
 }
 USAGE = 2
 INTERRUPTED = 130
-"""The exit code after SIGINT or SIGTERM, whatever was being done."""
+"""The exit code after SIGINT, SIGTERM or SIGHUP, whatever was being done."""
 _CLEANUP_LIMIT = 300.0  # seconds for an interrupted worker: it fetches what a campaign has found, and stops guests
 _SEE = "see what the task takes: luigi --module tasks TASK --help"
-
-
-class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM. Luigi lets a KeyboardInterrupt end everything; any other exception only ends one task."""
 
 
 def install() -> None:
     """Set everything up. Ends the process with exit code 2 if luigi.cfg holds a mistake."""
     streams.set_up(needed=False)
     sys.excepthook = _explain_and_exit
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in interrupt.numbers():
         signal.signal(number, _interrupt)
     _log_plainly()
     _build_parsers_once()
@@ -210,7 +207,7 @@ def _parameter_of(error: ValueError) -> str | None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    for other in (signal.SIGINT, signal.SIGTERM):
+    for other in interrupt.numbers():
         signal.signal(other, _pass)  # cleaning up has limits of its own; a second Ctrl-C must not cut it short
     raise Interrupted(signal.Signals(number).name)
 
@@ -253,8 +250,7 @@ def _explain_and_exit(kind: type[BaseException], error: BaseException, where: Tr
     if isinstance(error, Interrupted):
         for worker in multiprocessing.active_children():  # luigi's: interrupted too, they have to clean up
             worker.join(_CLEANUP_LIMIT)
-        text = f"error: interrupted by {error}; what was begun is cleaned up\n  hint: the same command again goes on"
-        print(text, file=sys.stderr)
+        print(f"error: {error.explain()}", file=sys.stderr)
         raise SystemExit(INTERRUPTED)
     if understood := _understood(error):
         refuse(understood)

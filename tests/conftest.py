@@ -139,15 +139,15 @@ def no_qemu_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(autouse=True)
 def usual_signals() -> Iterator[None]:
-    """What SIGINT and SIGTERM usually do, whatever this process has imported.
+    """What SIGINT, SIGTERM and SIGHUP usually do, whatever this process has imported.
 
-    Importing `tasks` takes over both, and after the first one both are ignored, here and in all that is started later.
+    Importing `tasks` takes over all, and after the first one all are ignored, here and in all that is started later.
     """
-    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
-    terminate = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, terminate)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import streams
+from pipeline import interrupt, streams
 from pipeline.errors import StartFailed, TopcoatError, UsageError, empty_value
 from pipeline.faults import paths_explained
+from pipeline.interrupt import Interrupted
 from pipeline.streams import OutputError
 from pipeline.text import printable
 from pipeline.undercoat import flags, guest
@@ -172,7 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _orderly_end():
             return _run(words)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if isinstance(error, Interrupted):  # in the task that boots
+            print(f"Error executing command: {error.explain()}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone
         streams.give_up_output()
@@ -185,16 +188,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _orderly_end() -> Iterator[None]:
-    """Have SIGTERM end the body as an exception does, so that what runs in the guest is ended too."""
+    """Have SIGTERM and SIGHUP end the body as an exception does, so that what runs in the guest is ended too."""
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    handler = signal.signal(signal.SIGTERM, end)
+    others = [number for number in interrupt.numbers() if number != signal.SIGINT]
+    handlers = [(number, signal.signal(number, end)) for number in others]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers:
+            signal.signal(number, handler)
 
 
 def _run(words: Sequence[str]) -> int:

@@ -164,7 +164,7 @@ def test_one_file_of_the_build_can_be_replaced_by_a_setting(bundle: Workspace) -
     assert (bundle.store.images("clusterfuzz") / "ssh-other.zbi").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("part", ["hang", "no-marker"])
 def test_an_interrupted_boot_leaves_no_qemu(bundle: Workspace, number: signal.Signals, part: str) -> None:
     bundle.configure("[boot]\nready = marker\ntimeout = 60\n[qemu]\naccel = tcg\n[tools]\nproof = off\n")
@@ -174,7 +174,7 @@ def test_an_interrupted_boot_leaves_no_qemu(bundle: Workspace, number: signal.Si
     assert_next_run_works(bundle)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_tool_is_killed_and_nothing_else_is_begun(bundle: Workspace, number: signal.Signals) -> None:
     bundle.configure("[boot]\nready = marker\n[qemu]\naccel = tcg\n[tools]\ntimeout = 50\nproof = off\n")
     images = bundle.store.images("clusterfuzz")

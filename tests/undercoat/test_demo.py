@@ -204,12 +204,13 @@ def test_e9_e10_thousands_of_files_arrive_and_come_back(client: Client, tmp_path
     assert {path.name: path.read_bytes() for path in (target / "many").iterdir()} == files
 
 
-def test_a_run_that_is_given_up_is_ended_in_the_guest(client: Client) -> None:
-    """ClusterFuzz ends a run that takes too long by a signal."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_given_up_is_ended_in_the_guest(client: Client, number: signal.Signals) -> None:
+    """ClusterFuzz ends a run that takes too long by a signal, a person closes the terminal."""
     client.prepare(NOOP)
     with running(client, NOOP, "-max_total_time=100") as run:
-        run.send_signal(signal.SIGTERM)
-        assert run.wait(SOON) == 128 + signal.SIGTERM
+        run.send_signal(number)
+        assert run.wait(SOON) == 128 + number
     name = Path(HandleFile(Path(client.handle)).read().launcher.directory).name
     left = client.workspace.topcoat("ssh", name, "--", "ps | grep -c '[n]oop_fuzzer'; true")
     assert left.stdout == b"0\n"
