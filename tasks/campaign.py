@@ -13,6 +13,7 @@ from pipeline import settings
 from pipeline.errors import CampaignError, TopcoatError, UsageError
 from pipeline.freshness import Reason
 from pipeline.process import die_with_parent
+from pipeline.text import one_line
 from tasks.base import Check, FreshTask, Tasks, digests, say_once, workers
 from tasks.boot import BootInstance
 from tasks.build import BuildTask, current
@@ -245,10 +246,32 @@ class FuzzCampaign(CampaignTask):
             )
 
 
-class RunFuzzer(CampaignTask):
-    """One slice of one fuzzer, by itself: a lease, a bounded time, a seed that the campaign's ledger tells."""
+class OneFuzzerTask(CampaignTask):
+    """What the tasks have in common that are about one fuzzer of a campaign."""
 
     fuzzer = luigi.Parameter(description="its full name, PACKAGE/NAME")
+
+    @property
+    def patterns(self) -> str:
+        return str(self.fuzzer)
+
+    def _drafted(self) -> "Definition":
+        from pipeline.campaign.problems import nearest
+
+        found = super()._drafted()
+        names = [plan.name for plan in found.fuzzers]
+        if self.fuzzer not in names:
+            near = nearest(self.fuzzer, names, 3) or names[:3]
+            raise UsageError(
+                f"--fuzzer {one_line(self.fuzzer)} is no full name of a fuzzer of {found.name}",
+                hint=f"give one, PACKAGE/NAME: {', '.join(near)}{' ...' if len(names) > len(near) else ''}",
+            )
+        return found
+
+
+class RunFuzzer(OneFuzzerTask):
+    """One slice of one fuzzer, by itself: a lease, a bounded time, a seed that the campaign's ledger tells."""
+
     slice = luigi.IntParameter(default=1, description="the number of the slice, from 1 on")
 
     def why(self, check: Check) -> Reason | None:
@@ -260,10 +283,6 @@ class RunFuzzer(CampaignTask):
         subject = self.subjects(definition).of[self.fuzzer]
         one = self.state(definition).standing(subject).slices.get(self.slice)
         return None if one and one.closed else Reason(f"slice {self.slice} of {self.fuzzer} is not over")
-
-    @property
-    def patterns(self) -> str:
-        return str(self.fuzzer)
 
     def run(self) -> None:
         from pipeline.campaign.runner import Only
@@ -289,14 +308,8 @@ class RunFuzzer(CampaignTask):
             )
 
 
-class MergeCorpus(CampaignTask):
+class MergeCorpus(OneFuzzerTask):
     """The corpus of one fuzzer, merged: it covers as much with fewer units."""
-
-    fuzzer = luigi.Parameter(description="its full name, PACKAGE/NAME")
-
-    @property
-    def patterns(self) -> str:
-        return str(self.fuzzer)
 
     def why(self, check: Check) -> Reason | None:
         """That units have come since the last merge."""

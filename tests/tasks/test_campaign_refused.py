@@ -42,6 +42,27 @@ def test_a_slice_that_the_budget_has_not(known: Workspace, number: str) -> None:
     assert made(known) == []
 
 
+@pytest.mark.parametrize("task", ["RunFuzzer", "MergeCorpus"])
+@pytest.mark.parametrize("wrong", ["*/noop_fuzzer", "*/*", f"{NOOP},{NOOP}"])
+def test_a_pattern_where_one_fuzzer_must_be_named(known: Workspace, task: str, wrong: str) -> None:
+    done = known.luigi(task, "--fuzzer", wrong, *BUDGET)
+    assert done.status == 2, done.text
+    assert f"--fuzzer {wrong} is no full name of a fuzzer of campaign" in done.text
+    assert f"hint: give one, PACKAGE/NAME: {NOOP}\n" in done.text
+    assert "Traceback" not in done.text
+    assert made(known) == []
+
+
+@pytest.mark.parametrize("task", ["RunFuzzer", "MergeCorpus"])
+def test_a_fuzzer_that_the_file_leaves_out(known: Workspace, task: str) -> None:
+    (known.directory / "fuzzers.json").write_text(fuzzers("noop_fuzzer", "other_fuzzer"))
+    (known.directory / "nightly.toml").write_text(f'name = "nightly"\nfuzzers = ["{NOOP}"]\n')
+    done = known.luigi(task, "--file", "nightly.toml", "--fuzzer", "example-fuzzers/other_fuzzer")
+    assert done.status == 2, done.text
+    assert "--fuzzer example-fuzzers/other_fuzzer is no full name of a fuzzer of nightly" in done.text
+    assert "Traceback" not in done.text
+
+
 def test_a_length_of_nothing_is_blamed_on_its_own_option(known: Workspace) -> None:
     done = known.luigi("FuzzCampaign", "--fuzzers", NOOP, "--slice-length", "0")
     assert done.status == 2, done.text
