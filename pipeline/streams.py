@@ -143,11 +143,21 @@ def why_unheard() -> str:
     """Why nothing can be read that is written to stdout, as far as that is known before; empty if it may be."""
     if _output is not None and not _output.is_open:
         return "it is closed"
+    return "its reader has gone" if _reader_gone() else ""
+
+
+def require_reader() -> None:
+    """Raise ReaderGone if nobody reads stdout any more: for those who wait, and have nothing to write meanwhile."""
+    if _reader_gone():
+        raise ReaderGone(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def _reader_gone() -> bool:
     with suppress(OSError, ValueError):  # what somebody has put there need not have a descriptor
         output = select.poll()
         output.register(sys.stdout.fileno(), 0)
-        return "its reader has gone" if output.poll(0) else ""
-    return ""
+        return bool(output.poll(0))
+    return False
 
 
 def give_up_output() -> None:

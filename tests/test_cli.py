@@ -113,6 +113,22 @@ def test_following_the_logs_ends_with_the_guest(running: Workspace) -> None:
         assert follower.wait(SOON) == 0
 
 
+def test_following_the_logs_of_a_silent_guest_ends_with_the_reader(running: Workspace) -> None:
+    command = running.command("topcoat", "logs", "-f", "i0")
+    with subprocess.Popen(
+        command, cwd=running.directory, env=running.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as follower:
+        assert follower.stdout
+        assert follower.stderr
+        try:
+            assert follower.stdout.readline()
+            follower.stdout.close()
+            assert follower.wait(SOON) == 141
+            assert follower.stderr.read() == b""
+        finally:
+            follower.kill()
+
+
 def test_no_log_yet(running: Workspace) -> None:
     (running.store.instances / "i1").mkdir()
     outcome = running.topcoat("logs", "i1")

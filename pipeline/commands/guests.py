@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from pipeline import streams
 from pipeline.errors import TopcoatError, UsageError
 from pipeline.instance import ENDED, Handle, Instance
 from pipeline.qemu.keeper import parts
@@ -136,6 +137,7 @@ def logs(chosen: Settings, options: argparse.Namespace) -> int:
         _copy(stream)
         while options.follow and (handle := instance.live_handle()):
             handle.process.wait(_FOLLOW)  # wakes at once when QEMU ends
+            streams.require_reader()  # a guest that says nothing would keep us from seeing it
             if os.fstat(stream.fileno()).st_size < stream.tell():  # it was rotated
                 stream.seek(0)
             _copy(stream)
