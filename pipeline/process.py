@@ -70,6 +70,13 @@ class Process:
             poll.register(pidfd, select.POLLIN)
             return bool(poll.poll(max(0.0, seconds) * 1000))
 
+    @property
+    def command(self) -> str:
+        """Its command line; empty if it cannot be read."""
+        with suppress(OSError):
+            return Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        return ""
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal to this very process, never to a later one with its pid."""
         with self.descriptor() as pidfd, suppress(ProcessLookupError):
@@ -121,6 +128,22 @@ def _open_files(pid: int) -> Iterator[Path]:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):  # or has closed it
                 yield entry.readlink()
+
+
+def holder_of_flock(file: Path) -> Process | None:
+    """The other process that holds a flock of the file, the oldest if several share it; None if none can be seen."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):  # it has ended, or is somebody else's
+                if _has_flock(entry, os.path.realpath(file)) and (process := Process.find(int(entry.name))):
+                    found.append(process)
+    return min(found, key=lambda process: process.start_ticks, default=None)
+
+
+def _has_flock(process: Path, file: str) -> bool:
+    descriptors = [entry.name for entry in (process / "fd").iterdir() if os.path.realpath(entry) == file]
+    return any("FLOCK" in (process / "fdinfo" / name).read_text() for name in descriptors)
 
 
 def die_with_parent(parent: int | None = None, number: signal.Signals = signal.SIGKILL) -> Callable[[], None]:

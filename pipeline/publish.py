@@ -21,6 +21,8 @@ from pathlib import Path
 from pipeline.deadline import Deadline
 from pipeline.errors import InstanceBusy
 from pipeline.faults import host_faults
+from pipeline.process import holder_of_flock
+from pipeline.text import one_line
 
 log = logging.getLogger("topcoat")
 
@@ -112,12 +114,19 @@ def _acquire(descriptor: int, path: Path, deadline: Deadline) -> None:
             if deadline.expired:
                 raise InstanceBusy(
                     f"another process has been working on {path.name} for more than {deadline.seconds:.0f} s",
-                    hint=f"see who holds it: fuser -v '{path}.lock'",
+                    hint=_who(lock_of(path)),
                 ) from None
         if untold.expired and not told:
             log.info("waiting for another process that works on %s", path.name)
             told = True
         time.sleep(_LOCK_POLL)
+
+
+def _who(lock: Path) -> str:
+    holder = holder_of_flock(lock)
+    if holder is None:
+        return f"see who holds it: fuser -v '{lock}'"
+    return f"wait for process {holder.pid} ({one_line(holder.command, 100)}), or end it: kill {holder.pid}"
 
 
 def is_locked(path: Path) -> bool:

@@ -90,6 +90,21 @@ def test_whoever_boots_says_why_it_ends(
     assert qemus_of(booting.directory) == []
 
 
+def test_who_stops_what_is_being_booted_is_told_how_to_end_that(booting: Workspace) -> None:
+    with subprocess.Popen(
+        booting.command("luigi", "--module", "tasks", "BootInstance"), cwd=booting.directory, env=booting.environment
+    ) as process:
+        eventually(lambda: qemus_of(booting.directory))
+        done = booting.topcoat("stop", "i0")
+        assert done.status == 10, done.text
+        assert f"hint: wait for process {process.pid} (" in done.text
+        assert "luigi --module tasks BootInstance" in done.text
+        *_, hint = done.text.rpartition("or end it: ")
+        subprocess.run(hint.split(), check=True)
+        assert process.wait(SOON) == 130
+    assert booting.topcoat("stop", "i0").stdout == b"i0: was not running\n"
+
+
 def test_nohup_is_heeded_by_it_and_by_its_tools(tmp_path: Path) -> None:
     command = ["nohup", sys.executable, "-c", NOHUP]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
