@@ -94,14 +94,17 @@ def test_who_stops_what_is_being_booted_is_told_how_to_end_that(booting: Workspa
     with subprocess.Popen(
         booting.command("luigi", "--module", "tasks", "BootInstance"), cwd=booting.directory, env=booting.environment
     ) as process:
-        eventually(lambda: qemus_of(booting.directory))
-        done = booting.topcoat("stop", "i0")
-        assert done.status == 10, done.text
-        assert f"hint: wait for process {process.pid} (" in done.text
-        assert "luigi --module tasks BootInstance" in done.text
-        *_, hint = done.text.rpartition("or end it: ")
-        subprocess.run(hint.split(), check=True)
-        assert process.wait(SOON) == 130
+        try:
+            eventually(lambda: qemus_of(booting.directory))
+            done = booting.topcoat("stop", "i0")
+            assert done.status == 10, done.text
+            assert f"hint: wait for process {process.pid} (" in done.text
+            assert "luigi --module tasks BootInstance" in done.text
+            *_, hint = done.text.rpartition("or end it: ")
+            subprocess.run(hint.split(), check=True)
+            assert process.wait(SOON) == 130
+        finally:
+            process.kill()
     assert booting.topcoat("stop", "i0").stdout == b"i0: was not running\n"
 
 
