@@ -41,6 +41,14 @@ def _run(words: list[str], *, ours: bool) -> None:
         if ours and (shadow := shadow_of_tasks()):
             raise shadow from error
         raise
+    except ModuleNotFoundError as error:
+        if error.name and any(f"{word.removeprefix('--module=')}.".startswith(f"{error.name}.") for word in words):
+            raise UsageError(str(error), hint="is it spelled rightly? Topcoat's: luigi --module tasks TASK") from error
+        raise
+    except SystemExit as end:
+        if isinstance(end.code, str):  # luigi's word for a mistake
+            raise UsageError(end.code, hint="name one: luigi --module tasks TASK; see luigi --help") from end
+        raise
 
 
 def shadow_of_tasks() -> UsageError | None:

@@ -181,6 +181,11 @@ def _understood(error: BaseException | None) -> TopcoatError | None:
     """The error as one of ours, if it is one, or a mistake that luigi has found; None for a bug."""
     if error is None or isinstance(error, TopcoatError):
         return error
+    if "luigi.setup_logging" in [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]:
+        return SettingsError(
+            f"luigi's logging cannot be set up: {one_line(str(error) or type(error).__name__)}",
+            hint="correct --logging-conf-file, or in luigi.cfg [core] logging_conf_file and [logging]",
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return explained("luigi", error)
     if isinstance(error, configparser.Error):

@@ -180,3 +180,34 @@ def test_luigi_s_parser_is_built_once_for_each_task(bundle: Workspace) -> None:
     assert outcome.status == 0, outcome.text
     assert "parsers: 2" in outcome.text, "without a task and with it"
     assert (bundle.store.keys / "sshid").read_text().startswith("-----BEGIN RSA PRIVATE KEY-----")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--module", "taskss", "BootInstance"), "No module named 'taskss'"),
+        (("--module=tasks.nosuch", "BootInstance"), "No module named 'tasks.nosuch'"),
+        ((), "No task specified"),
+        (("--module", "tasks"), "No task specified"),
+        (("--module", "tasks", "SSHKeyPair", "--logging-conf-file", "nosuch"), "luigi's logging cannot be set up: "),
+        (
+            ("--module", "tasks", "SSHKeyPair", "--logging-conf-file", "empty.conf"),
+            "luigi's logging cannot be set up: ",
+        ),
+    ],
+)
+def test_mistakes_that_luigi_finds_before_any_task(workspace: Workspace, words: tuple[str, ...], message: str) -> None:
+    (workspace.directory / "empty.conf").touch()
+    outcome = workspace.run("luigi", *words)
+    assert outcome.status == 2, outcome.text
+    assert f"error: {message}" in outcome.text
+    assert "hint: " in outcome.text
+    assert "Traceback" not in outcome.text
+    assert not workspace.store.keys.exists()
+
+
+def test_a_module_of_the_users_that_lacks_another_one_keeps_its_traceback(workspace: Workspace) -> None:
+    workspace.module("broken", "import tasks, nosuch\n")
+    outcome = workspace.run("luigi", "--module", "broken", "SSHKeyPair")
+    assert outcome.status == 1
+    assert "Traceback" in outcome.text
