@@ -309,7 +309,8 @@ def test_a_lock_excludes_another_process_until_it_is_given_back(tmp_path: Path) 
         message = r"^another process has been working on file for more than 0 s$"
         with pytest.raises(InstanceBusy, match=message) as caught, locked(target, 0.1):
             pytest.fail("two processes hold the lock")
-        assert f"{target}.lock" in caught.value.hint
+        assert caught.value.hint.startswith(f"wait for process {process.pid} (")
+        assert caught.value.hint.endswith(f"or end it: kill {process.pid}")
         process.communicate()  # it ends well
         assert not is_locked(target)
         with locked(target, 0):
