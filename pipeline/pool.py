@@ -214,21 +214,23 @@ class Pool:
         raise InstanceBusy("the pool was closed while its guests were still wanted", hint="run it again")
 
     def _in_use(self) -> str:
-        """Who has which guests."""
-        users: dict[str, list[str]] = {}
+        """Who has which guests, and since when the first of them."""
+        users: dict[str, list[tuple[str, str]]] = {}
         for slot in self._slots:
-            users.setdefault(self._user(slot), []).append(slot.instance.name)
+            who, since = self._user(slot)
+            users.setdefault(who, []).append((slot.instance.name, since))
         return f"all {self.size} are in use: " + "; ".join(
-            f"{', '.join(names)} by {who}" for who, names in users.items()
+            f"{', '.join(name for name, _ in held)} by {who}{min(since for _, since in held)}"
+            for who, held in users.items()
         )
 
-    def _user(self, slot: Slot) -> str:
+    def _user(self, slot: Slot) -> tuple[str, str]:
         if slot in self._taken:
-            return "this process"
+            return "this process", ""
         use = slot.use()
         if use is None or use.state != "leased" or not use.owner.alive:
-            return "a process that has only just taken it"
-        return f"{one_line(use.work) or 'other work'} (process {use.owner.pid}, since {one_line(use.since)})"
+            return "a process that has only just taken it", ""
+        return f"{one_line(use.work) or 'other work'} (process {use.owner.pid}", f", since {one_line(use.since)})"
 
     def _guest(self, slot: Slot) -> Lease:
         """The guest of a place that was seized, ready for work. Raises _ShortError if others must end first."""
