@@ -53,6 +53,7 @@ def _hold(path: Path) -> int | None:
         return int(lock_of(path).read_text() or "0")
     except StoreError:  # full, or read-only: whatever is to be written will say so, and a guest can be stopped
         return None
+    os.register_at_fork(after_in_child=held.close)  # what outlives this process for a moment does not hold it
     atexit.register(_release, path, os.getpid(), held)
     with suppress(OSError):
         lock_of(path).write_text(str(os.getpid()))

@@ -10,6 +10,18 @@ from pathlib import Path
 from tests.conftest import Workspace
 from tests.waiting import eventually
 
+OUTLIVING = """
+import os, signal, time, luigi, tasks
+
+class Outliving(luigi.Task):
+    def run(self):
+        os.kill(os.getppid(), signal.SIGKILL)
+        for descriptor in (0, 1, 2):
+            os.close(descriptor)
+        time.sleep(20)
+"""
+"""A task whose process goes on, when luigi itself is gone."""
+
 
 @contextmanager
 def hanging(workspace: Workspace) -> Iterator["subprocess.Popen[bytes]"]:
@@ -36,6 +48,14 @@ def test_what_a_killed_one_leaves_is_in_nobody_s_way_and_goes(bundle: Workspace)
         (lock,) = locks(bundle)
     eventually(lambda: bundle.luigi("SSHKeyPair").status == 0)
     assert lock.exists() is False
+
+
+def test_a_process_that_outlives_a_killed_one_does_not_hold_its_lock(bundle: Workspace) -> None:
+    bundle.module("outliving", OUTLIVING)
+    words = ("luigi", "--module", "outliving", "Outliving", "--workers", "2")
+    killed = bundle.run(*words)
+    assert killed.status == -signal.SIGKILL, killed.text
+    assert bundle.run(*words).status == -signal.SIGKILL, "and not 10"
 
 
 def test_another_command_runs(bundle: Workspace) -> None:
