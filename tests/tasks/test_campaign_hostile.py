@@ -124,6 +124,15 @@ exit 77
 """
 """It tells of artifacts, and fills its corpus, with all that is no name, no file, or none that was asked for."""
 
+MEASURER = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[2:])
+with open(sys.argv[1], "w") as stream:
+    stream.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(status)
+"""
+"""Runs a command and writes its peak. A child of this very process would begin with the peak of that."""
+
 ODD = (
     *("two\nlines", "red\033[31m\033]0;MARK\007", "latin\udcff", "...", "-rf", "*", " ", "$(touch MARK)"),
     *("`touch MARK`;touch MARK", r"..\..\MARK", "..%2f..%2fMARK", "0" * 255, ".topcoat-0000000000000000.part"),
@@ -180,9 +189,10 @@ class Hostile:
 
     def run(self, *words: str) -> Outcome:
         """Run luigi, which is lent the guest."""
+        peak, command = self.directory / "peak", self.workspace.command("luigi", "--module", "hurried", *words)
         with self.said.open("wb") as stream:
             process = subprocess.Popen(
-                self.workspace.command("luigi", "--module", "hurried", *words),
+                [sys.executable, "-S", "-c", MEASURER, str(peak), *command],
                 cwd=self.workspace.directory,
                 env=self.workspace.environment,
                 stdout=stream,
@@ -191,11 +201,10 @@ class Hostile:
         with open(os.pidfd_open(process.pid)) as ended:
             if not select.select([ended], [], [], LIMIT)[0]:
                 process.kill()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        status = process.wait()
         boots = {one.boot_id for one in self.of(ledger.Started)}
         assert boots == {self.boot}, "it had the guest that was prepared"
-        return Outcome(process.returncode, self.said.read_text(), used.ru_maxrss << 10)
+        return Outcome(status, self.said.read_text(), int(peak.read_text()) << 10)
 
     def of(self, kind: type[T]) -> list[T]:
         entries = ledger.read(self.workspace.store.campaigns / "nightly/ledger.jsonl")
