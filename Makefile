@@ -9,6 +9,8 @@ PYTHON ?= $(shell for each in $(CANDIDATES); do $$each -c '$(FITS)' 2>&- && echo
 VENV := .venv
 BIN := $(VENV)/bin
 OS_RELEASE := /etc/os-release
+# Tests wait for guests more than they compute; more than eight at once want much memory
+WORKERS ?= $(shell n=$$(($$(nproc) * 2)); echo $$((n > 8 ? 8 : n)))
 
 # $(call install,WHAT,PACKAGES): by apt, if we may. Package lists can be missing or old, so a failure counts only with
 # new ones
@@ -65,7 +67,7 @@ campaign: setup qemu
 	@$(BIN)/luigi --module tasks FuzzCampaign --file docs/demo-campaign.toml --workers 2
 
 test: setup qemu
-	@$(BIN)/python -m pytest -n auto --dist worksteal
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup
 	@$(BIN)/ruff check .
