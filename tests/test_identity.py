@@ -42,7 +42,7 @@ def test_the_one_that_was_started_is_the_one(running: Workspace) -> None:
 @pytest.mark.parametrize(
     "edit",
     [
-        {"boot_id": "0" * 32},
+        {"boot_id": ""},
         {"name": "i1"},
         {"sockets": "/tmp"},
         {"ssh": {"host": "127.0.0.1", "port": 22, "user": "root", "key": "/root/.ssh/id", "host_key": None}},
@@ -52,7 +52,10 @@ def test_the_one_that_was_started_is_the_one(running: Workspace) -> None:
 )
 def test_an_edited_handle_is_refused(running: Workspace, edit: dict[str, Any]) -> None:
     path = running.instance().handle_file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
+    whole = json.loads(path.read_text())
+    if "boot_id" in edit:  # the right one is in it: the keeper, which may look only now, would end QEMU as an orphan
+        edit = {"boot_id": f"{whole['boot_id']}0"}
+    path.write_text(json.dumps({**whole, **edit}))
     with pytest.raises(HandleEdited, match="was changed by somebody else"):
         verify(running)
     for words in (("ssh", "i0", "--", "true"), ("console", "i0")):
