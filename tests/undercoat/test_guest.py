@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from pipeline.digests import digest
 from pipeline.errors import StoreError
 from pipeline.instance import Instance
 from pipeline.process import Process
@@ -167,7 +167,7 @@ def test_a_second_guest_finds_the_images_prepared(caller: Workspace) -> None:
 def images(workspace: Workspace) -> dict[str, str]:
     (store,) = temporary(workspace).glob("undercoat-store-*")
     kept = [path for name in ("keys", "images") for path in (store / name).rglob("*") if path.is_file()]
-    return {path.name: sha256(path.read_bytes()).hexdigest() for path in kept if path.suffix not in (".json", ".lock")}
+    return {path.name: digest(path) for path in kept if path.suffix not in (".json", ".lock")}
 
 
 def test_l6_what_is_prepared_stays_as_it_is(caller: Workspace) -> None:
