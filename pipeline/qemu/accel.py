@@ -141,7 +141,7 @@ def probe_kernel(qemu: Path) -> Probe:
             pass_fds=[kernel],
         )
     except OSError:
-        return Probe()  # a QEMU that cannot be started is reported by whoever boots it
+        return Probe(passing=True)  # a QEMU that cannot be started is reported by whoever boots it
     finally:
         os.close(kernel)
     return _seen(process)
@@ -163,7 +163,7 @@ def _seen(process: "subprocess.Popen[bytes]") -> Probe:
         return Probe()
     killed = ended and process.returncode == -signal.SIGKILL
     if killed and spent.ru_utime + spent.ru_stime > _CPU_LIMIT / 2:  # the limit goes by another clock
-        return _failed("that is slower than to emulate it")
+        return _failed("a kernel runs slower than emulated")
     if killed:
         return _failed("something has killed it", passing=True)
     if not ended and not re.search(_LAST, said):
@@ -173,7 +173,7 @@ def _seen(process: "subprocess.Popen[bytes]") -> Probe:
 
 
 def _failed(why: str, *, passing: bool = False) -> Probe:
-    return Probe(f"/dev/kvm is there, but QEMU cannot run a kernel with it: {why}", "use another host", passing)
+    return Probe(f"/dev/kvm is there, but a trial of QEMU with it failed: {why}", "use another host", passing)
 
 
 def _has_ended(process: "subprocess.Popen[bytes]", said: bytes, deadline: Deadline) -> bool:

@@ -37,7 +37,7 @@ class Limits:
     stall: float = 60.0
     """Seconds for which nothing may come or go."""
     seconds: float = 3600.0
-    """For all that a guest sends."""
+    """For all of it, in either direction."""
 
 
 class Landing:

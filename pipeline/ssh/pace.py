@@ -1,4 +1,4 @@
-"""How slowly a guest may send: who drips a byte every few seconds never stalls, and would hold us for ever."""
+"""How slow a guest may be: who sends or takes a byte every few seconds never stalls, and would hold us for ever."""
 
 import time
 
@@ -14,23 +14,23 @@ REPLY = 2048
 
 
 class Pace:
-    """Of one transfer: told of all that comes, it raises CommandTimeout once that comes too slowly, or takes too long.
+    """Of one transfer: told of all that comes or goes, it raises CommandTimeout if that is too slow, or takes too long.
 
-    `grace`: seconds that do not count; `most`: seconds in which all must have come.
+    `grace`: seconds that do not count; `most`: seconds for all of it.
     """
 
     def __init__(self, grace: float, most: float, clock: Clock = time.monotonic) -> None:
         self._grace, self._most, self._clock = grace, most, clock
         self._began = clock()
-        self._came = 0
+        self._moved = 0
 
-    def came(self, size: int) -> None:
-        """So many bytes have come."""
-        self._came += size
+    def moved(self, size: int) -> None:
+        """So many bytes have come or gone."""
+        self._moved += size
         seconds = self._clock() - self._began
         if seconds > self._most:
             raise CommandTimeout(f"a transfer is not over after {self._most:g} s", hint=CONSOLE)
-        if seconds > self._grace + self._came / LEAST_RATE:
+        if seconds > self._grace + self._moved / LEAST_RATE:
             raise CommandTimeout(
-                f"the guest sends too slowly: in {seconds:.0f} s, it was as much as {self._came:,} bytes", hint=CONSOLE
+                f"the guest is too slow: in {seconds:.0f} s, it was as much as {self._moved:,} bytes", hint=CONSOLE
             )

@@ -22,7 +22,7 @@ class Packets(Packetizer):
         return super().read_all(n, check_rekey)
 
     def _read_timeout(self, timeout: float) -> bytes:
-        data: bytes = super()._read_timeout(timeout)  # type: ignore[misc]  # a part of its greeting
+        data: bytes = super()._read_timeout(timeout)  # type: ignore[misc]  # nothing else is read so; not in the stubs
         self._greeting += len(data)
         if self._greeting > GREETING:
             raise paramiko.SSHException("the server's greeting has no end")

@@ -98,7 +98,7 @@ class Session:
                 raise paramiko.SSHException("the server sends more than it was allowed to")  # ends the connection
             feed(data)
 
-        pipe.feed = checked  # type: ignore[method-assign]
+        pipe.feed = checked  # type: ignore[method-assign]  # paramiko offers no class to be chosen
 
     def request(self, kind: str, argument: bytes, deadline: Deadline) -> None:
         """Ask for what the session is to be ("exec", "subsystem"), and wait until the server agrees."""

@@ -142,6 +142,7 @@ class Sftp:
             self._waiting[self._number] = owner, place, request
             packets += struct.pack(">IBI", 5 + len(request.body), request.kind, self._number) + request.body
         self._session.write(bytes(packets), Deadline(self._stall))
+        self._pace.moved(len(packets))
 
     def _answered(self) -> _Running:
         """The next job all of whose requests have been replied to."""
@@ -161,7 +162,7 @@ class Sftp:
         if not 1 <= size <= LARGEST_REPLY:
             raise TransferRefused(f"the guest's SFTP server announces a reply of {size} bytes", hint=CONSOLE)
         packet = self._exactly(size)
-        self._pace.came(REPLY)
+        self._pace.moved(REPLY)
         return packet[0], packet[1:]
 
     def _exactly(self, size: int) -> bytes:
@@ -170,7 +171,7 @@ class Sftp:
             if not data:
                 raise self._session.broken("its SFTP server has ended, or the connection broke")
             self._buffer += data
-            self._pace.came(len(data))
+            self._pace.moved(len(data))
         taken = bytes(self._buffer[:size])
         del self._buffer[:size]
         return taken

@@ -79,9 +79,15 @@ class Transfer:
     def _put_by_tar(self, found: list[Source], target: str) -> None:
         where = shlex.quote(target)
         command = self._commands(f"mkdir -p {where} && exec tar -x -o -f - -C {where}", shell=True)
+        pace = Pace(self._limits.stall, self._limits.seconds)
+
+        def send(data: bytes) -> None:
+            command.write(data, Deadline(self._limits.stall))
+            pace.moved(len(data))
+
         command.start(stdin=True)
         with command.ending():
-            tar.write(found, lambda data: command.write(data, Deadline(self._limits.stall)))
+            tar.write(found, send)
         command.end_input()
         command.wait(self._limits.stall)
 
@@ -132,7 +138,7 @@ class Transfer:
 
     def _read(self, command: Command, pace: Pace) -> bytes:
         data = command.session.read("stdout", Deadline(self._limits.stall))
-        pace.came(len(data))
+        pace.moved(len(data))
         return data
 
 

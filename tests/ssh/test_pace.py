@@ -13,6 +13,7 @@ from pipeline.ssh.landing import Limits
 from pipeline.ssh.pace import LEAST_RATE, Pace
 from tests.fakes import sshd
 from tests.ssh.conftest import PATIENT, address, program
+from tests.waiting import SOON
 
 
 class Clock:
@@ -28,27 +29,27 @@ class TestPace:
         pace = Pace(60, 3600, clock)
         for _ in range(30):
             clock.now += 2
-            pace.came(1)
+            pace.moved(1)
         clock.now += 2
-        with pytest.raises(CommandTimeout, match=r"sends too slowly: in 62 s, it was as much as 31 bytes"):
-            pace.came(1)
+        with pytest.raises(CommandTimeout, match=r"is too slow: in 62 s, it was as much as 31 bytes"):
+            pace.moved(1)
 
     def test_as_slow_as_can_be(self) -> None:
         clock = Clock()
         pace = Pace(60, 3600, clock)
         for _ in range(3600):
             clock.now += 1
-            pace.came(LEAST_RATE)
+            pace.moved(LEAST_RATE)
         clock.now += 1
         with pytest.raises(CommandTimeout, match="not over after 3600 s"):
-            pace.came(1 << 30)
+            pace.moved(1 << 30)
 
     def test_a_pause_after_much_has_come(self) -> None:
         clock = Clock()
         pace = Pace(1, 3600, clock)
-        pace.came(100 * LEAST_RATE)
+        pace.moved(100 * LEAST_RATE)
         clock.now += 100
-        pace.came(1)
+        pace.moved(1)
 
 
 def hasty(server: sshd.Server, key: Path) -> Connector:
@@ -63,8 +64,20 @@ def test_a_tar_that_drips(server: sshd.Server, key: Path, root: Path, here: Path
     (root / "d/file").touch()
     program(server, tmp_path, "tar", f'[ "$1" = -c ] || exec /bin/tar "$@"; {DRIP}')
     connector = hasty(server, key)
-    with pytest.raises(CommandTimeout, match="sends too slowly"):
+    with pytest.raises(CommandTimeout, match="is too slow"):
         connector.get("d", here)
+    connector.close()
+
+
+def test_a_guest_that_takes_little_by_little(server: sshd.Server, key: Path, here: Path, tmp_path: Path) -> None:
+    """However large the pieces are that it takes in time."""
+    (here / "large").mkdir()
+    for number in range(8):
+        (here / "large" / str(number)).write_bytes(bytes(4_000_000))
+    program(server, tmp_path, "tar", '[ "$1" = -x ] || exec /bin/tar "$@"; while head -c 100000; do sleep 0.1; done')
+    connector = Connector(address(server, key), PATIENT, limits=Limits(stall=SOON, seconds=1.0))
+    with pytest.raises(CommandTimeout, match="a transfer is not over after 1 s"):
+        connector.put(str(here / "large"), ".")
     connector.close()
 
 
@@ -79,6 +92,6 @@ def test_an_sftp_server_that_drips(
     (root / "file").touch()
     monkeypatch.setattr(paramiko.SFTPServer, "_write_all", drip)
     connector = hasty(server, key)
-    with pytest.raises(CommandTimeout, match="sends too slowly"):
+    with pytest.raises(CommandTimeout, match="is too slow"):
         connector.get("file", here)
     connector.close()

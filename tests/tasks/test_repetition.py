@@ -3,22 +3,30 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import luigi.lock
+import pytest
+
+from pipeline.settings import Store
+from tasks.repetition import refuse_repetitions
 from tests.conftest import Workspace
-from tests.waiting import eventually
+from tests.waiting import SOON, eventually
 
 OUTLIVING = """
 import os, signal, time, luigi, tasks
 
 class Outliving(luigi.Task):
     def run(self):
+        with open("outliving", "a") as stream:
+            print(os.getpid(), file=stream)
         os.kill(os.getppid(), signal.SIGKILL)
         for descriptor in (0, 1, 2):
             os.close(descriptor)
-        time.sleep(20)
+        time.sleep(1000)
 """
 """A task whose process goes on, when luigi itself is gone."""
 
@@ -56,6 +64,8 @@ def test_a_process_that_outlives_a_killed_one_does_not_hold_its_lock(bundle: Wor
     killed = bundle.run(*words)
     assert killed.status == -signal.SIGKILL, killed.text
     assert bundle.run(*words).status == -signal.SIGKILL, "and not 10"
+    for pid in (bundle.directory / "outliving").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
 
 
 def test_another_command_runs(bundle: Workspace) -> None:
@@ -63,10 +73,40 @@ def test_another_command_runs(bundle: Workspace) -> None:
         assert bundle.luigi("SSHKeyPair").status == 0
 
 
-def test_two_may_be_wanted(bundle: Workspace) -> None:
-    with hanging(bundle):
-        assert bundle.luigi("InitrdWithKey", "--lock-size", "2", "--help").status == 0
-        assert bundle.luigi("InitrdWithKey").status == 10
+def test_several_may_be_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--lock-size"""
+    monkeypatch.setattr(luigi.lock, "acquire_for", None)
+    refuse_repetitions(Store(tmp_path))
+    assert luigi.lock.acquire_for("", 2)
+    assert not Store(tmp_path).cache.exists()
+
+
+HOLDER = """
+import signal, sys
+from pathlib import Path
+import luigi.lock
+from pipeline.settings import Store
+from tasks.repetition import refuse_repetitions
+root = Path(sys.argv.pop())
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))
+refuse_repetitions(Store(root))
+assert luigi.lock.acquire_for("")
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+def test_the_lock_can_be_taken_from_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--take-lock, which asks it by a signal to begin nothing new."""
+    monkeypatch.setattr(luigi.lock, "acquire_for", None)
+    monkeypatch.setattr(sys, "argv", ["luigi"])
+    refuse_repetitions(Store(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"ready\n"
+        assert luigi.lock.acquire_for("", 1, signal.SIGUSR1)
+        assert holder.wait(SOON) == 7
+    assert not list((tmp_path / "cache/running").iterdir())
 
 
 def test_a_store_in_which_nothing_can_be_locked_says_so_itself(bundle: Workspace) -> None:
