@@ -265,6 +265,23 @@ def test_an_event_that_came_together_with_an_answer_is_heard_at_once(qemu: Qemu)
     assert len(qemu.times) < 10
 
 
+def test_a_guest_that_kvm_gives_up_is_hopeless_at_once(qemu: Qemu) -> None:
+    """QEMU says STOP, and why only to who asks."""
+
+    def answer() -> None:
+        asked = b""
+        while b"query-status" not in asked:
+            asked += qemu.other_end.recv(4096)
+        qemu.other_end.sendall(b'{"return": {"status": "internal-error"}}\r\n')
+
+    answering = threading.Thread(target=answer, daemon=True)
+    answering.start()
+    watch = qemu.wait(("event", "STOP", {}), *["nothing"] * 1000)
+    assert (qemu.result, watch.events) == (False, ("STOP", "STATUS internal-error"))
+    assert len(qemu.times) < 10
+    answering.join(SOON)
+
+
 def test_the_rest_of_a_panic_is_heard(qemu: Qemu) -> None:
     def trace() -> None:
         qemu.append(b"bt#00: 0xff\n")
