@@ -1,6 +1,6 @@
 # make boot: a running guest, from nothing.   make test: the tests, real boots included.
 .DEFAULT_GOAL := help
-.PHONY: help setup qemu boot campaign test check bench newcomer clean
+.PHONY: help setup qemu boot campaign test test-quick check bench newcomer clean
 
 # Any that fits and can make virtual environments: python3 may be another one, which somebody has put before it in PATH
 FITS := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -8,6 +8,7 @@ CANDIDATES := python3 /usr/bin/python3 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for each in $(CANDIDATES); do $$each -c '$(FITS)' 2>&- && echo $$each && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OS_RELEASE := /etc/os-release
 # Tests wait for guests more than they compute; more than eight at once want much memory
 WORKERS ?= $(shell n=$$(($$(nproc) * 2)); echo $$((n > 8 ? 8 : n)))
@@ -34,7 +35,8 @@ help:
 	@echo "make boot    set up, prepare, and boot a guest named i0"
 	@echo "make campaign  fuzz all of the demo guest's fuzzers, each for a minute or two, in two guests"
 	@echo "make test    set up and run all tests"
-	@echo "make check   ruff and mypy"
+	@echo "make test-quick  those that boot no guest and run no whole program"
+	@echo "make check   ruff, mypy, and the floors of the layout"
 	@echo "make bench   compare a boot with the bare QEMU command"
 	@echo "make newcomer  make boot and make test in fresh, minimal Debian 12 and 13 (as root)"
 	@echo "make setup   only make .venv"
@@ -43,13 +45,14 @@ help:
 setup: $(VENV)/.complete
 
 # Done last, so that an interrupted setup is begun anew
-$(VENV)/.complete: pyproject.toml constraints.txt
+$(VENV)/.complete: pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo "error: Topcoat needs Python 3.11 to 3.13; say which: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call install,what $(PYTHON) makes virtual environments with,python3-venv); }
 	@echo "setting up $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PIP) --require-hashes --only-binary :all: -r requirements.txt
+	@$(PIP) --no-index --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m compileall -q pipeline tasks
 	@touch $@
 
@@ -66,6 +69,10 @@ boot: setup qemu
 campaign: setup qemu
 	@$(BIN)/luigi --module tasks FuzzCampaign --file docs/demo-campaign.toml --workers 2
 
+# What needs no guest and runs no whole program: in a minute or two
+test-quick: setup qemu
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not real and not slow"
+
 test: setup qemu
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
@@ -73,6 +80,7 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache >$(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 
 bench: setup qemu
 	@$(BIN)/python bench/boot_overhead.py

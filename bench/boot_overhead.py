@@ -25,12 +25,12 @@ from pathlib import Path
 
 import paramiko
 
-from pipeline.instance import Instance
-from pipeline.qemu.boot import LOOPBACK
-from pipeline.qemu.console import MARKER
-from pipeline.qemu.guest import USER
-from pipeline.qemu.qmp import Monitor
 from pipeline.settings import Store
+from pipeline.vm.instance import Instance
+from pipeline.vm.qemu.boot import LOOPBACK
+from pipeline.vm.qemu.profile import USER
+from pipeline.vm.qemu.qmp import Monitor
+from pipeline.vm.qemu.serial import MARKER
 
 BIN = Path(sys.executable).parent
 LIMIT = 120.0
@@ -122,24 +122,21 @@ class Bench:
 
     def boot_bare(self) -> float:
         """Seconds from QEMU's start to the answer over SSH."""
-        sockets = self.instance.sockets
         shutil.rmtree(self.bare, ignore_errors=True)
-        for made in (self.bare, sockets):
-            made.mkdir()
+        self.bare.mkdir()
         image = self.directory / "out/images/demo/extended-fvm.blk"
         overlay = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(image), "overlay.qcow2"]
         subprocess.run(overlay, cwd=self.bare, check=True)
         began = time.monotonic()
-        with subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as qemu:
+        with subprocess.Popen(self.argv, cwd=self.bare, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as qemu:
             try:
-                wait_for_marker(sockets / "serial", began + LIMIT)
-                with Monitor(sockets / "qmp", LIMIT) as monitor:
+                wait_for_marker(self.bare / "serial", began + LIMIT)
+                with Monitor(self.bare / "qmp", LIMIT) as monitor:
                     port = monitor.ssh_port()
                 self.log_in(port)
                 return time.monotonic() - began
             finally:
                 qemu.kill()
-                shutil.rmtree(sockets)
 
     def log_in(self, port: int) -> None:
         """The same proof as Topcoat's, by the shortest way."""

@@ -1,8 +1,8 @@
-"""What a campaign costs: executions per second against the same fuzzers by hand, the time that its end takes, and the
-time between slices.
+"""What a campaign costs, in executions per second, at its end and between slices.
 
-The first two with real guests: two fuzzers that find nothing run in two guests, by turns as a campaign with two workers
-and by hand, for the same time. The third with guests of a script that need no time at all, 200 fuzzers of 5 slices.
+The first two are measured with real guests: two fuzzers that find nothing run in two guests, by turns as a campaign
+with two workers and by hand, for the same time. The third is measured with scripted guests that need no time at all:
+200 fuzzers with 5 slices each.
 
     python -m bench.campaign [--seconds 120] [--slice 60]
 """
@@ -122,11 +122,11 @@ def watch(process: "subprocess.Popen[bytes]", ledger: Path) -> tuple[float, floa
 
 def scripted() -> None:
     """Time for each slice that takes none."""
-    from pipeline.campaign.definition import Budget, Definition, FuzzerPlan
+    from pipeline.campaign.ledger import Subject
+    from pipeline.campaign.plan.definition import Budget, Definition, FuzzerPlan
     from pipeline.campaign.runner import Runner
     from pipeline.campaign.subjects import Subjects
-    from pipeline.ledger import Subject
-    from pipeline.settings import Campaign, Store
+    from pipeline.settings import CampaignSettings, Store
     from tests.campaign.scripted import ScriptedGuests, World
 
     plans = tuple(FuzzerPlan(f"fuzzers/f{number:03}", Budget(50), 10) for number in range(200))
@@ -138,14 +138,14 @@ def scripted() -> None:
             subjects,
             ScriptedGuests(world),
             Store(Path(directory)),
-            Campaign(canary="off"),
+            CampaignSettings(canary="off"),
             2,
             clock=world.clock,
         )
         began = time.monotonic()
         runner.run()
         seconds = time.monotonic() - began
-    slices = sum(len(one.slices) for one in runner.state.standings.values())
+    slices = sum(len(one.slices) for one in runner.state.fuzzer_states.values())
     print(
         f"{slices} slices of no time: {1000 * seconds / slices:.1f} ms each (under {1000 * OVERHEAD:.0f})", flush=True
     )

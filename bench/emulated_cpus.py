@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.instance import Instance
 from pipeline.settings import Store
+from pipeline.vm.instance import Instance
 
 BIN = Path(sys.executable).parent
 CPUS = ("max", "max,erms=off,fsrm=off")

@@ -26,8 +26,8 @@ from pathlib import Path
 from blake3 import blake3
 
 from bench import graph
-from pipeline.digest_cache import DigestCache
-from pipeline.digests import digest
+from pipeline.store.digest_cache import DigestCache
+from pipeline.store.digests import digest
 
 PYTHON = Path(sys.executable)
 BIN = PYTHON.parent

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.publish import write_new
-from tasks.base import ArtifactTask, Tasks, WrapperTask
+from pipeline.store.publish import write_new
+from tasks.engine.artifact import ArtifactTask, Tasks, WrapperTask
 
 import luigi  # isort: skip
 

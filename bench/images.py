@@ -23,13 +23,13 @@ from pathlib import Path
 import lz4.frame
 import zstandard
 
-from pipeline import prepare, proof
+from pipeline.builds import prepare, proof
+from pipeline.host.tools import Tool
 from pipeline.images import fvm, zbi
 from pipeline.images.zbi import container, item_types
 from pipeline.images.zbi.compression import LZ4, ZSTD, Method
-from pipeline.images.zbi.merge import Merge
-from pipeline.size import parse_size
-from pipeline.tools import Tool
+from pipeline.images.zbi.merge import ZbiMerge
+from pipeline.text.quantity import parse_size
 
 TARGET = "data/ssh/authorized_keys"
 KEY = b"ssh-ed25519 AAAA key-of-the-bench\n"
@@ -120,7 +120,7 @@ def write_zbi(path: Path, method: Method, size: int) -> None:
         unit = randomly.randbytes(count if randomly.random() < 0.7 else 300)
         (files / f"{number:05}").write_bytes((unit * (count // len(unit) + 1))[:count])
         left, number = left - count, number + 1
-    with Merge() as merge, path.open("w+b", buffering=0) as stream:
+    with ZbiMerge() as merge, path.open("w+b", buffering=0) as stream:
         merge.add_item(container.made(item_types.KERNEL_X64, randomly.randbytes(1 << 20)))
         merge.add_item(container.made(item_types.CMDLINE, b"kernel.serial=legacy\0"))
         merge.add_file("lib", files)

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.instance import Instance
 from pipeline.settings import Store
+from pipeline.vm.instance import Instance
 
 BIN = Path(sys.executable).parent
 LIMIT = 300.0
@@ -146,11 +146,10 @@ class Many:
         end = time.monotonic() + 5  # a keeper ends after its QEMU
         while (processes := self.processes()) and time.monotonic() < end:
             time.sleep(0.1)
-        sockets = [str(self.instance.sockets)] if self.instance.sockets.exists() else []
-        files = [path for path in (self.directory / "out").rglob("*") if path.is_file() and path.suffix != ".lock"]
+        files = [path for path in (self.directory / "out").rglob("*") if not path.is_dir() and path.suffix != ".lock"]
         remains = [str(path) for path in files if ".tmp" in str(path)]
         others = [str(path) for path in files if path.parent == self.instance.directory]
-        return processes + sockets + remains + [path for path in others if not Path(path).name.startswith(_LOGS)]
+        return processes + remains + [path for path in others if not Path(path).name.startswith(_LOGS)]
 
     def processes(self) -> list[str]:
         """All living processes with the store on their command line."""

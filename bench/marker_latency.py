@@ -21,11 +21,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import build, settings
-from pipeline.instance import Instance
-from pipeline.qemu.console import MARKER
-from pipeline.qemu.launcher import QemuLauncher
-from pipeline.timeline import Timeline
+from pipeline import settings
+from pipeline.builds import build
+from pipeline.vm.instance import Instance
+from pipeline.vm.qemu.launcher import QemuLauncher
+from pipeline.vm.qemu.serial import MARKER
+from pipeline.vm.timeline import Timeline
 
 BIN = Path(sys.executable).parent
 LIMIT = 120.0

@@ -25,13 +25,15 @@ from pathlib import Path
 import paramiko
 
 from bench.marker_latency import prepare
-from pipeline import build, settings
-from pipeline.instance import SSH, Instance
-from pipeline.qemu.launcher import QemuLauncher
+from pipeline import settings
+from pipeline.builds import build
 from pipeline.settings import Timeouts
-from pipeline.ssh import Connector
+from pipeline.ssh.address import Address
 from pipeline.ssh.connection import Connection
+from pipeline.ssh.connector import Connector
 from pipeline.ssh.facilities import Facilities
+from pipeline.vm.instance import Instance
+from pipeline.vm.qemu.launcher import QemuLauncher
 
 SIZE = 600  # bytes of the largest; corpora of fuzzers are like that
 LIMITS = Timeouts().scaled(settings.TCG_SCALE)
@@ -64,7 +66,7 @@ def make(directory: Path, count: int) -> Path:
     return directory
 
 
-def compare(address: SSH, source: Path, rounds: int) -> None:
+def compare(address: Address, source: Path, rounds: int) -> None:
     """All rounds, and what they come to."""
     seconds: dict[str, list[float]] = {}
     ways: dict[str, Callable[[str, Path, Path], None]] = {
@@ -102,12 +104,12 @@ def same(one: Path, other: Path) -> bool:
     return names == sorted(os.listdir(other)) and filecmp.cmpfiles(one, other, names, shallow=False)[1:] == ([], [])  # noqa: PTH208
 
 
-def whole(address: SSH, how: str, source: Path, back: Path) -> None:
+def whole(address: Address, how: str, source: Path, back: Path) -> None:
     """As everybody gets it; to connect is part of it."""
     transfer(Connector(address, LIMITS), how, source, back, "/tmp/tar")
 
 
-def pipelined(address: SSH, how: str, source: Path, back: Path) -> None:
+def pipelined(address: Address, how: str, source: Path, back: Path) -> None:
     """Without tar."""
 
     class Without(Connector):
@@ -130,7 +132,7 @@ def transfer(connector: Connector, how: str, source: Path, back: Path, target: s
         connector.close()
 
 
-def one_by_one(address: SSH, how: str, source: Path, back: Path) -> None:
+def one_by_one(address: Address, how: str, source: Path, back: Path) -> None:
     """The plain way."""
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.AutoAddPolicy())

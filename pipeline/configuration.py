@@ -1,10 +1,10 @@
-"""The files that luigi reads, merged: the text of each setting and where it stands.
+"""The configuration files that luigi reads, merged: the text of each setting and the file that it comes from.
 
-/etc/luigi/luigi.cfg, ./luigi.cfg, and the file named by LUIGI_CONFIG_PATH, the last one wins. A path in a file is
-relative to that file; `~` and `$NAME` are expanded. Unknown names in known sections are errors, and so are sections
+The files are /etc/luigi/luigi.cfg, ./luigi.cfg and the one named by LUIGI_CONFIG_PATH; later ones win. A path in a file
+is relative to that file; `~` and `$NAME` are expanded. Unknown names in known sections are errors, and so are sections
 whose names are almost those of known ones: a typing mistake must not silently mean "default". As settings name programs
-that are run, a file that only lies there counts if nobody else can have written it; what LUIGI_CONFIG_PATH names is its
-user's choice.
+that are run, a file that is merely found must be one that only its reader or root can have written; a file that
+LUIGI_CONFIG_PATH names is the user's own choice.
 """
 
 import configparser
@@ -12,24 +12,24 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.duration import parse_duration
 from pipeline.errors import SettingsError, UsageError
-from pipeline.size import parse_size
-from pipeline.trust import distrust
+from pipeline.host.trust import distrust
+from pipeline.text.quantity import parse_duration, parse_size
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
 
 _NEAR = 0.8
-"""Of difflib's ratio: [bot] and [biuld] are meant for ours; [root] and [core], which luigi knows, are not."""
+"""difflib's ratio above which a section counts as mistyped: [bot] and [biuld] do; luigi's [root] and [core] do not."""
 
 _LISTS = ("arguments",)
-"""What may be empty, and means that there are none."""
+"""Settings that may be empty, which means an empty list."""
 
 
 def _require_trust(path: Path) -> None:
-    """Raise SettingsError unless only we, or root, can have written the file."""
+    """Raise SettingsError unless only this user or root can have written the file."""
     if why := distrust(path.stat(), root=True):
         raise SettingsError(
             f"{path} is not followed: {why}, and settings name programs that are run",
@@ -38,10 +38,16 @@ def _require_trust(path: Path) -> None:
 
 
 class Configuration:
-    """The merged files: text and origin of each value. Every reader raises SettingsError for what it cannot use."""
+    """The merged files, with readers for each type of value.
+
+    Every reader takes a section and a key, and raises SettingsError for a value that it cannot use.
+    """
 
     def __init__(self, known: Mapping[str, tuple[str, ...]], environ: Mapping[str, str], directory: Path) -> None:
-        """`known` has the sections that are looked at, and the settings of each."""
+        """Read the files that hold in `directory`. Raises SettingsError.
+
+        `known` maps each section that is looked at to the names of its settings.
+        """
         self._known = known
         self.environ = environ
         self.values: dict[tuple[str, str], tuple[str, Path]] = {}
@@ -64,7 +70,7 @@ class Configuration:
         return found + chosen
 
     def _read(self, path: Path) -> None:
-        # [DEFAULT] is luigi's business
+        # [DEFAULT] is luigi's business: here it is a section like any other
         parser = configparser.ConfigParser(interpolation=None, default_section="")
         try:
             parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
@@ -81,7 +87,7 @@ class Configuration:
                         self._refuse(section, key, "give it a value, or leave it out, which means the default")
 
     def _check_section(self, path: Path, section: str) -> None:
-        """Sections of luigi, of tasks and of other projects are none of our business."""
+        """Raise SettingsError for a section that looks like a mistyped one of ours; others belong to luigi or tasks."""
         import difflib
 
         near = difflib.get_close_matches(section, self._known, n=1, cutoff=_NEAR)
@@ -99,12 +105,12 @@ class Configuration:
             raise SettingsError(f"{path}: [{section}] has no setting named {key}", hint=hint)
 
     def text(self, section: str, key: str) -> str | None:
-        """The text as it stands; None for what is not there."""
+        """The text of a setting as it stands in the file; None if it is not set."""
         value = self.values.get((section, key))
         return value[0] if value else None
 
     def choice(self, section: str, key: str, allowed: tuple[str, ...]) -> str:
-        """The value, or the first of `allowed` where there is none."""
+        """One of the `allowed` values; the first of them if the setting is not set."""
         value = self.text(section, key)
         if value is None:
             return allowed[0]
@@ -113,7 +119,7 @@ class Configuration:
         return value
 
     def number(self, section: str, key: str, *, least: float = 0.0) -> float | None:
-        """A number above `least`."""
+        """A finite number greater than `least`; None if the setting is not set."""
         text = self.text(section, key)
         if text is None:
             return None
@@ -126,21 +132,21 @@ class Configuration:
         return value
 
     def fraction(self, section: str, key: str) -> float | None:
-        """A number of at least 0 and below 1."""
+        """A number of at least 0 and less than 1; None if the setting is not set."""
         value = self.number(section, key, least=-1.0)
         if value is not None and not 0 <= value < 1:
             self._refuse(section, key, "give a number of at least 0 and less than 1, such as 0.02")
         return value
 
     def whole(self, section: str, key: str) -> int | None:
-        """A whole number above 0."""
+        """A whole number greater than 0; None if the setting is not set."""
         value = self.number(section, key)
         if value is not None and value != int(value):
             self._refuse(section, key, "give a whole number")
         return None if value is None else int(value)
 
     def size(self, section: str, key: str) -> int | None:
-        """Bytes."""
+        """A size in bytes; None if the setting is not set."""
         text = self.text(section, key)
         try:
             return parse_size(text) if text else None
@@ -149,7 +155,7 @@ class Configuration:
             raise
 
     def duration(self, section: str, key: str) -> float | None:
-        """Seconds."""
+        """A duration in seconds; None if the setting is not set."""
         text = self.text(section, key)
         try:
             return parse_duration(text) if text else None
@@ -157,8 +163,8 @@ class Configuration:
             self._refuse(section, key, error.hint)
             raise
 
-    def switch(self, section: str, key: str, default: str) -> bool:
-        """Whether it is on."""
+    def switch(self, section: str, key: str, default: str = "on") -> bool:
+        """Whether the setting is on; `default` is the text that counts if it is not set."""
         words = {"on": True, "off": False, "true": True, "false": False, "yes": True, "no": False}
         value = (self.text(section, key) or default).lower()
         if value not in words:
@@ -166,7 +172,7 @@ class Configuration:
         return words[value]
 
     def words(self, section: str, key: str) -> tuple[str, ...]:
-        """The words of a command line, as a shell would cut them."""
+        """The words of a command line, split as a shell would; () if the setting is not set."""
         try:
             return tuple(shlex.split(self.text(section, key) or ""))
         except ValueError as error:
@@ -174,7 +180,7 @@ class Configuration:
             raise
 
     def path(self, section: str, key: str) -> Path | None:
-        """An absolute path."""
+        """A path, made absolute from the directory of its file; None if the setting is not set."""
         text = self.text(section, key)
         return None if text is None else self.values[section, key][1].parent.absolute() / self._expand(section, key)
 
@@ -194,3 +200,13 @@ class Configuration:
     def _refuse(self, section: str, key: str, hint: str) -> None:
         value, path = self.values[section, key]
         raise SettingsError(f"{path}: [{section}] {key} = {value} cannot be used", hint=hint)
+
+
+Bytes = Annotated[int, Configuration.size]
+"""The type of a setting that is a number of bytes, written with K, M or G, or without."""
+
+Seconds = Annotated[float, Configuration.duration]
+"""The type of a setting that is a time, written with s, m, h or d, or in seconds."""
+
+Share = Annotated[float, Configuration.fraction]
+"""The type of a setting that is a number of at least 0 and less than 1."""

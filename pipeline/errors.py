@@ -1,4 +1,4 @@
-"""The one exception tree of Topcoat. A class says in which phase something failed and whose fault it is.
+"""The one exception tree of Topcoat: the class of an error says in which phase it arose, and whose fault it is.
 
 ::
 
@@ -24,7 +24,7 @@
     │   ├── WrongFormat         user   it is another kind of file than the one that is wanted
     │   ├── ImageDamaged        user   it is cut off, or what it says of itself cannot be true
     │   └── ImageTooLarge       user   it claims to hold more than Topcoat unpacks, or than its format allows
-    ├── PackageError            host   a Debian package for the demo guest is not to be had
+    ├── PackageError            host   a Debian package for the demo guest cannot be obtained
     ├── BootError               -      a boot failed: `stage` says how far it came, `cause` names why
     │   ├── QemuRefused         user   QEMU does not take its arguments or its images
     │   ├── HostFault           host   the host could not carry the boot: KVM, port, memory, disk, load
@@ -34,43 +34,49 @@
     │       ├── KeyRefused      guest  the guest does not take our key
     │       ├── KeyGone         guest  our key is not there any more: the guest was stopped
     │       └── WrongServer     guest  something else answers on the guest's port
-    ├── StartFailed             -      undercoat has started no guest, for a reason that was told
+    ├── StartFailed             -      undercoat has left no guest running; the message says why
     ├── InstanceBusy            user   another process works on the instance
     │   ├── AlreadyRunning      user   it is running, so it cannot be started
-    │   └── CampaignBusy        user   another process works at the campaign
-    ├── StaleInstance           user   the instance runs with other images or settings than today's
+    │   └── CampaignBusy        user   another process works on the campaign
+    ├── StaleInstance           user   the instance runs with other images or settings than a boot would use now
     ├── BrokenInstance          host   QEMU lives, but its handle cannot be understood or does not fit it
-    │   └── HandleEdited        user   somebody else than Topcoat has written to the handle
+    │   └── HandleEdited        user   something other than Topcoat has written to the handle
     ├── KernelHalted            guest  QEMU lives, but the guest's kernel has panicked or halted
     ├── PidReused               host   the instance has ended, and its pid belongs to another process
     ├── StopError               host   QEMU survived SIGKILL
     ├── CampaignError           user   a campaign has ended, and not all of it was done
-    │   └── NotProved           host   its canary was not found, so that nothing it says proves anything
+    │   └── NotProved           host   its canary did not give the result that it must, so its results prove nothing
     ├── FuzzerError             guest  a fuzzer could not be prepared, or did not end well
     │   ├── FuzzerTimeout       guest  it did not end in time and was killed
-    │   ├── SymbolizerFailed    tool   the program that gives its stack traces names did not do its work
-    │   └── OutputLost          user   nobody takes its output any more
+    │   ├── SymbolizerFailed    tool   the symbolizer is not there or did not do its work
+    │   └── OutputLost          user   nobody reads its output any more
     └── CommandError            guest  a command in the guest could not be run to its end
         ├── CommandExited       guest  it exited with an error
         ├── CommandTimeout      guest  it did not end in time
         └── TransferRefused     guest  the guest sends more than is allowed, or names that are not
 
-Every error has a hint: the next thing that a person should do. `detail` holds the evidence, such as the end of a
+Every error has a `hint`, the next thing that a person should do. `detail` holds the evidence, such as the end of a
 console or of a tool's stderr; it is already free of control characters.
 """
 
+import re
 from typing import ClassVar, Self
+
+_PLACEHOLDER = re.compile(r"(?<![\w$/])NAME\b")  # in hints: the name of the instance that the error is about
 
 
 class TopcoatError(Exception):
     """Base of all errors that Topcoat raises on purpose.
 
-    `str(error)` is the one-line message; `explain` is the whole block for a person.
+    `str(error)` is the one-line message; `explain` returns the whole block for a person.
     """
 
     phase: ClassVar[str] = "run"
+    """What was being done when it failed, such as "boot" or "prepare"."""
     fault: ClassVar[str] = "bug"
+    """Whose fault it is: "user", "host", "tool", "guest" or "bug"."""
     exit_code: ClassVar[int] = 30
+    """The exit code of a program that ends with this error."""
 
     def __init__(self, message: str, *, hint: str, detail: str = "") -> None:
         super().__init__(message)
@@ -82,10 +88,14 @@ class TopcoatError(Exception):
         return (_rebuild, (type(self), self.__dict__))
 
     def about(self, name: str) -> Self:
-        """Name the instance that failed: before the message, and for NAME in the hint."""
+        """Put the name of the failed instance before the message, and into the hint for the word NAME. Returns self."""
         self.message = f"{name}: {self.message}"
-        self.hint = self.hint.replace("NAME", name)
         self.args = (self.message,)
+        return self.hinting_at(name)
+
+    def hinting_at(self, name: str) -> Self:
+        """Name the instance in the hint only, where it has the word NAME."""
+        self.hint = _PLACEHOLDER.sub(lambda _: name, self.hint)
         return self
 
     def explain(self) -> str:
@@ -110,7 +120,7 @@ class UsageError(TopcoatError):
 
 
 def empty_value(name: str) -> UsageError:
-    """What to raise about an empty value: nobody means "the default" by it, but a variable that is not set."""
+    """The error to raise for an empty value: most likely it came from a variable that is not set."""
     return UsageError(
         f"{name} has an empty value", hint="give it one, or leave it out; was it meant to come from a variable?"
     )
@@ -141,7 +151,7 @@ class BadArguments(UsageError):
 
 
 class NotSupported(UsageError):
-    """What is asked for is something that the original launcher can do, and Topcoat cannot."""
+    """The original launcher can do what is asked for, and Topcoat cannot."""
 
     phase = "fuzz"
 
@@ -153,7 +163,7 @@ class UnknownInstance(UsageError):
 
 
 class NoMatch(UsageError):
-    """No file has a name that the pattern asks for."""
+    """No file has a name that matches the pattern."""
 
     phase = "command"
 
@@ -195,7 +205,7 @@ class ToolFailed(ToolError):
     """A host program exited with an error; the end of its stderr is in `detail`."""
 
     code: int = 0
-    """Its exit code; of one that was ended by a signal, minus the signal's number."""
+    """The tool's exit code; minus the signal's number if a signal ended it."""
 
 
 class ToolTimeout(ToolError):
@@ -207,7 +217,7 @@ class ToolLied(ToolError):
 
 
 class InputChanged(TopcoatError):
-    """What an artifact is made of changed while it was being made, so that nobody knows what it would be."""
+    """An input of an artifact changed while it was being made, so that it is not certain what was made."""
 
     phase = "prepare"
     fault = "user"
@@ -216,8 +226,8 @@ class InputChanged(TopcoatError):
 class ImageError(TopcoatError):
     """An image is not what it should be, or cannot become what is asked for.
 
-    `file` names it, once that is known, `offset` is the byte at which something is wrong, `expected` says what should
-    be there. The message has all three.
+    `file` is the name of the image, once that is known; `offset` is the byte at which something is wrong, or None;
+    `expected` says what should be there. The message contains all three.
     """
 
     phase = "image"
@@ -233,7 +243,7 @@ class ImageError(TopcoatError):
         self.expected = expected
 
     def about(self, name: str) -> Self:
-        """Name the file, unless it has been named."""
+        """Put the name of the file before the message, unless one has been put there before. Returns self."""
         if not self.file:
             super().about(name)
             self.file = name
@@ -241,19 +251,19 @@ class ImageError(TopcoatError):
 
 
 class WrongFormat(ImageError):
-    """It is another kind of file than the one that is wanted."""
+    """An image is another kind of file than the one that is wanted."""
 
 
 class ImageDamaged(ImageError):
-    """It is cut off, or what it says of itself cannot be true."""
+    """An image is cut off, or what it says about itself cannot be true."""
 
 
 class ImageTooLarge(ImageError):
-    """It claims to hold more than Topcoat unpacks, or than its format allows."""
+    """An image claims to hold more than Topcoat unpacks, or than its format allows."""
 
 
 class PackageError(TopcoatError):
-    """A Debian package for the demo guest is not to be had."""
+    """A Debian package for the demo guest cannot be obtained."""
 
     phase = "demo"
     fault = "host"
@@ -262,8 +272,8 @@ class PackageError(TopcoatError):
 class BootError(TopcoatError):
     """A boot failed.
 
-    `stage` is the last thing that was waited for, `cause` the name of the verdict (see pipeline/qemu/causes.py),
-    `transient` whether the same boot may well succeed when it is tried again.
+    `stage` is the last thing that was waited for, `cause` is the name of the verdict (see pipeline/vm/qemu/causes.py),
+    and `transient` says whether the same boot may well succeed when it is tried again.
     """
 
     phase = "boot"
@@ -285,7 +295,7 @@ class QemuRefused(BootError):
 
 
 class HostFault(BootError):
-    """The host could not carry the boot."""
+    """The host lacked what the boot needed: KVM, a port, memory, disk space or CPU time."""
 
     fault = "host"
 
@@ -305,19 +315,19 @@ class ConnectError(BootError):
 
 
 class KeyRefused(ConnectError):
-    """The guest's SSH server answers, and does not take our key: trying again does not help."""
+    """The guest's SSH server answers but refuses our key: trying again does not help."""
 
 
 class KeyGone(ConnectError):
-    """The private key is not there any more: whoever stops an instance deletes it."""
+    """The private key is not there any more: it is deleted when its instance is stopped."""
 
 
 class WrongServer(ConnectError):
-    """What answers on the guest's port is not the guest: another host key, or another boot's id."""
+    """Something else than the guest answers on its port: the host key differs, or the boot's id does."""
 
 
 class StartFailed(TopcoatError):
-    """Undercoat has started no guest, for a reason that was told."""
+    """The command `undercoat start_instance` has left no guest running; the message says why."""
 
     phase = "boot"
 
@@ -335,31 +345,31 @@ class AlreadyRunning(InstanceBusy):
 
 
 class CampaignBusy(InstanceBusy):
-    """Another process works at the campaign."""
+    """Another process works on the campaign."""
 
 
 class StaleInstance(TopcoatError):
-    """The instance runs with other images, another QEMU or other settings than today's."""
+    """The instance runs with other images, another QEMU or other settings than a boot would use now."""
 
     phase = "instance"
     fault = "user"
 
 
 class BrokenInstance(TopcoatError):
-    """QEMU lives, but its handle cannot be understood, or what it says does not fit this QEMU."""
+    """QEMU lives, but its handle cannot be understood, or does not describe this QEMU."""
 
     phase = "instance"
     fault = "host"
 
 
 class HandleEdited(BrokenInstance):
-    """Somebody else than Topcoat has written to the handle, so nothing in it can be relied upon."""
+    """Something other than Topcoat has written to the handle, so nothing in it can be relied upon."""
 
     fault = "user"
 
 
 class KernelHalted(TopcoatError):
-    """QEMU lives, but the guest's kernel has panicked or halted (see pipeline/halt.py): nothing in it answers."""
+    """QEMU lives, but the guest's kernel has panicked or halted (see pipeline/vm/halt.py): nothing in it answers."""
 
     phase = "instance"
     fault = "guest"
@@ -380,14 +390,14 @@ class StopError(TopcoatError):
 
 
 class CampaignError(TopcoatError):
-    """A campaign has ended, and not all of it was done: fuzzers were benched, or there is no budget left for it."""
+    """A campaign has ended with work undone: fuzzers were benched, or there is no budget left."""
 
     phase = "campaign"
     fault = "user"
 
 
 class NotProved(CampaignError):
-    """The canary of a campaign was not found as it must be, so that whatever the campaign says proves nothing."""
+    """The canary of a campaign did not give the result that it must, so the campaign's results prove nothing."""
 
     fault = "host"
 
@@ -404,13 +414,13 @@ class FuzzerTimeout(FuzzerError):
 
 
 class SymbolizerFailed(FuzzerError):
-    """The program that gives stack traces their names is not there, or did not do its work."""
+    """The symbolizer, which gives stack traces their names, is not there or did not do its work."""
 
     fault = "tool"
 
 
 class OutputLost(FuzzerError):
-    """Nobody takes the fuzzer's output any more, so the fuzzer was ended."""
+    """Nobody reads the fuzzer's output any more, so the fuzzer was ended."""
 
     fault = "user"
 
@@ -423,7 +433,10 @@ class CommandError(TopcoatError):
 
 
 class CommandExited(CommandError):
-    """A command in the guest exited with an error: its exit status, its words, and the end of what it said of it."""
+    """A command in the guest exited with an error.
+
+    `status` is its exit status, `command` its command line, and `stderr` what is known of its standard error.
+    """
 
     def __init__(
         self,
@@ -442,9 +455,9 @@ class CommandExited(CommandError):
 
 
 class CommandTimeout(CommandError):
-    """A command in the guest, or a file from it, did not come to its end in time.
+    """A command in the guest, or a transfer of files, did not end in time.
 
-    `ended` tells whether the guest has confirmed that nothing of the command runs any more.
+    `ended` says whether the guest has confirmed that nothing of the command runs any more.
     """
 
     def __init__(self, message: str, *, hint: str, detail: str = "", ended: bool = False) -> None:
@@ -453,4 +466,4 @@ class CommandTimeout(CommandError):
 
 
 class TransferRefused(CommandError):
-    """The guest sends more than is allowed, names that could leave the directory meant for them, or no sense."""
+    """The guest sends more than is allowed, names that lead out of the target directory, or data without sense."""

@@ -1,4 +1,4 @@
-"""What luigi.cfg and the environment say, as frozen values.
+"""The settings from luigi.cfg and the environment, as frozen values.
 
 The luigi.cfg at the top of the project lists every setting with its default; pipeline/configuration.py says which files
 are read, and how.
@@ -7,17 +7,19 @@ are read, and how.
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, cast
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from pipeline.configuration import Configuration
+from pipeline.configuration import Bytes, Configuration, Seconds, Share
 from pipeline.errors import SettingsError
-from pipeline.faults import host_faults
+from pipeline.host.faults import host_faults
 
 BuildKind = Literal["auto", "local", "clusterfuzz", "demo"]
 Accel = Literal["auto", "kvm", "tcg"]
+Accelerator = Literal["kvm", "tcg"]
 TcgThreads = Literal["auto", "single", "multi"]
 Ready = Literal["ssh", "marker"]
 ToolChoice = Literal["auto", "build", "builtin"]
@@ -39,32 +41,13 @@ RESOURCE_KEYS = (
     "fuzzers.json",
     "ffx",
 )
-"""Every key under which a build may have a file; each can be overridden in `[build]`."""
+"""The key of each file that a build may have; every one of them can be overridden in `[build]`."""
 
 _CONTROLS = re.compile(r"[\x00-\x08\n-\x1f\x7f]")
 
-_KEYS: dict[str, tuple[str, ...]] = {
-    "store": ("root",),
-    "build": ("kind", *RESOURCE_KEYS),
-    "tools": ("timeout", "proof", "zbi", "fvm"),
-    "qemu": ("accel", "tcg_threads", "memory", "smp", "cpu", "restrict", "arguments"),
-    "boot": ("ready", "timeout", "scale", "attempts", "log_size"),
-    "demo": ("packages",),
-    "pool": ("size", "fresh"),
-    "campaign": (
-        *("budget", "slice", "allocation", "strikes", "harvest", "unit_size", "corpus_size", "corpus_units"),
-        *("tolerance", "output_size", "crash_size", "canary", "canary_crash", "canary_clean"),
-    ),
-}
-
-
-def known_keys() -> Mapping[str, tuple[str, ...]]:
-    """The sections of luigi.cfg that are ours, and the settings of each."""
-    return _KEYS
-
 
 def _unwritable(path: Path) -> int | None:
-    """Why nothing can be made in `path`, as an errno; None if it can."""
+    """The errno that says why no file can be made in `path`; None if one can."""
     if not path.is_dir():
         return errno.ENOTDIR
     if os.statvfs(path).f_flag & os.ST_RDONLY:
@@ -74,12 +57,12 @@ def _unwritable(path: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Store:
-    """Where everything that Topcoat makes lies. `root` is absolute."""
+    """The directory tree that holds everything Topcoat makes. `root` is absolute."""
 
     root: Path
 
     def require_writable(self) -> None:
-        """Raise StoreError if files cannot be made in it. Makes nothing."""
+        """Raise StoreError if no files can be made in the store. Makes nothing."""
         with host_faults("the store cannot be used"):
             there = next(path for path in (self.root, *self.root.parents) if path.exists())
             number = _unwritable(there)
@@ -108,12 +91,12 @@ class Store:
 
     @property
     def cache(self) -> Path:
-        """The directory of what can be lost at any time."""
+        """The directory of files that may be deleted at any time, at the cost of time only."""
         return self.root / "cache"
 
     @property
     def all_images(self) -> Path:
-        """The directory with one directory for each build."""
+        """The directory of prepared images, with one directory for each build."""
         return self.root / "images"
 
     def images(self, build: str) -> Path:
@@ -122,101 +105,114 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Tools:
-    """`[tools]`"""
+class ToolSettings:
+    """The section `[tools]`: how the programs are run that prepare images."""
 
     timeout: float = 600.0
     """Seconds that one run of a host tool may take."""
     proof: bool = True
-    """What a tool has made is looked into before it counts."""
+    """Whether what a tool has made is looked into before it counts."""
     strict: bool = False
-    """A source whose own CRCs are wrong is refused, not only warned of: `proof = on` was said."""
+    """Whether a source with wrong CRCs is refused, not only warned of: so if luigi.cfg says `proof = on`."""
     zbi: ToolChoice = "auto"
-    """auto: the build's program if it works, else Topcoat's own; a path in luigi.cfg becomes the build's."""
+    """Which program changes ZBIs: the build's, the built-in one, or (auto) the build's if it works, else the built-in.
+
+    A path in luigi.cfg takes the place of the build's program.
+    """
     fvm: ToolChoice = "auto"
+    """Which program extends disks; chosen in the same way as `zbi`."""
 
 
 @dataclass(frozen=True)
-class Qemu:
-    """`[qemu]`. None: the default of the guest (see pipeline/qemu/command.py)."""
+class QemuSettings:
+    """The section `[qemu]`. None in memory, smp and cpu means the guest's default (see pipeline/vm/qemu/profile.py)."""
 
     accel: Accel = "auto"
+    """What runs the guest's CPUs: KVM, QEMU's emulation (tcg), or (auto) KVM if it works."""
     tcg_threads: TcgThreads = "auto"
-    """Without KVM, the CPUs of a guest run by turns in one thread, or each in its own. auto: by turns, if several."""
+    """Whether emulated CPUs share one thread (single) or have one each (multi). auto: single if there are several."""
     memory: int | None = None
-    """MiB"""
+    """The guest's memory in MiB."""
     smp: int | None = None
+    """The number of the guest's CPUs."""
     cpu: str | None = None
+    """QEMU's name of the CPU model."""
     restrict: bool = True
-    """The guest cannot reach anything outside; the host reaches its SSH port all the same."""
+    """Whether the guest is kept from reaching anything outside; the host reaches its SSH port all the same."""
+    user: str | None = None
+    """The user that QEMU, if root starts it, becomes before the guest runs. None: QEMU does not change its user."""
     arguments: tuple[str, ...] = ()
-    """Further arguments, put last."""
+    """Further arguments for QEMU, put last."""
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Every limit of a boot in one place: seconds, as fit for KVM on a host that is not overloaded."""
+    """Every limit of a boot, in seconds; the defaults suit KVM on a host that is not overloaded."""
 
     start: float = 15.0
-    """QEMU's own start, until its monitor is there."""
+    """The limit for QEMU's own start, until its monitor is there."""
     boot: float = 60.0
-    """From QEMU's start until the guest is ready, all stages together, while this host's own boots are not known."""
+    """The limit from QEMU's start until the guest is ready; the default holds while too few boots are known."""
     boot_least: float = 15.0
-    """No limit that is derived from this host's boots is shorter."""
+    """The least value of `boot` when it is derived from this host's past boots."""
     boot_most: float = 300.0
-    """No boot takes longer, however slow the host's boots have been, and however loaded it is."""
+    """The time after which a boot fails, however slow the host's boots have been, and however loaded it is."""
     connect: float = 5.0
-    """TCP connection and SSH key exchange, one attempt."""
+    """The limit for one TCP connection with its SSH key exchange."""
     banner: float = 5.0
-    """The SSH server's first line, one attempt. QEMU accepts connections before the guest listens."""
+    """The limit for the SSH server's first line, in one attempt: QEMU accepts connections before the guest listens."""
     auth: float = 10.0
+    """The limit for one SSH authentication."""
     command: float = 10.0
-    """The command that proves the guest ready."""
+    """The limit for the command that proves the guest ready."""
     retry: float = 0.2
-    """Pause between two attempts."""
+    """The pause between two attempts to log in."""
     stop: float = 3.0
-    """Stopping an instance, all phases together. Never scaled: it is a promise to callers."""
+    """The limit for stopping an instance, all phases together. It is never scaled: it is a promise to callers."""
 
     def scaled(self, factor: float) -> "Timeouts":
-        """The same limits for a host that is `factor` times slower."""
+        """The same limits for a host that is `factor` times slower; `stop` and `retry` stay."""
         longer = {field.name: getattr(self, field.name) * factor for field in fields(self)}
         return replace(self, **longer | {"stop": self.stop, "retry": self.retry})
 
     def learned(self, slowest: float) -> "Timeouts":
-        """The same limits, but `boot` as fits a host whose slowest boots of this kind have taken `slowest` seconds."""
+        """The same limits, but `boot` derived from the `slowest` boots of this kind on this host, in seconds."""
         return replace(self, boot=min(self.boot_most, max(self.boot_least, SLACK * slowest)))
 
 
 TCG_SCALE = 5.0
-"""Emulated guests boot this much slower than with KVM, at the worst that is still usable."""
+"""How many times slower than with KVM an emulated guest may boot, at the worst that is still usable."""
 
 SLACK = 5.0
-"""A boot may take this many times as long as the slowest of this host's."""
-
-ATTEMPTS_OF_HOST = 3
-"""How often a boot is tried whose failure was the host's and may pass."""
+"""How many times as long as this host's slowest boots of the same kind a boot may take."""
 
 DAY = 86400.0
 KEEP_LOGS = 7 * DAY
 """Seconds for which the logs of an instance that has ended are kept, unless `topcoat gc --keep` says otherwise."""
+KEEP_REPLACED = 30 * DAY
+"""Seconds for which units that a merge took out of a corpus are kept."""
 
 
 @dataclass(frozen=True)
-class Boot:
-    """`[boot]`"""
+class BootSettings:
+    """The section `[boot]`: when a guest counts as ready, and how long that may take."""
 
     ready: Ready = "ssh"
+    """What proves a guest ready: it has run a command over SSH, or it has printed the marker."""
     timeout: float | None = None
+    """Seconds from QEMU's start until the guest is ready. None: derived from this host's past boots."""
     scale: float | None = None
+    """A factor for all limits of a boot. None: 1 with KVM, TCG_SCALE without."""
     attempts: int = 1
-    """How often a boot is tried whose failure was the guest's."""
-    log_size: int = 64 << 20
+    """How many times a boot is tried in all if it fails through the guest."""
+    log_size: Bytes = 64 << 20
     """Bytes after which a log of a running instance is rotated."""
 
     def timeouts(self, accel: Literal["kvm", "tcg"], slowest: float | None = None) -> Timeouts:
         """The limits for this host: scaled by `scale`, else by TCG_SCALE without KVM, and learned from past boots.
 
-        `slowest` is what those took, where they are known. `timeout` overrides all that concerns the whole boot.
+        `slowest` is the seconds that the slowest of those took, or None if too few are known. The setting `timeout`
+        overrides the limits of the whole boot.
         """
         scale = self.scale if self.scale is not None else (TCG_SCALE if accel == "tcg" else 1.0)
         timeouts = Timeouts().scaled(scale)
@@ -226,63 +222,88 @@ class Boot:
 
 
 @dataclass(frozen=True)
-class Pool:
-    """`[pool]`"""
+class PoolSettings:
+    """The section `[pool]`: the guests that campaigns share."""
 
     size: int | None = None
-    """Guests that run at the same time, of all processes that use the store. None: one for each core."""
+    """How many guests all processes that use the store may run at the same time. None: one for each core."""
     fresh: Fresh = "on_crash"
-    """When a lease boots: always; after one that went wrong; or only where no guest lives."""
+    """When a lease boots a new guest: always, after one that went wrong (on_crash), or only if none runs (never)."""
 
 
 @dataclass(frozen=True)
-class Campaign:
-    """`[campaign]`"""
+class CampaignSettings:
+    """The section `[campaign]`: budgets and limits of a fuzz campaign."""
 
-    budget: float = 600.0
+    budget: Seconds = 600.0
     """Seconds that each fuzzer runs in all."""
-    slice: float = 60.0
-    """Seconds of one slice."""
+    slice: Seconds = 60.0
+    """Seconds that a fuzzer runs in one slice."""
     allocation: Allocation = "gain"
-    """Who gets the next slice: whoever gained most of late, with a floor for each; or all by turns."""
+    """Which fuzzer gets the next slice: the one that gained most of late, with a floor for each; or all by turns."""
     strikes: int = 3
-    """So many failures in a row, and a fuzzer is benched."""
-    harvest: float = 30.0
-    """Seconds between two times at which the corpus of a fuzzer that runs is fetched."""
-    unit_size: int = 1 << 20
-    """Bytes; what is larger is no unit."""
-    corpus_size: int = 1 << 30
-    """Bytes of all units of one fuzzer."""
+    """How many failures in a row bench a fuzzer."""
+    harvest: Seconds = 30.0
+    """Seconds between two times at which the corpus of a running fuzzer is fetched."""
+    unit_size: Bytes = 1 << 20
+    """The most bytes that a unit may have; a larger file is no unit."""
+    corpus_size: Bytes = 1 << 30
+    """The most bytes that all units of one fuzzer may have together."""
     corpus_units: int = 50_000
-    tolerance: float = 0.02
-    """The part of the features that a merged corpus may lack: some edges come and go."""
-    output_size: int = 16 << 20
-    """Bytes of one fuzzer run's output that are kept: half from its beginning, half from its end."""
-    crash_size: int = 1 << 30
-    """Bytes of all files of a campaign's crashes."""
+    """The most units that the corpus of one fuzzer may have."""
+    tolerance: Share = 0.02
+    """The share of the features, 0 to 1, that a merged corpus may lack: some edges come and go by themselves."""
+    believed: Share = 0.5
+    """A merge that keeps less than this share of the units, 0 to 1, counts only if a newly booted guest confirms it."""
+    keep_replaced: Seconds = KEEP_REPLACED
+    """Seconds for which units that a merge took out of a corpus are kept."""
+    output_size: Bytes = 16 << 20
+    """The most bytes of one fuzzer run's output that are kept: half from its beginning, half from its end."""
+    crash_size: Bytes = 1 << 30
+    """The most bytes that all crash files of a campaign may have together, but for the first of each cause."""
     canary: Canary = "on"
-    """on: a campaign whose canary is not found stops. warn: it goes on, unproven. off: there is no canary."""
+    """What happens if the canary is not found: the campaign stops (on), or goes on unproved (warn). off: no canary."""
     canary_crash: str = "example-fuzzers/crash_fuzzer"
     """The fuzzer that must be found to crash."""
     canary_clean: str = "example-fuzzers/noop_fuzzer"
-    """The fuzzer that must be found not to."""
+    """The fuzzer that must be found not to crash."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings."""
+    """All settings of Topcoat."""
 
     store: Store
     build_kind: BuildKind
+    """Which kind of build to use; "auto" decides by the environment."""
     resources: Mapping[str, Path]
-    """Overridden resources of the build, by key."""
-    tools: Tools
-    qemu: Qemu
-    boot: Boot
-    pool: Pool
-    campaign: Campaign
+    """The files that take the place of the build's own, by their key in RESOURCE_KEYS."""
+    tools: ToolSettings
+    qemu: QemuSettings
+    boot: BootSettings
+    pool: PoolSettings
+    campaign: CampaignSettings
     demo_packages: Path | None
     """A directory with the Debian packages of the demo guest, for machines without apt."""
+
+
+_SECTIONS = {"qemu": QemuSettings, "boot": BootSettings, "pool": PoolSettings, "campaign": CampaignSettings}
+"""The sections that a dataclass describes: each field is a setting, with its type and its default."""
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    "store": ("root",),
+    "build": ("kind", *RESOURCE_KEYS),
+    "tools": ("timeout", "proof", "zbi", "fvm"),
+    "demo": ("packages",),
+    **{section: tuple(field.name for field in fields(kind)) for section, kind in _SECTIONS.items()},
+}
+
+T = TypeVar("T")
+
+
+def known_keys() -> Mapping[str, tuple[str, ...]]:
+    """The sections of luigi.cfg that are Topcoat's, and the names of the settings in each."""
+    return _KEYS
 
 
 def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
@@ -298,33 +319,16 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
         build_kind=cast(BuildKind, reader.choice("build", "kind", ("auto", "local", "clusterfuzz", "demo"))),
         resources=overrides,
         tools=_tools(reader, zbi, fvm),
-        qemu=Qemu(
-            accel=cast(Accel, reader.choice("qemu", "accel", ("auto", "kvm", "tcg"))),
-            tcg_threads=cast(TcgThreads, reader.choice("qemu", "tcg_threads", ("auto", "single", "multi"))),
-            memory=reader.whole("qemu", "memory"),
-            smp=reader.whole("qemu", "smp"),
-            cpu=reader.text("qemu", "cpu"),
-            restrict=reader.switch("qemu", "restrict", "on"),
-            arguments=reader.words("qemu", "arguments"),
-        ),
-        boot=Boot(
-            ready=cast(Ready, reader.choice("boot", "ready", ("ssh", "marker"))),
-            timeout=reader.number("boot", "timeout"),
-            scale=reader.number("boot", "scale"),
-            attempts=reader.whole("boot", "attempts") or 1,
-            log_size=reader.size("boot", "log_size") or Boot.log_size,
-        ),
-        pool=Pool(
-            size=reader.whole("pool", "size"),
-            fresh=cast(Fresh, reader.choice("pool", "fresh", ("on_crash", "always", "never"))),
-        ),
-        campaign=_campaign(reader),
+        qemu=_section(reader, "qemu", QemuSettings),
+        boot=_section(reader, "boot", BootSettings),
+        pool=_section(reader, "pool", PoolSettings),
+        campaign=_section(reader, "campaign", CampaignSettings),
         demo_packages=reader.path("demo", "packages"),
     )
 
 
 def _store(root: str) -> Store:
-    # By links too: programs also ask the kernel where they are
+    # The path without links is checked too: programs also ask the kernel where they are
     if _CONTROLS.search(root) or _CONTROLS.search(os.path.realpath(root)):
         raise SettingsError(
             f"the store cannot be in a directory with a newline or another control character in its path: {root!r}",
@@ -333,31 +337,37 @@ def _store(root: str) -> Store:
     return Store(Path(root))
 
 
-def _tools(reader: Configuration, zbi: ToolChoice, fvm: ToolChoice) -> Tools:
+def _tools(reader: Configuration, zbi: ToolChoice, fvm: ToolChoice) -> ToolSettings:
     said = reader.text("tools", "proof") not in (None, "auto")
     proof = reader.switch("tools", "proof", "on") if said else True
-    return Tools(reader.number("tools", "timeout") or 600.0, proof, proof and said, zbi, fvm)
+    return ToolSettings(reader.number("tools", "timeout") or 600.0, proof, proof and said, zbi, fvm)
 
 
-def _campaign(reader: Configuration) -> Campaign:
-    section, default = "campaign", Campaign()
-    tolerance = reader.fraction(section, "tolerance")
-    return Campaign(
-        budget=reader.duration(section, "budget") or default.budget,
-        slice=reader.duration(section, "slice") or default.slice,
-        allocation=cast(Allocation, reader.choice(section, "allocation", ("gain", "even"))),
-        strikes=reader.whole(section, "strikes") or default.strikes,
-        harvest=reader.duration(section, "harvest") or default.harvest,
-        unit_size=reader.size(section, "unit_size") or default.unit_size,
-        corpus_size=reader.size(section, "corpus_size") or default.corpus_size,
-        corpus_units=reader.whole(section, "corpus_units") or default.corpus_units,
-        tolerance=default.tolerance if tolerance is None else tolerance,
-        output_size=reader.size(section, "output_size") or default.output_size,
-        crash_size=reader.size(section, "crash_size") or default.crash_size,
-        canary=cast(Canary, reader.choice(section, "canary", ("on", "warn", "off"))),
-        canary_crash=reader.text(section, "canary_crash") or default.canary_crash,
-        canary_clean=reader.text(section, "canary_clean") or default.canary_clean,
-    )
+def _section(reader: Configuration, section: str, kind: type[T]) -> T:
+    """The settings of a section that is described by the dataclass `kind`. What is not set has its default."""
+    hints = get_type_hints(kind, include_extras=True)
+    given = [name for name in hints if reader.text(section, name) is not None]
+    return kind(**{name: _value(reader, section, name, hints[name]) for name in given})
+
+
+def _value(reader: Configuration, section: str, name: str, hint: Any) -> object:
+    """The value of a setting that is set, read as its type says."""
+    origin = get_origin(hint)
+    if origin is UnionType:  # such as `int | None`
+        return _value(reader, section, name, get_args(hint)[0])
+    if origin is Literal:
+        return reader.choice(section, name, get_args(hint))
+    if origin is Annotated:
+        read: Callable[[Configuration, str, str], object] = get_args(hint)[1]
+        return read(reader, section, name)
+    readers: dict[Any, Callable[[str, str], object]] = {
+        bool: reader.switch,
+        int: reader.whole,
+        float: reader.number,
+        str: reader.text,
+        tuple: reader.words,
+    }
+    return readers[origin or hint](section, name)
 
 
 def names_store(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> bool:
@@ -367,7 +377,7 @@ def names_store(environ: Mapping[str, str] = os.environ, directory: Path | None 
 
 
 def _tool(reader: Configuration, name: str, key: str, overrides: dict[str, Path]) -> ToolChoice:
-    """What `[tools] NAME` says. A path takes the place of the build's program, and is then the one to use."""
+    """The choice that `[tools] NAME` makes. A path is put into `overrides` as the build's program, and chooses that."""
     text = reader.text("tools", name)
     if text in ("auto", "build", "builtin"):
         return cast(ToolChoice, text)

@@ -1,25 +1,17 @@
 """The workflow of Topcoat as luigi tasks: `luigi --module tasks BootInstance`.
 
-Importing this module gives luigi safe defaults; see `tasks.defaults`.
+Importing this module gives luigi safe defaults; see `tasks.engine.defaults`.
 """
 
 import gc
 
-from tasks import defaults
+from tasks.engine import defaults
 
 defaults.install()
 
 from tasks.boot import BootInstance, StopInstance  # noqa: E402  luigi must know its defaults before it sees the first task
 from tasks.campaign import FuzzCampaign, MergeCorpus, RunFuzzer  # noqa: E402
-from tasks.demo import (  # noqa: E402
-    DemoCompiler,
-    DemoDisk,
-    DemoFuzzers,
-    DemoInitramfs,
-    DemoKernel,
-    DemoPackages,
-    DemoSystem,
-)
+from tasks.demo import DemoCompiler, DemoDisk, DemoFuzzers, DemoInitramfs, DemoKernel, DemoPackages, DemoSystem  # noqa: E402
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair  # noqa: E402
 
 __all__ = [
@@ -40,4 +32,4 @@ __all__ = [
     "StopInstance",
 ]
 
-gc.freeze()  # what has been imported stays: no use in looking through it again and again (measured: 5 % of a short run)
+gc.freeze()  # what is imported stays, so the collector need not look at it (measured: 5 % of a short run)

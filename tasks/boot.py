@@ -1,4 +1,4 @@
-"""The main job: a guest that answers."""
+"""The tasks that boot a guest, which is the main job, and stop it."""
 
 import logging
 from collections.abc import Mapping
@@ -8,25 +8,26 @@ from typing import ClassVar, cast
 
 import luigi
 
-from pipeline import freshness
-from pipeline.digest_cache import DigestCache
 from pipeline.errors import AlreadyRunning, GuestDied, StaleInstance
-from pipeline.freshness import Key, Reason
-from pipeline.instance import ENDED, Instance
-from pipeline.launcher import Launcher
-from pipeline.qemu.guest import settings_of
-from pipeline.settings import Ready, Timeouts, load
-from pipeline.targets import InstanceTarget
-from tasks.base import Check, FreshTask, Tasks, digests, say_once
-from tasks.build import BuildTask, current
-from tasks.parameters import Choice, InstanceName
+from pipeline.settings import Ready, Timeouts
+from pipeline.store import freshness
+from pipeline.store.digest_cache import DigestCache
+from pipeline.store.freshness import Key, Reason
+from pipeline.vm.instance import Instance
+from pipeline.vm.launcher import Launcher
+from pipeline.vm.qemu.profile import settings_of
+from tasks.engine.artifact import Check, FreshTask, Tasks
+from tasks.engine.context import context, say_once
+from tasks.engine.parameters import Choice, InstanceName
+from tasks.engine.resources import BuildTask
+from tasks.engine.targets import InstanceTarget
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
 
 log = logging.getLogger("topcoat")
 
 
 class BootInstance(BuildTask, FreshTask):
-    """A running guest, proved ready. While it lives and is what a boot would make today, running it does nothing."""
+    """A running guest, proved ready. While it lives and is what a boot would make now, the task has nothing to do."""
 
     version: ClassVar[int] = 1
     needs = ("qemu", "qemu-img", "kernel", *InitrdWithKey.needs, *ExtendedBlk.needs)
@@ -39,37 +40,43 @@ class BootInstance(BuildTask, FreshTask):
 
     @property
     def instance(self) -> Instance:
-        return Instance.named(load().store, self.name)
+        return Instance.named(context().settings.store, self.name)
 
     @property
     def refuses(self) -> bool:
-        """Whether a run would rather fail than replace what is running."""
+        """Whether the instance runs and must not be replaced, so that a run fails if it is stale."""
         return not self.replace and self.output().exists()
 
     def prerequisites(self) -> Tasks:
         return {"key": SSHKeyPair(), "initrd": InitrdWithKey(), "disk": ExtendedBlk()}
 
     def requires(self) -> Tasks:
-        """Nothing for a running instance that must not be replaced: what it was made of stays as it is."""
+        """Nothing if the instance runs and must not be replaced: what it was made of stays as it is."""
         return {} if self.refuses else super().requires()
+
+    def below(self) -> Tasks:
+        return self.missing() or {**self.providers(), **self.prerequisites()}
+
+    def cost(self) -> float | None:
+        return self.instance.boot_seconds()
 
     def output(self) -> InstanceTarget:
         return InstanceTarget(self.instance)
 
     def inputs(self) -> Mapping[str, Path]:
-        _, build = current()
+        build = context().build
         (initrd,), (disk,) = InitrdWithKey().artifacts(), ExtendedBlk().artifacts()
         return {"initrd": initrd, "disk": disk, "kernel": build.path("kernel")}
 
     def key(self, known: DigestCache) -> Key:
-        """All that the guest is booted with."""
-        settings, build = current()
+        """The key of all that the guest is booted with, as it is now."""
+        settings, build = context().settings, context().build
         inputs = {name: known.of(path) for name, path in self.inputs().items()}
         tools = {"qemu": known.of(build.path("qemu"))}
         return Key(self.task_family, self.version, settings_of(settings.qemu, build), inputs, tools)
 
     def why(self, check: Check) -> Reason | None:
-        """Why the guest must be booted: it is not running, or the first thing that has changed since it was booted."""
+        """Why the guest must be booted: it does not run, has halted, or something has changed since it was booted."""
         handle = self.instance.live_handle()
         if handle is None:
             return Reason("not running")
@@ -89,13 +96,13 @@ class BootInstance(BuildTask, FreshTask):
         return done
 
     def run(self) -> None:
-        from pipeline import launcher
+        from pipeline.vm import launcher
 
         self.clear_the_way()
-        attempts = load().boot.attempts
+        attempts = context().settings.boot.attempts
         with suppress(AlreadyRunning):  # another process was quicker; what it booted is looked at below
             launcher.start(self.launcher(), attempts).close()
-        reason, line = Check(digests()).why(self), self.instance.halt()
+        reason, line = Check(context().digests).why(self), self.instance.halt()
         if reason and (line or not self.output().exists()):
             raise GuestDied(
                 f"{self.name} was ready, and ended at once" + (f": {line}" if line else ""),
@@ -107,26 +114,28 @@ class BootInstance(BuildTask, FreshTask):
             raise self.stale(f"was booted, but meanwhile something has changed: {reason}")
 
     def launcher(self) -> Launcher:
-        """What boots the instance as the settings say now."""
-        from pipeline.qemu.launcher import QemuLauncher
+        """The launcher that boots the instance as the settings say now."""
+        from pipeline.vm.qemu.launcher import QemuLauncher
 
-        settings, build = current()
+        settings, build = context().settings, context().build
         ready = cast(Ready, self.ready or settings.boot.ready)
-        return QemuLauncher(settings, build, self.instance, ready, self.key(digests()))
+        return QemuLauncher(settings, build, self.instance, ready, self.key(context().digests))
 
     def clear_the_way(self) -> None:
-        """Stop a stale instance if that is wanted. Raises StaleInstance if it is not."""
-        handle, reason = self.instance.live_handle(), Check(digests()).why(self)
+        """Stop the instance if it runs and is stale. Raises StaleInstance instead if --replace is not set."""
+        from pipeline.vm.qemu import stopping
+
+        handle, reason = self.instance.live_handle(), Check(context().digests).why(self)
         if reason is None or handle is None:
             return
         if not self.replace:
             what = "" if self.instance.halt() else "it is not what a boot would make now: "
             raise self.stale(f"is running, but {what}{reason}")
         log.info("%s: stopping %s, which is stale: %s", self.title, self.name, reason)
-        self.instance.stop(Timeouts().stop, handle)
+        stopping.stop(self.instance, Timeouts().stop, handle)
 
     def stale(self, problem: str) -> StaleInstance:
-        """What to raise about the running instance."""
+        """The error about the running instance with this problem."""
         return StaleInstance(
             f"{self.name} {problem}",
             hint=f"to stop it and boot anew: luigi --module tasks BootInstance --name {self.name} --replace",
@@ -134,22 +143,24 @@ class BootInstance(BuildTask, FreshTask):
 
 
 class StopInstance(FreshTask):
-    """A guest that has ended. Its logs stay."""
+    """An instance whose guest has ended, with nothing left of it but logs."""
 
     name = InstanceName(default="i0", description="the name of the instance")
     gently = luigi.BoolParameter(significant=False, description="press the guest's power button first")
 
     @property
     def instance(self) -> Instance:
-        return Instance.named(load().store, self.name)
+        return Instance.named(context().settings.store, self.name)
 
     def why(self, check: Check) -> Reason | None:
-        """That something of it is still there."""
+        """Why the instance must be stopped: its state, or the files that it has left behind."""
         state = self.instance.state()
         if state == "stopped":
             return Reason("it has left files behind") if self.instance.has_remains else None
         return Reason(f"it is {state}")
 
     def run(self) -> None:
-        how = self.instance.stop(Timeouts().stop, gently=self.gently)
-        log.info("%s: %s", self.name, ENDED[how])
+        from pipeline.vm.qemu import stopping
+
+        how = stopping.stop(self.instance, Timeouts().stop, gently=self.gently)
+        log.info("%s: %s", self.name, stopping.ENDED[how])

@@ -1,4 +1,4 @@
-"""Batch fuzz campaigns: many fuzzers, a budget for each, and a ledger from which every rerun goes on."""
+"""The tasks of fuzz campaigns: many fuzzers, a budget for each, and a ledger from which every rerun goes on."""
 
 import logging
 import multiprocessing
@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, ClassVar
 
 import luigi
 
-from pipeline import settings
 from pipeline.errors import CampaignError, TopcoatError, UsageError
-from pipeline.freshness import Reason
-from pipeline.process import die_with_parent
-from pipeline.text import one_line
-from tasks.base import Check, FreshTask, Tasks, digests, say_once, workers
+from pipeline.host.process import die_with_parent
+from pipeline.store.freshness import Reason
+from pipeline.text.printable import one_line
 from tasks.boot import BootInstance
-from tasks.build import BuildTask, current
-from tasks.defaults import refusing
 from tasks.demo import DemoCompiler, DemoFuzzers
-from tasks.parameters import Choice
+from tasks.engine.artifact import Check, FreshTask, Tasks, workers
+from tasks.engine.context import context, say_once
+from tasks.engine.defaults import refusing
+from tasks.engine.parameters import Choice
+from tasks.engine.resources import BuildTask
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
 
 if TYPE_CHECKING:
-    from pipeline.campaign.definition import Definition
-    from pipeline.campaign.runner import Only, Runner
+    from pipeline.campaign.plan.definition import Definition
+    from pipeline.campaign.runner import Runner
+    from pipeline.campaign.schedule import Only
     from pipeline.campaign.state import State
     from pipeline.campaign.status import Status
     from pipeline.campaign.subjects import Subjects
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("topcoat")
 
 
-class CampaignTask(BuildTask, FreshTask):
-    """What all tasks of a campaign have in common: what is to be fuzzed, and how long."""
+class _CampaignTask(BuildTask, FreshTask):
+    """The base of all tasks of a campaign: its parameters say what is fuzzed, and for how long."""
 
     needs: ClassVar[tuple[str, ...]] = BootInstance.needs
 
@@ -49,37 +50,40 @@ class CampaignTask(BuildTask, FreshTask):
     )
 
     def providers(self) -> Tasks:
-        """Also what tells of the demo guest's fuzzers, which need not be in the guest that is booted."""
-        names: Tasks = {"llvm-symbolizer": DemoCompiler()} if "llvm-symbolizer" in current()[1].demo_made else {}
+        """See BuildTask; adds the tasks that make the demo guest's lists of fuzzers and its llvm-symbolizer."""
+        names: Tasks = {"llvm-symbolizer": DemoCompiler()} if "llvm-symbolizer" in context().build.demo_made else {}
         return {**super().providers(), **self.lists(), **names}
 
     def lists(self) -> Tasks:
-        """What makes the lists of the demo guest's fuzzers."""
-        made = current()[1].demo_made
+        """The tasks that make the lists of the demo guest's fuzzers, by key; none if the build has lists of its own."""
+        made = context().build.demo_made
         return {key: DemoFuzzers() for key in ("fuzzers.json", "tests.json") if key in made}
 
     @property
     def patterns(self) -> str:
-        """Of the fuzzers that take part, unless a file tells them."""
+        """The patterns of the fuzzers that take part, with commas between; a campaign file has its own instead."""
         return str(self.fuzzers)
 
     def prerequisites(self) -> Tasks:
         return {"key": SSHKeyPair(), "initrd": InitrdWithKey(), "disk": ExtendedBlk()}
 
     def definition(self) -> "Definition":
-        """What is to be done, for today's build. Raises SettingsError with all that is wrong, or NotSupported."""
+        """What the campaign does, for the present build.
+
+        Raises SettingsError with all that is wrong, or NotSupported.
+        """
         from pipeline.campaign import subjects
 
-        chosen, build = current()
+        here = context()
         found = self._drafted()
-        subjects.require(found, build, chosen.store.demo, digests().of)
+        subjects.require(found, here.build, here.settings.store.demo, here.digests.of)
         return found
 
     def _drafted(self) -> "Definition":
-        from pipeline.campaign import draft
-        from pipeline.fuzz_targets import FuzzTargets
+        from pipeline.campaign.plan import draft
+        from pipeline.fuzz.targets import FuzzTargets
 
-        chosen, build = current()
+        chosen, build = context().settings, context().build
         targets = FuzzTargets.of(build)
         if self.file:
             found = draft.read(Path(self.file), chosen.campaign).expand(targets.names, targets.missing)
@@ -96,27 +100,27 @@ class CampaignTask(BuildTask, FreshTask):
         ).expand(targets.names, targets.missing)
 
     def subjects(self, definition: "Definition") -> "Subjects":
-        """What the fuzzers are today."""
+        """The subjects: the digests that say what each fuzzer is at present."""
         from pipeline.campaign import subjects
 
-        chosen, build = current()
-        canary = (chosen.campaign.canary_crash, chosen.campaign.canary_clean)
-        return subjects.find(definition, build, chosen.store.demo, digests().of, canary)
+        here = context()
+        canary = (here.settings.campaign.canary_crash, here.settings.campaign.canary_clean)
+        return subjects.find(definition, here.build, here.settings.store.demo, here.digests.of, canary)
 
     def directory(self, definition: "Definition") -> Path:
-        """Of the campaign, in the store."""
-        return settings.load().store.campaigns / definition.name
+        """The path of the campaign's directory in the store."""
+        return context().settings.store.campaigns / definition.name
 
     def state(self, definition: "Definition") -> "State":
-        """How far it has come."""
-        from pipeline import ledger
+        """How far the campaign has come, as its ledger says."""
+        from pipeline.campaign import ledger
         from pipeline.campaign.reading import LEDGER
         from pipeline.campaign.state import State
 
         return State.of(ledger.read(self.directory(definition) / LEDGER))
 
     def complete(self) -> bool:
-        """Whether nothing must be done. Ends luigi if another process does it, before any guest is booted."""
+        """Whether nothing must be done. Ends luigi, before a guest boots, if another process works at the campaign."""
         done = super().complete()
         if not done:
             with refusing():
@@ -131,67 +135,48 @@ class CampaignTask(BuildTask, FreshTask):
             reading.require_free(self.directory(definition))
 
     def known(self) -> "Definition | None":
-        """The definition; None if what it needs is not there yet, or damaged, of which somebody else tells."""
+        """The definition; None if what it needs is not there yet or is damaged, which is reported elsewhere."""
         try:
             return self.definition()
         except UsageError:
-            if Check(digests()).first_stale(self.lists()):  # what is wrong may be the list
+            if Check(context().digests).first_stale(self.lists()):  # the mistake may be in the stale list
                 return None
             raise
         except TopcoatError:
             return None
 
     def unready(self, check: Check) -> Reason | None:
-        """Why nothing can be said of the campaign itself yet: what it needs is missing or stale."""
+        """Why the campaign itself cannot be looked at yet: what it needs is missing or stale. None if it can be."""
         if missing := self.missing():
             return Reason(f"{next(iter(missing))} is missing")
         return check.first_stale({**self.providers(), **self.prerequisites()})
 
     def work(self, only: "Only | None" = None) -> "Runner":
-        """Work at the campaign, or at one piece of it, in guests of the pool. Raises TopcoatError."""
-        if (parent := multiprocessing.parent_process()) and parent.pid:  # luigi's worker, which somebody may kill
+        """Work at the campaign, or at the piece `only`, in guests of the pool. Raises TopcoatError."""
+        from pipeline.campaign import run
+
+        if (parent := multiprocessing.parent_process()) and parent.pid:  # in a worker: luigi itself may be killed
             die_with_parent(parent.pid, signal.SIGTERM)()
-        from pipeline.campaign import display, reading
-        from pipeline.campaign.guests import PooledGuests
-        from pipeline.campaign.runner import Runner
-        from pipeline.pool import Pool
-        from pipeline.qemu.guests import QemuGuests
-
-        chosen, build = current()
-        definition = self.definition()
-        boot = BootInstance(name="pool")
-        guests = QemuGuests(chosen, build, "ssh", lambda: boot.key(digests()))
-        with Pool(chosen, guests, work=f"campaign {definition.name}") as pool:
-            pooled = PooledGuests(pool, guests, {plan.name: dict(plan.environment) for plan in definition.fuzzers})
-            count = self.guests_at_once(pool.size)
-            runner = Runner(definition, self.subjects(definition), pooled, chosen.store, chosen.campaign, count, only)
-            try:
-                with display.shown() as shown:
-                    file = None if only else runner.directory / reading.STATUS
-                    reporter = display.Reporter(shown, file, self.tell)
-                    runner.run(lambda running: reporter.report(running.status()))
-            finally:
-                if only:
-                    reading.renew(runner.directory)
-                pooled.close()
-        return runner
-
-    @staticmethod
-    def guests_at_once(size: int) -> int:
-        """As many as luigi has workers, and the pool places, which are so many."""
-        wanted = workers()
-        if wanted > size:
-            log.warning("--workers %d: the pool has %d guests at once, and no more are used: [pool] size", wanted, size)
-        return min(wanted, size)
+        here, boot, definition = context(), BootInstance(name="pool"), self.definition()
+        return run.run(
+            definition,
+            self.subjects(definition),
+            here.settings,
+            here.build,
+            lambda: boot.key(here.digests),
+            workers=workers(),
+            only=only,
+            tell=self.tell,
+        )
 
     def follow(self) -> str:
         try:
             return f"topcoat campaign status {self.definition().name}"
-        except TopcoatError:  # what is wrong is told when it is no repetition
+        except TopcoatError:  # the mistake is reported when the command runs alone
             return "topcoat campaign status"
 
     def tell(self, status: "Status") -> None:
-        """Tell luigi, where it listens."""
+        """Give luigi the status as a message and a percentage, if it takes them."""
         from pipeline.campaign.display import headline
 
         message, percentage = self.set_status_message, self.set_progress_percentage
@@ -201,11 +186,14 @@ class CampaignTask(BuildTask, FreshTask):
             percentage(min(100, round(100 * status.seconds / budget)) if budget else 0)
 
 
-class FuzzCampaign(CampaignTask):
-    """A campaign whose budgets are used. A rerun goes on; more budget prolongs it; a new fuzzer begins anew."""
+class FuzzCampaign(_CampaignTask):
+    """A campaign whose budgets are used up.
+
+    A rerun goes on with what is left, also after budgets were raised. A fuzzer that has changed begins anew.
+    """
 
     def why(self, check: Check) -> Reason | None:
-        """What is left to do."""
+        """The first thing that is left to do; None if the campaign is done."""
         from pipeline.campaign import budget
         from pipeline.campaign.result import RESULT
 
@@ -214,10 +202,10 @@ class FuzzCampaign(CampaignTask):
         definition = self.definition()
         subjects, state = self.subjects(definition), self.state(definition)
         for plan in definition.fuzzers:
-            standing = state.standing(subjects.of[plan.name])
-            if standing.benched:
-                return Reason(f"{plan.name} is benched: {standing.benched}")
-            if left := budget.left(plan, standing):
+            fuzzer_state = state.fuzzer_state(subjects.of[plan.name])
+            if fuzzer_state.benched:
+                return Reason(f"{plan.name} is benched: {fuzzer_state.benched}")
+            if left := budget.left(plan, fuzzer_state):
                 unit = "s" if plan.budget.runs is None else "runs"
                 return Reason(f"{plan.name} has {left:.0f} {unit} left")
         if not (self.directory(definition) / RESULT).exists():
@@ -226,28 +214,13 @@ class FuzzCampaign(CampaignTask):
         return None
 
     def run(self) -> None:
-        self.report(self.work())
+        from pipeline.campaign.run import conclude
 
-    def report(self, runner: "Runner") -> None:
-        """Write the result and print it. Raises CampaignError if fuzzers were benched."""
-        from pipeline.campaign import result
-        from pipeline.publish import publish_json
-
-        status, groups = runner.status(), runner.groups()
-        whole = result.encode(status, runner.definition, runner.state, runner.subjects, groups)
-        publish_json(runner.directory / result.RESULT, whole)
-        here, present = result.from_here(runner.directory), runner.subjects.of.values()
-        print("\n".join(result.summary(status, runner.state, present, groups, here)), flush=True)
-        if benched := [one for one in status.fuzzers if one.benched]:
-            raise CampaignError(
-                f"{len(benched)} of {len(status.fuzzers)} fuzzers were benched, the first one: "
-                f"{benched[0].fuzzer}: {benched[0].benched}",
-                hint="mend them and run the campaign again: it goes on with what is left",
-            )
+        conclude(self.work())
 
 
-class OneFuzzerTask(CampaignTask):
-    """What the tasks have in common that are about one fuzzer of a campaign."""
+class _OneFuzzerTask(_CampaignTask):
+    """The base of the tasks that are about one fuzzer of a campaign."""
 
     fuzzer = luigi.Parameter(description="its full name, PACKAGE/NAME")
 
@@ -256,7 +229,7 @@ class OneFuzzerTask(CampaignTask):
         return str(self.fuzzer)
 
     def _drafted(self) -> "Definition":
-        from pipeline.campaign.problems import nearest
+        from pipeline.campaign.plan.problems import nearest
 
         found = super()._drafted()
         names = [plan.name for plan in found.fuzzers]
@@ -269,27 +242,27 @@ class OneFuzzerTask(CampaignTask):
         return found
 
 
-class RunFuzzer(OneFuzzerTask):
-    """One slice of one fuzzer, by itself: a lease, a bounded time, a seed that the campaign's ledger tells."""
+class RunFuzzer(_OneFuzzerTask):
+    """One slice of one fuzzer of a campaign, run by itself in a leased guest, for a limited time."""
 
     slice = luigi.IntParameter(default=1, description="the number of the slice, from 1 on")
 
     def why(self, check: Check) -> Reason | None:
-        """That the slice is not over."""
+        """Why the slice must run: it is not over, or what it needs is missing or stale."""
         if reason := self.unready(check):
             return reason
         definition = self.definition()
         self.require_slice(definition)
         subject = self.subjects(definition).of[self.fuzzer]
-        one = self.state(definition).standing(subject).slices.get(self.slice)
+        one = self.state(definition).fuzzer_state(subject).slices.get(self.slice)
         return None if one and one.closed else Reason(f"slice {self.slice} of {self.fuzzer} is not over")
 
     def run(self) -> None:
-        from pipeline.campaign.runner import Only
+        from pipeline.campaign.schedule import Only
 
         self.require_slice(self.definition())
         runner = self.work(Only(self.fuzzer, self.slice))
-        if benched := runner.standing(self.fuzzer).benched:
+        if benched := runner.fuzzer_state(self.fuzzer).benched:
             raise CampaignError(f"{self.fuzzer} was benched: {benched}", hint="mend it and run the slice again")
 
     def require_free(self) -> None:
@@ -308,18 +281,18 @@ class RunFuzzer(OneFuzzerTask):
             )
 
 
-class MergeCorpus(OneFuzzerTask):
-    """The corpus of one fuzzer, merged: it covers as much with fewer units."""
+class MergeCorpus(_OneFuzzerTask):
+    """The merged corpus of one fuzzer, which covers as much with fewer units."""
 
     def why(self, check: Check) -> Reason | None:
-        """That units have come since the last merge."""
+        """Why the corpus must be merged: units have come since the last merge, or what it needs is missing or stale."""
         if reason := self.unready(check):
             return reason
         definition = self.definition()
-        unmerged = self.state(definition).standing(self.subjects(definition).of[self.fuzzer]).unmerged
+        unmerged = self.state(definition).fuzzer_state(self.subjects(definition).of[self.fuzzer]).unmerged
         return Reason(f"{unmerged} units have come since the last merge") if unmerged else None
 
     def run(self) -> None:
-        from pipeline.campaign.runner import Only
+        from pipeline.campaign.schedule import Only
 
         self.work(Only(self.fuzzer, None))

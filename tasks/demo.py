@@ -1,4 +1,4 @@
-"""The demo guest: what takes the place of a Fuchsia build, so that everything runs without a checkout."""
+"""The tasks that make the demo guest, which replaces a Fuchsia build, so that everything runs without a checkout."""
 
 import logging
 import shutil
@@ -6,42 +6,43 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import settings
-from pipeline.demo import INIT, fuzzers, host_key_file
-from pipeline.freshness import Reason
-from pipeline.publish import publish_json, write_new
-from pipeline.text import one_line
-from tasks.base import ArtifactTask, Check, Tasks, say_once
+from pipeline.builds.demo import INIT, fuzzers, host_key_file
+from pipeline.store.freshness import Reason
+from pipeline.store.publish import publish_json, write_new
+from pipeline.text.printable import one_line
+from tasks.engine.artifact import ArtifactTask, Check, Tasks
+from tasks.engine.context import context, say_once
+from tasks.engine.resources import makes
 
 if TYPE_CHECKING:
-    from pipeline.demo.compiler import Compiler
-    from pipeline.demo.packages import Packages
+    from pipeline.builds.demo.compiler import Compiler
+    from pipeline.builds.demo.packages import Packages
 
 
 def _provided() -> Mapping[str, Path]:
-    """The files in `[demo] packages`."""
-    from pipeline.demo.packages import Packages
+    """The packages in the directory `[demo] packages`, by file name; none if it is not set."""
+    from pipeline.builds.demo.packages import Packages
 
-    directory = settings.load().demo_packages
+    directory = context().settings.demo_packages
     return {path.name: path for path in Packages(directory).files()} if directory else {}
 
 
 class DemoPackages(ArtifactTask):
-    """The Debian packages: downloaded by apt, or copied from `[demo] packages`; and their list."""
+    """The Debian packages of the guest, downloaded by apt or copied from `[demo] packages`, and their list."""
 
     version = 2
 
     def artifacts(self) -> tuple[Path, ...]:
-        demo = settings.load().store.demo
+        demo = context().settings.store.demo
         return (demo / "packages.json", demo / "packages")
 
     def inputs(self) -> Mapping[str, Path]:
         return _provided()
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.demo import apt, compiler, initramfs
+        from pipeline.builds.demo import apt, compiler, initramfs
 
-        chosen, (listing, directory) = settings.load(), made
+        chosen, (listing, directory) = context().settings, made
         state, timeout = chosen.store.demo / "apt", chosen.tools.timeout
         if chosen.demo_packages is None:
             apt.required(initramfs.GUEST, compiler.COMPILER)
@@ -54,38 +55,39 @@ class _DemoPart(ArtifactTask):
 
     @property
     def packages(self) -> "Packages":
-        from pipeline.demo.packages import Packages
+        from pipeline.builds.demo.packages import Packages
 
-        return Packages(settings.load().store.demo / "packages")
+        return Packages(context().settings.store.demo / "packages")
 
 
+@makes("kernel")
 class DemoKernel(_DemoPart):
     """Debian's cloud kernel, unpacked."""
 
     def artifacts(self) -> tuple[Path]:
-        return (settings.load().store.demo / "vmlinux",)
+        return (context().settings.store.demo / "vmlinux",)
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.demo import kernel
+        from pipeline.builds.demo import kernel
 
         write_new(made[0], kernel.unpack(self.packages.kernel()))
 
 
 class DemoSystem(_DemoPart):
-    """busybox, an SSH server and the virtio modules; beside it the host key that is in it."""
+    """The archive with busybox, an SSH server and the virtio modules; beside it, the server's public host key."""
 
     version = 2
 
     def artifacts(self) -> tuple[Path, Path]:
-        demo = settings.load().store.demo
+        demo = context().settings.store.demo
         return (demo / "system.cpio", host_key_file(demo))
 
     def inputs(self) -> Mapping[str, Path]:
         return {**super().inputs(), "init": INIT}
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.demo import initramfs
-        from pipeline.ssh_keys import dropbear_host_key
+        from pipeline.builds.demo import initramfs
+        from pipeline.builds.ssh_keys import dropbear_host_key
 
         image, public = made
         host_key, line = dropbear_host_key()
@@ -93,51 +95,53 @@ class DemoSystem(_DemoPart):
         write_new(public, f"{line}\n".encode())
 
 
+@makes("llvm-symbolizer")
 class DemoCompiler(ArtifactTask):
-    """Debian's clang and llvm-symbolizer, and what fuzzers are compiled against; of packages that do not stay."""
+    """Debian's clang and llvm-symbolizer, and the headers and libraries for fuzzers; their packages are not kept."""
 
     version = 3
 
     def requires(self) -> Tasks:
-        # Where no packages are to be had at all, one of both tasks says so
-        provided = settings.load().demo_packages
+        # Without a source of packages, DemoPackages reports that
+        provided = context().settings.demo_packages
         return {} if provided or shutil.which("apt-get") else {"packages": DemoPackages()}
 
     def artifacts(self) -> tuple[Path, ...]:
-        demo = settings.load().store.demo
+        demo = context().settings.store.demo
         return (demo / "sysroot.tar", demo / "llvm")
 
     def inputs(self) -> Mapping[str, Path]:
         return _provided()
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.demo import compiler
+        from pipeline.builds.demo import compiler
 
-        chosen, (sysroot, directory) = settings.load(), made
+        chosen, (sysroot, directory) = context().settings, made
         state, timeout = chosen.store.demo / "apt", chosen.tools.timeout
         compiler.install(directory, sysroot, chosen.demo_packages, state, timeout=timeout)
 
 
+@makes("fuzzers.json", "tests.json")
 class DemoFuzzers(ArtifactTask):
-    """The fuzzers, compiled: for the guest without debug information, for symbolizers with it, and their lists.
+    """The compiled fuzzers, without debug information for the guest and with it for symbolizers, and their lists.
 
-    One that does not compile is left out, which is told at each run; it is compiled again once it has changed.
+    One that does not compile is left out, with a warning at each run; it is compiled again once it has changed.
     """
 
     def requires(self) -> Tasks:
         return {"compiler": DemoCompiler()}
 
     def artifacts(self) -> tuple[Path, ...]:
-        demo = settings.load().store.demo
+        demo = context().settings.store.demo
         return (demo / "fuzzers.cpio", demo / "fuzzers")
 
     @property
     def listing(self) -> Path:
-        """The list of the headers that the fuzzers include."""
-        return settings.load().store.demo / "headers.json"
+        """The path of the list of headers that the fuzzers include."""
+        return context().settings.store.demo / "headers.json"
 
     def inputs(self) -> Mapping[str, Path]:
-        from pipeline.demo.fuzzers import headers
+        from pipeline.builds.demo.fuzzers import headers
 
         sources = fuzzers.SOURCES
         return {**super().inputs(), **fuzzers.inputs(sources), **headers.known(sources, self.listing)}
@@ -152,28 +156,29 @@ class DemoFuzzers(ArtifactTask):
         return reason
 
     def discover(self) -> None:
-        from pipeline.demo.fuzzers import headers
+        from pipeline.builds.demo.fuzzers import headers
 
         compiler, sysroot, timeout = self._tools()
         headers.find(fuzzers.SOURCES, compiler, sysroot, self.listing, timeout=timeout)
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.demo.fuzzers import making
+        from pipeline.builds.demo.fuzzers import making
 
         image, directory = made
         compiler, sysroot, timeout = self._tools()
         making.make(fuzzers.SOURCES, compiler, sysroot, image, directory, timeout=timeout)
 
     def _tools(self) -> "tuple[Compiler, Path, float]":
-        from pipeline.demo.compiler import Compiler
+        from pipeline.builds.demo.compiler import Compiler
 
-        chosen = settings.load()
+        chosen = context().settings
         demo = chosen.store.demo
         return Compiler(demo / "llvm"), demo / "sysroot.tar", chosen.tools.timeout
 
 
+@makes("zbi")
 class DemoInitramfs(ArtifactTask):
-    """What the guest boots: its system, and its fuzzers as a second archive."""
+    """The initramfs that the guest boots: the archive of its system, followed by that of its fuzzers."""
 
     version = 3
 
@@ -181,7 +186,7 @@ class DemoInitramfs(ArtifactTask):
         return {"system": DemoSystem(), "fuzzers": DemoFuzzers()}
 
     def artifacts(self) -> tuple[Path]:
-        return (settings.load().store.demo / "initramfs.cpio",)
+        return (context().settings.store.demo / "initramfs.cpio",)
 
     def inputs(self) -> Mapping[str, Path]:
         return {"system": DemoSystem().artifacts()[0], "fuzzers": DemoFuzzers().artifacts()[0]}
@@ -191,13 +196,14 @@ class DemoInitramfs(ArtifactTask):
         write_new(made[0], b"".join(path.read_bytes() for path in archives), mode=0o600)
 
 
+@makes("blk")
 class DemoDisk(ArtifactTask):
-    """A small FVM image with one data partition."""
+    """The guest's disk: a small FVM image with one data partition."""
 
     def artifacts(self) -> tuple[Path]:
-        return (settings.load().store.demo / "fvm.blk",)
+        return (context().settings.store.demo / "fvm.blk",)
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.demo import disk
+        from pipeline.builds.demo import disk
 
         disk.make(made[0])

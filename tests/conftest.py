@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from pipeline.host.locks import locked
+from pipeline.host.process import Process
 from pipeline.images import cpio
-from pipeline.instance import Instance
-from pipeline.process import Process
-from pipeline.publish import locked
 from pipeline.settings import Store
+from pipeline.vm.instance import Instance
+from pipeline.vm.qemu.stopping import stop
 
 settings.register_profile("topcoat", deadline=None, database=None)
 settings.load_profile("topcoat")
@@ -98,7 +99,7 @@ class Outcome:
 
 
 def qemus_of(directory: Path) -> list[Process]:
-    """All living processes with a pidfile below `directory` on their command line."""
+    """All living processes with a pidfile below `directory` on their command line; those of other roots are others'."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -110,12 +111,12 @@ def qemus_of(directory: Path) -> list[Process]:
         pidfiles = [after for word, after in itertools.pairwise(words) if word == b"-pidfile"]
         if any(pidfile.startswith(os.fsencode(directory) + b"/") for pidfile in pidfiles):
             process = Process.find(int(entry.name))
-            found += [process] if process else []
+            found += [process] if process and process.shares(directory) else []
     return found
 
 
 def processes_with(text: bytes) -> list[str]:
-    """The command lines of living processes that hold this text, but for this one."""
+    """The command lines of living processes with the same root that hold this text, but for this one."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -123,7 +124,7 @@ def processes_with(text: bytes) -> list[str]:
                 words = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if text in words and Process.find(int(entry.name)):
+            if text in words and (process := Process.find(int(entry.name))) and process.shares(Path("/")):
                 found.append(f"{entry.name} {words.replace(bytes(1), b' ').decode(errors='replace')[:200]}")
     return found
 
@@ -163,7 +164,7 @@ def new_workspace(directory: Path) -> Iterator[Workspace]:
         yield made
     finally:
         for instance in Instance.all(made.store):
-            instance.stop(10)
+            stop(instance, 10)
 
 
 @pytest.fixture
@@ -222,10 +223,18 @@ def demo_parts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first tests that need the demo guest wait until it is made, which takes minutes on a busy host."""
+    """Mark what needs the real guest, and what runs whole programs: see the markers in pyproject.toml.
+
+    The first tests that need the guest wait until it is made, which takes minutes on a busy host.
+    """
     for item in items:
-        if "demo_parts" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(400))
+        fixtures = getattr(item, "fixturenames", ())
+        if "demo_parts" in fixtures:
+            item.add_marker("real")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(400))
+        if "workspace" in fixtures:
+            item.add_marker("slow")
 
 
 @pytest.fixture

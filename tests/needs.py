@@ -9,6 +9,9 @@ import pytest
 
 _UNSHARE = ("unshare", "--mount", *(() if os.getuid() == 0 else ("--map-root-user",)))
 
+INTO_USER = () if os.getuid() == 0 else ("--user", "--preserve-credentials")
+"""What nsenter needs besides, for the namespaces of a process that `with_mounts` has started."""
+
 
 def openpty() -> tuple[int, int]:
     """A terminal: the descriptors of its two sides."""
@@ -18,14 +21,14 @@ def openpty() -> tuple[int, int]:
         pytest.skip(f"there are no terminals here: {error}; is /dev/pts mounted?")
 
 
-def with_mounts(script: str, *words: str) -> list[str]:
+def with_mounts(script: str, *words: str, more: tuple[str, ...] = ()) -> list[str]:
     """A command that runs a shell script, with `words` as $0, $1 and so on, where its mounts are nobody else's.
 
-    No root is needed, and no mount is left behind.
+    No root is needed, and no mount is left behind. `more`: further words for unshare.
     """
     if refusal := _refusal():
         pytest.skip(f"there are no mount namespaces here: {refusal}")
-    return [*_UNSHARE, "sh", "-c", script, *words]
+    return [*_UNSHARE, *more, "sh", "-c", script, *words]
 
 
 @cache

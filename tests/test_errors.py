@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import errors
 from pipeline.errors import BootError, StoreError, TopcoatError
-from pipeline.faults import Place, host_faults
+from pipeline.host.faults import Place, host_faults
 
 _LINE = re.compile(r"^(?P<indent>[ │├└─]*)(?P<name>[A-Z]\w+)(?: +(?P<fault>user|host|tool|guest|bug|-) +\S.*)?$")
 
@@ -79,6 +79,11 @@ def test_about_names_the_instance_in_message_and_hint() -> None:
     error = make(BootError)
     assert error.about("i7") is error
     assert (str(error), error.message, error.hint) == ("i7: it broke", "i7: it broke", "mend i7")
+
+
+def test_only_the_word_itself_stands_for_the_name() -> None:
+    error = TopcoatError("x", hint="set $NAME, see PACKAGE/NAME, FILENAME and NAMES; topcoat stop NAME, or NAME\\1")
+    assert error.about(r"i\1").hint == r"set $NAME, see PACKAGE/NAME, FILENAME and NAMES; topcoat stop i\1, or i\1\1"
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)

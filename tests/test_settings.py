@@ -8,7 +8,16 @@ import pytest
 
 import tasks
 from pipeline.errors import SettingsError, StoreError
-from pipeline.settings import RESOURCE_KEYS, TCG_SCALE, Boot, Qemu, Settings, Timeouts, Tools, load
+from pipeline.settings import (
+    RESOURCE_KEYS,
+    TCG_SCALE,
+    BootSettings,
+    QemuSettings,
+    Settings,
+    Timeouts,
+    ToolSettings,
+    load,
+)
 
 Write = Callable[[str], Path]
 
@@ -36,9 +45,9 @@ def value_of(settings: Settings, name: str) -> Any:
 def test_without_any_file_all_is_default(tmp_path: Path) -> None:
     settings = load({}, tmp_path)
     assert settings.store.root == tmp_path / "out"
-    assert (settings.build_kind, settings.resources, settings.tools) == ("auto", {}, Tools(600.0, proof=True))
-    assert settings.qemu == Qemu("auto", "auto", None, None, None, True, ())
-    assert settings.boot == Boot("ssh", None, None)
+    assert (settings.build_kind, settings.resources, settings.tools) == ("auto", {}, ToolSettings(600.0, proof=True))
+    assert settings.qemu == QemuSettings("auto", "auto", None, None, None, True, None, ())
+    assert settings.boot == BootSettings("ssh", None, None)
     assert settings.demo_packages is None
 
 
@@ -48,13 +57,14 @@ def test_without_any_file_all_is_default(tmp_path: Path) -> None:
         ("[build] kind = local", "build_kind", "local"),
         ("[build] kind = clusterfuzz", "build_kind", "clusterfuzz"),
         ("[build] kind = demo", "build_kind", "demo"),
-        ("[tools] timeout = 2.5", "tools", Tools(timeout=2.5)),
-        ("[tools] proof = off", "tools", Tools(proof=False)),
-        ("[tools] zbi = build", "tools", Tools(zbi="build")),
-        ("[tools] fvm = builtin", "tools", Tools(fvm="builtin")),
-        ("[tools] fvm = auto", "tools", Tools()),
-        ("[tools] fvm = ./my-fvm", "tools", Tools(fvm="build")),
-        ("[build] zbitool = /x/zbi", "tools", Tools(zbi="build")),
+        ("[tools] timeout = 2.5", "tools", ToolSettings(timeout=2.5)),
+        ("[tools] proof = off", "tools", ToolSettings(proof=False)),
+        ("[tools] zbi = build", "tools", ToolSettings(zbi="build")),
+        ("[tools] fvm = builtin", "tools", ToolSettings(fvm="builtin")),
+        ("[tools] fvm = auto", "tools", ToolSettings()),
+        ("[tools] fvm = ./my-fvm", "tools", ToolSettings(fvm="build")),
+        ("[build] zbitool = /x/zbi", "tools", ToolSettings(zbi="build")),
+        ("[qemu] user = topcoat", "qemu.user", "topcoat"),
         ("[qemu] accel = kvm", "qemu.accel", "kvm"),
         ("[qemu] accel = tcg", "qemu.accel", "tcg"),
         ("[qemu] tcg_threads = multi", "qemu.tcg_threads", "multi"),
@@ -148,7 +158,7 @@ def test_an_unknown_key_is_refused_with_the_likely_one(write: Write, section: st
 def test_sections_of_others_are_ignored(write: Write) -> None:
     text = "[core]\nworkers = many\n[BootInstance]\nname = x\n[hypervisor]\nmemory = -1\n"
     settings = load({}, write(text))
-    assert settings.qemu == Qemu()
+    assert settings.qemu == QemuSettings()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +195,7 @@ def test_the_named_file_wins_key_by_key(write: Write, tmp_path: Path) -> None:
     directory = write("[qemu]\nmemory = 100\nsmp = 2\n")
     (tmp_path / "other.cfg").write_text("[qemu]\nmemory = 200\n")
     for named in (str(tmp_path / "other.cfg"), "../other.cfg"):
-        assert load({"LUIGI_CONFIG_PATH": named}, directory).qemu == Qemu(memory=200, smp=2)
+        assert load({"LUIGI_CONFIG_PATH": named}, directory).qemu == QemuSettings(memory=200, smp=2)
 
 
 @pytest.mark.parametrize("name", ["nowhere.cfg", "."], ids=["missing", "directory"])
@@ -297,16 +307,16 @@ def test_scaled_stretches_all_limits_but_the_promise_to_stop_and_the_pause() -> 
 @pytest.mark.parametrize(
     ("boot", "accel", "limit", "connect"),
     [
-        (Boot(), "kvm", 60, 5),
-        (Boot(), "tcg", 60 * TCG_SCALE, 5 * TCG_SCALE),
-        (Boot(scale=2), "tcg", 120, 10),
-        (Boot(scale=2), "kvm", 120, 10),
-        (Boot(timeout=7), "kvm", 7, 5),
-        (Boot(timeout=7, scale=2), "tcg", 7, 10),
+        (BootSettings(), "kvm", 60, 5),
+        (BootSettings(), "tcg", 60 * TCG_SCALE, 5 * TCG_SCALE),
+        (BootSettings(scale=2), "tcg", 120, 10),
+        (BootSettings(scale=2), "kvm", 120, 10),
+        (BootSettings(timeout=7), "kvm", 7, 5),
+        (BootSettings(timeout=7, scale=2), "tcg", 7, 10),
     ],
     ids=["kvm", "tcg", "scale for tcg", "scale for kvm", "timeout", "timeout is not scaled"],
 )
-def test_limits_of_a_boot(boot: Boot, accel: Literal["kvm", "tcg"], limit: float, connect: float) -> None:
+def test_limits_of_a_boot(boot: BootSettings, accel: Literal["kvm", "tcg"], limit: float, connect: float) -> None:
     timeouts = boot.timeouts(accel)
     assert (timeouts.boot, timeouts.connect, timeouts.stop) == (limit, connect, 3.0)
 

@@ -4,8 +4,10 @@ What must happen is waited for up to `SOON`, which only a test that fails uses u
 command that hangs, would take `NEVER`: then SOON passes in between, and no clock need be read.
 """
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 SOON = 60.0
@@ -25,3 +27,21 @@ def eventually(condition: Callable[[], Value | None]) -> Value:
         assert time.monotonic() < limit, f"not within {SOON:g} s"
         time.sleep(0.01)
     return value
+
+
+@contextmanager
+def meanwhile(begun: Callable[[], object], act: Callable[[], object]) -> Iterator[None]:
+    """Act, in a thread of its own, as soon as something has begun in the body."""
+    over = threading.Event()
+
+    def wait_and_act() -> None:
+        if eventually(lambda: over.is_set() or begun()) and not over.is_set():
+            act()
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(SOON)

@@ -1,9 +1,9 @@
-"""Who gets the next slice.
+"""The choice of the fuzzer that gets the next slice, by one of two rules.
 
-`even`: whoever has had the smallest part of its budget. `gain`: whoever has never run, first; then by turns of four,
-three of which go to the fuzzer that brought most new features a second in its last three attempts, and the fourth, the
-floor, to the one that has had the smallest part of its budget: so that none starves, and one that was slow to begin
-with is seen again.
+`even` chooses the fuzzer that has used the smallest part of its budget. `gain` first chooses fuzzers that have never
+run. After that, three of every four turns go to the fuzzer that gained most new features a second in its last three
+attempts. The fourth turn, the floor, goes to the one that has used the smallest part of its budget, so that no fuzzer
+starves, and one that was slow at first is tried again.
 """
 
 from collections.abc import Sequence
@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from pipeline.settings import Allocation
 
 FLOOR = 4
-"""Each slice of this number goes to whoever has had least."""
+"""Of so many turns, the rule `gain` gives one to the fuzzer that has used the smallest part of its budget."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fuzzer that may run: it has budget left, is not benched, and nobody works at it now."""
+    """A fuzzer that may run now: it has budget left, is not benched, and no worker is busy with it."""
 
     name: str
     part: float
-    """Of its budget that is used, 0 to 1."""
+    """The part of its budget that is used, from 0 to 1."""
     gain: float
-    """Features a second, of late."""
+    """New features a second over its last attempts."""
     attempts: int
 
 
 def choose(candidates: Sequence[Candidate], turn: int, allocation: Allocation) -> Candidate:
-    """The next one of them, in turn number `turn`; where nothing else decides, by name.
+    """Choose the candidate for turn number `turn`; among equals, the first by name.
 
-    All of it depends on nothing else, so that a campaign that goes on decides as one that was never stopped.
+    The choice depends on nothing but the arguments.
     """
     least = min(candidates, key=lambda one: (one.part, one.name))
     if allocation == "even":

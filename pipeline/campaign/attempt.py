@@ -1,4 +1,4 @@
-"""One attempt at a slice: the fuzzer runs once, in one guest, and whatever it brings is taken."""
+"""One attempt at a slice: one run of the fuzzer in one guest, with all that it finds taken to the host."""
 
 import logging
 import os
@@ -9,72 +9,80 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from pipeline.campaign.capture import Capture
 from pipeline.campaign.failures import KEPT, Failures
-from pipeline.campaign.guests import Guest, Room, with_ending
+from pipeline.campaign.guest_fuzzer import CORPUS, DICTIONARY, PACKAGE
+from pipeline.campaign.guests import Guest, GuestWorkspace, with_ending
 from pipeline.campaign.harvest import Harvest
 from pipeline.campaign.judging import hit_own_limit
-from pipeline.campaign.site import CORPUS, DICTIONARY, PACKAGE
+from pipeline.campaign.ledger import Crashed, Ended, Harvested, LedgerEntry, Point, Result, Started
+from pipeline.campaign.output import Capture
 from pipeline.campaign.state import FAILURES
-from pipeline.campaign.status import Live
+from pipeline.campaign.status import LiveAttempt
 from pipeline.campaign.work import Work, usual_limits
-from pipeline.corpus import Corpus
-from pipeline.corpus.files import name_of
-from pipeline.crashes import artifacts
-from pipeline.crashes import report as reports
-from pipeline.crashes.artifacts import is_crash, unit_of
-from pipeline.crashes.report import CrashReport
-from pipeline.crashes.vault import Crash, Vault
-from pipeline.deadline import Clock
-from pipeline.errors import CommandError, ConnectError, FuzzerError, FuzzerTimeout, StoreError, TopcoatError
-from pipeline.fuzzer.progress import Final, Progress, ProgressScanner
-from pipeline.ledger import Crashed, Ended, Entry, Harvested, Point, Result, Started
-from pipeline.settings import Campaign
-from pipeline.text import one_line
+from pipeline.errors import (
+    CommandError,
+    CommandTimeout,
+    ConnectError,
+    FuzzerError,
+    FuzzerTimeout,
+    StoreError,
+    TopcoatError,
+)
+from pipeline.fuzz.corpus import Corpus
+from pipeline.fuzz.corpus.files import name_of
+from pipeline.fuzz.crashes import artifacts
+from pipeline.fuzz.crashes import report as reports
+from pipeline.fuzz.crashes.artifacts import is_crash, unit_of
+from pipeline.fuzz.crashes.report import CrashReport
+from pipeline.fuzz.crashes.store import Crash, CrashStore
+from pipeline.fuzz.stats import Final, ProgressScanner, Stats
+from pipeline.host.deadline import Clock
+from pipeline.settings import CampaignSettings
+from pipeline.text.printable import one_line
 
 log = logging.getLogger("topcoat")
 
 REPORT_LIMIT = 5.0
-"""Seconds in which the report of an artifact that was fetched must have come through the symbolizer."""
+"""Seconds to wait until the report of a fetched artifact has come through the symbolizer."""
 
 _BY_ITSELF = "it ended by itself, before its time or its runs were over, and reported nothing"
 _GOES_ON = "runtime error"
-# FuzzerLoop.cpp and FuzzerTracePC.cpp, for -exit_on_src_pos and -exit_on_item
+# Printed for -exit_on_src_pos and -exit_on_item: FuzzerLoop.cpp and FuzzerTracePC.cpp
 _FOUND = re.compile(rb"^INFO: found (?:line matching|item with checksum) '.{0,1000}', exiting\.$", re.MULTILINE)
 
-_NOTHING = Progress(seconds=0.0, event="", executions=0)
+_NOTHING = Stats(seconds=0.0, event="", executions=0)
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where everything goes."""
+    """Where an attempt puts what it finds."""
 
     corpus: Corpus
-    vault: Vault
+    crash_store: CrashStore
     failures: Failures
-    note: Callable[[Entry], None]
+    note: Callable[[LedgerEntry], None]
     """Adds an entry to the ledger."""
     passed_over: frozenset[str] = frozenset()
-    """Names of units of the corpus that the fuzzer is not given, as they hit a limit of this campaign."""
+    """Names of units in the corpus that the fuzzer is not given, because they hit a limit of this campaign."""
 
 
 class Attempt:
-    """One run of a fuzzer. `run` does it; `halt`, from another thread, ends it early."""
+    """One run of a fuzzer: `run` does it, and `halt`, called from another thread, ends it early."""
 
     def __init__(
-        self, work: Work, guest: Guest, places: Places, chosen: Campaign, clock: Clock = time.monotonic
+        self, work: Work, guest: Guest, places: Places, chosen: CampaignSettings, clock: Clock = time.monotonic
     ) -> None:
         self.work = work
         self._progress = ProgressScanner(clock)
         self._guest, self._places, self._chosen = guest, places, chosen
         self._clock = clock
         self._capture = Capture(chosen.output_size)
-        self._room: Room | None = None
+        self._workspace: GuestWorkspace | None = None
         self._harvest: Harvest | None = None
         self._entered = clock()
         self._began: float | None = None
         self._took: float | None = None
-        """Seconds for which the fuzzer ran, once it has ended."""
+        """Seconds for which the fuzzer ran; None until it has ended."""
         self._halted_after: float | None = None
         self._halted = threading.Event()
         self._said = threading.Condition()
@@ -82,11 +90,11 @@ class Attempt:
         self._crashes: list[Crashed] = []
         self._losses: list[str] = []
         self._stored: set[str] = set()
-        """Artifacts."""
+        """Names of the artifacts whose crashes have been stored."""
 
     @property
     def seconds(self) -> float:
-        """For which the fuzzer has been running, until it ended or was to be ended."""
+        """The seconds for which the fuzzer has been running, or ran until it ended or was told to end."""
         if self._took is not None:
             return self._took
         if self._halted_after is not None:
@@ -94,31 +102,40 @@ class Attempt:
         return 0.0 if self._began is None else self._clock() - self._began
 
     @property
-    def latest(self) -> Progress:
-        """What the fuzzer told last of how far it has come."""
+    def latest(self) -> Stats:
+        """The last progress that the fuzzer reported, with executions and memory of its final statistics if larger."""
         now, final = self._progress.progress or _NOTHING, self._progress.final or Final()
         return replace(now, executions=max(now.executions, final.executions), rss=max(now.rss, final.rss))
 
     @property
-    def live(self) -> Live:
-        """What it adds as long as its end is not noted. No number of it is larger than what will be noted then."""
-        return Live(self.seconds, self.latest, self._harvest.added if self._harvest else 0)
+    def live(self) -> LiveAttempt:
+        """What the attempt adds while its end is not noted; no number of it exceeds the one that will be noted."""
+        return LiveAttempt(self.seconds, self.latest, self._harvest.added if self._harvest else 0)
+
+    @property
+    def guest_is_left(self) -> bool:
+        """Whether the guest was still sending what was found when the wait for it was given up."""
+        return self._harvest is not None and isinstance(self._harvest.failure, CommandTimeout)
 
     def halt(self) -> None:
-        """End the fuzzer. `run` returns soon, and what was found until then is taken. Call it again if it does not."""
+        """End the fuzzer early: `run` takes in what was found so far, and returns soon.
+
+        If it does not, call `halt` again.
+        """
         if self._halted_after is None:
             self._halted_after = self.seconds
         self._halted.set()
-        if self._room is not None and self._took is None:  # it would end too what fetches the units after the run
+        if self._workspace is not None and self._took is None:  # later it would end what fetches the units, too
             try:
-                self._room.site.stop()
+                self._workspace.guest_fuzzer.stop()
             except (ConnectError, CommandError) as error:  # the run's own end tells more
                 log.debug("%s: %s", self._guest.instance, one_line(str(error)))
 
     def run(self) -> Ended:
-        """Do it. Every entry of it is noted, the one that is returned too; a guest at fault is no error.
+        """Make the attempt, note each ledger entry of it, and return the last one, which tells how it ended.
 
-        Raises what was the host's fault, such as StoreError or SymbolizerFailed: it would not be better next time.
+        A fault of the guest or the fuzzer is a result, not an error. Raises what is the host's fault, such as
+        StoreError or SymbolizerFailed: it would not be better next time.
         """
         work, guest = self.work, self._guest
         self._entered = self._clock()
@@ -142,57 +159,58 @@ class Attempt:
         return ended
 
     def _tried(self) -> TopcoatError | None:
-        """Fill the guest, run the fuzzer and harvest. Returns what went wrong."""
+        """Fill the guest, run the fuzzer and harvest. Returns the error if anything went wrong."""
         try:
-            self._room = self._guest.room(self.work.subject.fuzzer)
-            self._fill(self._room)
-            self._run(self._room, (*self.work.words(self._guest), *self._built_with(self._room)))
+            self._workspace = self._guest.workspace(self.work.subject.fuzzer)
+            self._fill(self._workspace)
+            self._run(self._workspace, (*self.work.words(self._guest), *self._built_with(self._workspace)))
         except TopcoatError as error:
             return error
         return self._harvest.failure if self._harvest else None
 
-    def _fill(self, room: Room) -> None:
-        """Give the guest what it lacks of the corpus, and the dictionary."""
+    def _fill(self, workspace: GuestWorkspace) -> None:
+        """Give the guest the dictionary and the units that it lacks, and remove those that are passed over."""
         plan = self.work.plan
         if plan.dictionary is not None:
             directory, _, name = DICTIONARY.rpartition("/")
-            room.site.push({name: plan.dictionary}, directory)
-        there = room.site.sizes(CORPUS).keys()
+            workspace.guest_fuzzer.push({name: plan.dictionary}, directory)
+        there = workspace.guest_fuzzer.sizes(CORPUS).keys()
         if unwanted := sorted(there & self._places.passed_over):
-            room.site.remove(CORPUS, unwanted)
+            workspace.guest_fuzzer.remove(CORPUS, unwanted)
         lacking = self._places.corpus.lacking(there | self._places.passed_over)
-        room.site.push({path.name: path for path in lacking}, CORPUS)
-        room.known.update(path.name for path in lacking)
+        workspace.guest_fuzzer.push({path.name: path for path in lacking}, CORPUS)
+        workspace.known.update(path.name for path in lacking)
 
-    def _built_with(self, room: Room) -> list[str]:
-        """Arguments for the dictionary of the fuzzer's package, unless there is another one, and for its seeds."""
+    def _built_with(self, workspace: GuestWorkspace) -> list[str]:
+        """Arguments for the dictionary and the seeds in the fuzzer's package, as far as they are there.
+
+        A dictionary of the campaign takes the place of the package's.
+        """
         dictionary, seeds = f"{PACKAGE}/{self.work.subject.fuzzer.rpartition('/')[2]}.dict", f"{PACKAGE}/corpus"
-        if room.package is None:
-            there = {f"{PACKAGE}/{name}" for name in room.site.sizes(PACKAGE)} & {dictionary}
-            room.package = frozenset(there | ({seeds} if room.site.sizes(seeds) else set()))
-        own = self.work.plan.dictionary is None and dictionary in room.package
-        return [*([f"-dict={dictionary}"] if own else []), *([seeds] if seeds in room.package else [])]
+        if workspace.package is None:
+            there = {f"{PACKAGE}/{name}" for name in workspace.guest_fuzzer.sizes(PACKAGE)} & {dictionary}
+            workspace.package = frozenset(there | ({seeds} if workspace.guest_fuzzer.sizes(seeds) else set()))
+        own = self.work.plan.dictionary is None and dictionary in workspace.package
+        return [*([f"-dict={dictionary}"] if own else []), *([seeds] if seeds in workspace.package else [])]
 
-    def _run(self, room: Room, words: Sequence[str]) -> None:
+    def _run(self, workspace: GuestWorkspace, words: Sequence[str]) -> None:
         chosen, corpus = self._chosen, self._places.corpus
-        harvest = Harvest(room, corpus, self.work.source, chosen.harvest, chosen.unit_size, self._take_reported)
+        harvest = Harvest(workspace, corpus, self.work.source, chosen.harvest, chosen.unit_size, self._take_reported)
         self._harvest = harvest
         harvester = harvest.start(self._checkpoint, self.halt)
         try:
             self._began, self._progress = self._clock(), ProgressScanner(self._clock)
             if not self._halted.is_set():
-                room.site.run(words, self, self.work.limit, harvest.found)
+                workspace.guest_fuzzer.run(words, self, self.work.limit, harvest.found)
         finally:
-            # On a busy host a fuzzer that was killed may take long to be gone
+            # If halted, the time until then: on a busy host, a killed fuzzer may take long to be gone
             self._took = self.seconds
             with self._said:
                 self._said.notify_all()
             harvest.end(harvester)
-            if harvest.failure is None:
-                harvest.finish()
 
     def write(self, data: bytes, /) -> int:
-        """Take the fuzzer's output."""
+        """Take a piece of the fuzzer's output. Returns its length."""
         with self._said:
             for piece in self._progress.feed(data):
                 self._capture.write(piece)
@@ -200,7 +218,7 @@ class Attempt:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back for long."""
+        """Do nothing: no output is held back for long."""
 
     def _checkpoint(self, added: int) -> None:
         now, work = self.latest, self.work
@@ -212,12 +230,12 @@ class Attempt:
         )
 
     def _take_reported(self) -> None:
-        """Store what was reported while the fuzzer runs: until it ends, and all its units are here, can be long."""
+        """Store the crashes reported so far: until the fuzzer has ended and its units are fetched can be long."""
         if self._inputs() and self._has_report(self._inputs()):
             self._take_crashes()
 
     def _has_report(self, names: Iterable[str]) -> bool:
-        """Wait until the output tells of these artifacts, and what happened; or until all of it has come."""
+        """Wait until the output has a summary and names these artifacts, or is complete; false if it takes too long."""
 
         def told() -> bool:
             end = self._capture.end(KEPT)
@@ -231,14 +249,15 @@ class Attempt:
             return self._capture.content()
 
     def _inputs(self) -> dict[str, bytes]:
-        """The artifacts of crashes that have not been stored yet."""
+        """The contents, by name, of the fetched artifacts whose crashes have not been stored yet."""
         fetched = dict(self._harvest.artifacts) if self._harvest else {}
         return {name: fetched[name] for name in fetched if is_crash(name) and name not in self._stored}
 
     def _take_crashes(self, *, ended: bool = False) -> None:
-        """Store what was reported, and keep its input out of the corpus.
+        """Store the crashes that were reported, and keep their inputs out of the corpus.
 
-        Once it has `ended`, that without its input too: what else the guest has under an artifact's name is none.
+        Once the run has `ended`, crashes whose artifacts did not come whole are stored too: with the input that the
+        output tells, or without one. Whatever else the guest has under the name of an artifact is not its content.
         """
         with self._storing:
             report = reports.parse(self._output())
@@ -251,8 +270,12 @@ class Attempt:
                 self._take_crash(name, told, report)
 
     def _without_input(self, report: CrashReport | None) -> list[str]:
-        """The artifacts of crashes that did not come whole; of a guest that has died with one, what it told of."""
-        torn = filter(is_crash, self._harvest.torn if self._harvest else ())
+        """Names of the artifacts of crashes that did not come whole.
+
+        If there is none, and no crash was stored although there is a report, the guest may have died with the artifact:
+        then the last name in the report, or an empty one if it names none.
+        """
+        torn = filter(is_crash, tuple(self._harvest.torn) if self._harvest else ())
         if names := sorted(set(torn) - self._stored):
             return names
         return [] if report is None or self._stored else [next(reversed(report.artifacts), "")]
@@ -263,11 +286,15 @@ class Attempt:
         self._losses.append(lost)
 
     def _take_crash(self, name: str, content: bytes | None, report: CrashReport | None) -> None:
-        """Without the content its artifact's name may tell which unit it is. The empty one ends no attempt."""
+        """Store and note a crash, and see that its unit does not end the next attempt too.
+
+        Without the content, the name of the artifact may still tell which unit it is. The empty unit needs no care: it
+        ends no attempt.
+        """
         work, corpus = self.work, self._places.corpus
         unit = unit_of(name) if content is None else name_of(content) if content else ""
         stays = hit_own_limit(report, dict(work.plan.options), usual_limits(self._guest))
-        stored = self._places.vault.add(
+        stored = self._places.crash_store.add(
             Crash(
                 fuzzer=work.subject.fuzzer,
                 slice=work.slice,
@@ -286,17 +313,17 @@ class Attempt:
         self._stored.add(name)
         digest = sha256(content or b"").hexdigest()
         passed_over = unit if stays else ""
-        crashed = Crashed(work.subject, work.slice, work.attempt, stored.group, stored.new, digest, passed_over)
+        crashed = Crashed(work.subject, work.slice, work.attempt, stored.bucket, stored.new, digest, passed_over)
         self._crashes.append(crashed)
         self._places.note(crashed)
-        if passed_over or (unit and corpus.quarantine(content or unit, stored.group)):
+        if passed_over or (unit and corpus.quarantine(content or unit, stored.bucket)):
             self._remove(unit)
 
     def _remove(self, unit: str) -> None:
-        """Delete a unit in the guest, where it would end the next attempt."""
-        if self._room and unit in self._room.known:
+        """Delete a unit from the guest's corpus, where it would end the next attempt too."""
+        if self._workspace and unit in self._workspace.known:
             try:
-                self._room.site.remove(CORPUS, [unit])
+                self._workspace.guest_fuzzer.remove(CORPUS, [unit])
             except (ConnectError, CommandError) as error:
                 log.warning("%s: %s", self._guest.instance, one_line(str(error)))
 
@@ -314,18 +341,18 @@ class Attempt:
         return result, with_ending(self._guest, error) if dead else one_line(str(error))
 
     def _is_over(self) -> bool:
-        """Whether the fuzzer has told that its time or its runs were over, or that it found what it was to look for.
+        """Whether the fuzzer told that its time or runs were over, or that it found what it was told to look for.
 
-        That its command ended well says nothing: the target can end it, by `_exit(0)`.
+        The good end of its command proves nothing: the target can end the process by `_exit(0)`.
         """
         return bool(self._progress.done or self._progress.final) or _FOUND.search(self._end()) is not None
 
     def _passed_over(self) -> str:
-        """What a sanitizer told of, after which the target went on, so that no input of it was kept."""
+        """What a sanitizer reported and the target survived, so that no input of it was kept; empty if nothing."""
         return next((f"it went on after a {problem}" for problem in self._progress.problems if _GOES_ON in problem), "")
 
     def _fault(self, error: TopcoatError) -> Result:
-        if isinstance(error, FuzzerTimeout):
+        if isinstance(error, FuzzerTimeout) or self.guest_is_left:
             return "hang"
         if isinstance(error, FuzzerError | ConnectError | CommandError) and error.fault == "guest":
             return "failed" if self._answers() else "guest died"
@@ -333,7 +360,11 @@ class Attempt:
 
     def _answers(self) -> bool:
         try:
-            return self._room is not None and self._room.site.alive() and self._room.site.sizes(CORPUS) is not None
+            return (
+                self._workspace is not None
+                and self._workspace.guest_fuzzer.alive()
+                and self._workspace.guest_fuzzer.sizes(CORPUS) is not None
+            )
         except TopcoatError:
             return False
 
@@ -361,5 +392,5 @@ class Attempt:
         )
 
 
-def _point(one: Progress) -> Point:
+def _point(one: Stats) -> Point:
     return (round(one.seconds, 3), one.executions, one.edges, one.features, one.units)

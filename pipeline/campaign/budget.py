@@ -1,36 +1,36 @@
 """How much of a fuzzer's budget is left."""
 
-from pipeline.campaign.definition import FuzzerPlan
-from pipeline.campaign.state import Standing
+from pipeline.campaign.plan.definition import FuzzerPlan
+from pipeline.campaign.state import FuzzerState
 
 SHORTEST = 1.0
-"""Seconds. What is left of a budget or a slice below that counts as used: libFuzzer knows whole seconds."""
+"""Seconds. Less than this of a budget or a slice counts as used up: libFuzzer knows whole seconds only."""
 
 REST = 0.1
-"""The part of a slice that makes none of its own: a rest of the budget that is smaller belongs to the last slice."""
+"""The part of a slice that is not worth a slice of its own: a smaller rest of the budget goes to the last slice."""
 
 
-def left(plan: FuzzerPlan, standing: Standing) -> float:
-    """Seconds, or runs if the budget is one of runs; 0 if it counts as used."""
+def left(plan: FuzzerPlan, fuzzer_state: FuzzerState) -> float:
+    """What is left of the budget, in seconds, or in runs if it is a budget of runs; 0 if it counts as used up."""
     if plan.budget.runs is not None:
-        return float(max(0, plan.budget.runs - standing.executions))
-    seconds = (plan.budget.seconds or 0) - standing.seconds
+        return float(max(0, plan.budget.runs - fuzzer_state.executions))
+    seconds = (plan.budget.seconds or 0) - fuzzer_state.seconds
     return seconds if seconds >= SHORTEST else 0.0
 
 
-def used_part(plan: FuzzerPlan, standing: Standing) -> float:
-    """The part that is used, 0 to 1."""
-    return 1 - left(plan, standing) / (plan.budget.runs or plan.budget.seconds or 1)
+def used_part(plan: FuzzerPlan, fuzzer_state: FuzzerState) -> float:
+    """The part of the budget that is used, from 0 to 1."""
+    return 1 - left(plan, fuzzer_state) / (plan.budget.runs or plan.budget.seconds or 1)
 
 
-def left_of_slice(plan: FuzzerPlan, standing: Standing, number: int) -> float:
-    """Seconds that are left of a slice, 0 if it counts as used: no more than its budget has.
+def left_of_slice(plan: FuzzerPlan, fuzzer_state: FuzzerState, number: int) -> float:
+    """Seconds that are left of slice `number`, never more than the budget has; 0 if the slice counts as used up.
 
-    If hardly anything of that would stay, it is all that is left.
+    If the budget would have hardly anything left after the slice, the slice gets all of it.
     """
-    one = standing.slices.get(number)
+    one = fuzzer_state.slices.get(number)
     used = one.seconds if one else 0.0
-    remaining = left(plan, standing)
+    remaining = left(plan, fuzzer_state)
     seconds = plan.slice - used
     if plan.budget.runs is None and used + remaining < plan.slice * (1 + REST):
         seconds = remaining

@@ -1,31 +1,34 @@
-"""The canary: a fuzzer that is known to crash, and one that is known not to, go the way of all others.
+"""The canary: a fuzzer that is known to crash, and one that is known not to, go the way of all other fuzzers.
 
 A campaign that finds nothing proves nothing, unless it is known that it would have found something. So before the first
-slice on a host, the crash must be found, its input fetched, its stack named, and the input must crash again; and the
-other fuzzer must run and find nothing. The first link that is broken is named.
+slice on a host, the crash must be found, its input fetched, its stack symbolized, and the input must crash again; and
+the other fuzzer must run and find nothing. If a link of this chain is broken, the first such link is named.
 """
 
 import logging
 import shutil
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.campaign.attempt import Attempt, Places
-from pipeline.campaign.capture import Capture
-from pipeline.campaign.definition import Budget, FuzzerPlan
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.guests import Guest
+from pipeline.campaign.ledger import Ended, LedgerEntry, Proved, Subject
+from pipeline.campaign.output import Capture
+from pipeline.campaign.plan.definition import Budget, FuzzerPlan
+from pipeline.campaign.proofs import Claim, Proofs
 from pipeline.campaign.work import Work, as_words, options_in
-from pipeline.corpus import Corpus
-from pipeline.crashes import report as reports
-from pipeline.crashes.report import CrashReport
-from pipeline.crashes.vault import Vault
-from pipeline.deadline import Clock
 from pipeline.errors import TopcoatError
-from pipeline.ledger import Ended, Entry, Subject
-from pipeline.settings import Campaign
-from pipeline.text import one_line
+from pipeline.fuzz.corpus import Corpus
+from pipeline.fuzz.crashes import report as reports
+from pipeline.fuzz.crashes.report import CrashReport
+from pipeline.fuzz.crashes.store import CrashStore
+from pipeline.host.deadline import Clock
+from pipeline.settings import CampaignSettings
+from pipeline.text.printable import one_line
 
 log = logging.getLogger("topcoat")
 
@@ -33,7 +36,7 @@ CRASH_LIMIT = 120
 """Seconds in which the crash must be found."""
 
 CLEAN_SECONDS = 3
-"""For which the clean fuzzer runs."""
+"""Seconds for which the fuzzer that must not crash runs."""
 
 REPRODUCE_LIMIT = 120.0
 """Seconds that the input may take to crash again."""
@@ -43,38 +46,64 @@ _INPUT = "canary-input"
 
 
 class _Broken(Exception):
-    """A link of the way; the text names it."""
+    """A link of the canary's chain is broken; the text names it."""
 
 
 @dataclass
 class _Run:
-    """One fuzzer's way."""
+    """One of the canary's fuzzers, and what its run needs."""
 
     guest: Guest
     name: str
     seconds: int
     directory: Path
-    chosen: Campaign
+    chosen: CampaignSettings
     clock: Clock
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[LedgerEntry] = field(default_factory=list)
 
     @property
     def plan(self) -> FuzzerPlan:
-        """One slice."""
+        """The fuzzer's plan, with a budget of one slice."""
         return FuzzerPlan(self.name, Budget(seconds=self.seconds), self.seconds)
 
     def ended(self) -> Ended:
-        """Run it once as a campaign does."""
+        """Run the fuzzer once as a campaign does, and return how that ended."""
         work = Work(Subject(self.name, "", ""), self.plan, 1, 1, self.seconds, None, _SEED)
-        corpus, vault = Corpus.of(self.directory, self.name), Vault(self.directory)
-        places = Places(corpus, vault, Failures(self.directory), self.entries.append)
+        corpus, crash_store = Corpus.of(self.directory, self.name), CrashStore(self.directory)
+        places = Places(corpus, crash_store, Failures(self.directory), self.entries.append)
         return Attempt(work, self.guest, places, self.chosen, self.clock).run()
 
 
-def look(guest: Guest, directory: Path, chosen: Campaign, clock: Clock = time.monotonic) -> str:
-    """Look for the canary. Returns nothing if it is found as it must be, else which link of the way is broken.
+def prove(
+    claim: Claim,
+    proofs: Proofs,
+    campaign: str,
+    lend: Callable[[], AbstractContextManager[Guest]],
+    directory: Path,
+    chosen: CampaignSettings,
+    clock: Clock = time.monotonic,
+) -> Proved:
+    """Whether the claim holds: by an earlier proof, else by looking for the canary now, in a guest that `lend` leases.
 
-    What it leaves is in `directory`, which is emptied first.
+    A new proof is added to `proofs`, in the name of the campaign. Raises StoreError, and what `lend` raises.
+    """
+    if before := proofs.find(claim):
+        log.info("the canary was found on this host before: by %s", one_line(before))
+        return Proved(claim.host, claim.key, True, "", 0.0)
+    began = clock()
+    with lend() as guest:
+        reason = look(guest, directory, chosen, clock)
+    seconds = round(clock() - began, 3)
+    if not reason:
+        proofs.add(claim, campaign)
+        log.info("the canary was found, reproduced and named in %.0f s", seconds)
+    return Proved(claim.host, claim.key, not reason, reason, seconds)
+
+
+def look(guest: Guest, directory: Path, chosen: CampaignSettings, clock: Clock = time.monotonic) -> str:
+    """Look for the canary. Returns an empty text if it was found as it must be, else which link is broken.
+
+    All files of this go to `directory`, which is emptied first.
     """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -82,9 +111,9 @@ def look(guest: Guest, directory: Path, chosen: Campaign, clock: Clock = time.mo
         crash, clean = (chosen.canary_crash, CRASH_LIMIT), (chosen.canary_clean, CLEAN_SECONDS)
         for check, (name, seconds) in ((_crash, crash), (_clean, clean)):
             check(_Run(guest, name, seconds, directory, chosen, clock))
-            room = guest.room(name)  # the campaign may run the same fuzzer, with a corpus of its own
-            room.known.clear()
-            room.site.prepare()
+            workspace = guest.workspace(name)  # the campaign may run the same fuzzer, with a corpus of its own
+            workspace.known.clear()
+            workspace.guest_fuzzer.prepare()
     except _Broken as broken:
         return str(broken)
     except TopcoatError as error:
@@ -107,7 +136,7 @@ def _crash(run: _Run) -> None:
 
 
 def _report(output: bytes, name: str, when: str = "in its output") -> CrashReport:
-    """The report, which must name a function and a line."""
+    """The report in the output. Raises _Broken if there is none, or if its stack names no function and file."""
     report = reports.parse(output)
     if report is None:
         raise _Broken(f"{name} crashed, and no report of it was found {when}")
@@ -117,10 +146,10 @@ def _report(output: bytes, name: str, when: str = "in its output") -> CrashRepor
 
 
 def _reproduced(run: _Run, stored: Path) -> bytes:
-    site, said = run.guest.room(run.name).site, Capture(run.chosen.output_size)
-    site.push({_INPUT: stored}, "data")
+    guest_fuzzer, said = run.guest.workspace(run.name).guest_fuzzer, Capture(run.chosen.output_size)
+    guest_fuzzer.push({_INPUT: stored}, "data")
     words = as_words(options_in(run.guest, run.plan))
-    site.run([*words, "-runs=1", f"data/{_INPUT}"], said, REPRODUCE_LIMIT, lambda _: None)
+    guest_fuzzer.run([*words, "-runs=1", f"data/{_INPUT}"], said, REPRODUCE_LIMIT, lambda _: None)
     return said.content()
 
 

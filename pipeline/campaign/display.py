@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.campaign.result import table
 from pipeline.campaign.status import Status
-from pipeline.deadline import Clock
-from pipeline.duration import readable_duration
-from pipeline.publish import publish_json
+from pipeline.host.deadline import Clock
+from pipeline.store.publish import publish_json
+from pipeline.text.quantity import readable_duration
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -20,53 +20,53 @@ if TYPE_CHECKING:
 log = logging.getLogger("topcoat")
 
 FILE_EVERY = 5.0
-"""Seconds between two status.json."""
+"""Seconds between two writes of status.json."""
 
 LINE_EVERY = 60.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines where stderr is not a terminal."""
 
 
 class Display(Protocol):
-    """Told each second, shows what is worth showing."""
+    """Shows people how a campaign stands. It is told each second, and shows what is worth showing."""
 
     def show(self, status: Status) -> None:
-        """How the campaign stands."""
+        """Show how the campaign stands, if that is due."""
 
 
 class Lines:
-    """A line a minute."""
+    """A display that logs one line a minute."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._next = clock() + LINE_EVERY
 
     def show(self, status: Status) -> None:
-        """See Display."""
+        """See Display.show."""
         if self._clock() >= self._next:
             self._next += LINE_EVERY
             log.info("%s", headline(status))
 
 
-class Table:
-    """A table on the terminal that is drawn anew, and gone at the end."""
+class LiveTable:
+    """A table on the terminal that is redrawn in place, and removed at the end."""
 
     def __init__(self, live: "Live") -> None:
         self._live = live
 
     def show(self, status: Status) -> None:
-        """See Display."""
+        """See Display.show."""
         from rich.text import Text
 
-        # As much as fits: whoever wants all looks at status.json, or at topcoat campaign status
+        # Only what fits: status.json and `topcoat campaign status` have all of it
         self._live.update(Text("\n".join([headline(status), *table(status)]), no_wrap=True, overflow="ellipsis"))
 
 
 def headline(status: Status) -> str:
-    """All in one line."""
+    """One line that tells how the whole campaign stands."""
     left = f", {readable_duration(status.left)} left" if status.left else ""
     crashes = sum(one.crashes for one in status.fuzzers)
-    groups = f"{crashes} crash group{'' if crashes == 1 else 's'}"
-    return f"{status.name}: {_doing(status)}, {readable_duration(status.seconds)} fuzzed{left}, {groups}"
+    buckets = f"{crashes} crash group{'' if crashes == 1 else 's'}"
+    return f"{status.name}: {_doing(status)}, {readable_duration(status.seconds)} fuzzed{left}, {buckets}"
 
 
 def _doing(status: Status) -> str:
@@ -78,7 +78,7 @@ def _doing(status: Status) -> str:
 
 @contextmanager
 def shown() -> Iterator[Display]:
-    """The display that fits stderr, for the body."""
+    """Yield the display that suits stderr: a table on a terminal, else lines."""
     if not sys.stderr.isatty():
         yield Lines()
         return
@@ -86,22 +86,22 @@ def shown() -> Iterator[Display]:
     from rich.live import Live
 
     with Live(console=Console(stderr=True), refresh_per_second=2, transient=True) as live:
-        yield Table(live)
+        yield LiveTable(live)
 
 
 class Reporter:
-    """Tells of a campaign wherever somebody may look: on the display, in status.json, and to `tell`."""
+    """Tells all who may look how a campaign stands: on the display, in status.json, and by calling `tell`."""
 
     def __init__(
         self, display: Display, file: Path | None, tell: Callable[[Status], None], clock: Clock = time.monotonic
     ) -> None:
-        """`file`: status.json; None while the process works at a piece only, of which that does not tell."""
+        """`file` is status.json; None while the process works at one piece only, of which status.json does not tell."""
         self._display, self._file, self._tell = display, file, tell
         self._clock = clock
         self._next = clock()
 
     def report(self, status: Status) -> None:
-        """To be called often. Raises StoreError if the file cannot be written."""
+        """Pass on how the campaign stands; to be called often. Raises StoreError if the file cannot be written."""
         self._display.show(status)
         if self._clock() >= self._next or status.state != "running":
             self._next = self._clock() + FILE_EVERY

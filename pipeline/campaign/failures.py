@@ -1,40 +1,40 @@
-"""What fuzzers said last before their attempts failed: where somebody looks who wants to know why."""
+"""What fuzzers said last before their attempts failed, kept for whoever wants to know why."""
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import StoreError
-from pipeline.faults import host_faults
-from pipeline.fuzzer.pid_scanner import NO_LOG
-from pipeline.publish import publish_bytes, remove
-from pipeline.text import one_line, tail
+from pipeline.fuzz.pid_scanner import NO_LOG
+from pipeline.host.faults import host_faults
+from pipeline.store.publish import publish_bytes, remove
+from pipeline.text.printable import one_line, tail
 
 log = logging.getLogger("topcoat")
 
 KEPT = 64 << 10
-"""Bytes of one attempt's output, from its end."""
+"""Bytes that are kept of one attempt's output, from its end."""
 
 MOST = 10
-"""Attempts of one fuzzer, the latest, of which it is kept."""
+"""The number of attempts of one fuzzer whose output is kept: the latest."""
 
 LINES = 3
-"""That are told at once."""
+"""The number of lines that are told at once, in the reason of the failure."""
 
 _WIDTH = 160
 
 
 @dataclass(frozen=True)
 class Failures:
-    """Those of a campaign, in `failures/PACKAGE/FUZZER/SLICE.ATTEMPT.txt` below its directory."""
+    """The kept outputs of a campaign, in `failures/PACKAGE/FUZZER/SLICE.ATTEMPT.txt` below its directory."""
 
     campaign: Path
 
     def keep(self, fuzzer: str, attempt: str, output: bytes) -> str:
-        """Keep the end of what an attempt said; of the fuzzer's older ones only some stay.
+        """Keep the end of what an attempt said, and delete all but the fuzzer's `MOST` latest ones.
 
-        Returns its last lines on one line, and where there is more; nothing if it said nothing. A disk on which it
-        cannot be kept is warned of: the attempt's own end tells more.
+        Returns the last lines as one line, with the file that has more; empty if the attempt said nothing. If the file
+        cannot be written, that is only logged: how the attempt itself ended tells more.
         """
         said = [one for one in tail(output[-KEPT:], LINES + 1, _WIDTH).splitlines() if not one.startswith(NO_LOG)]
         if not said:

@@ -1,4 +1,4 @@
-"""The guests of a campaign: leased from the pool, with a way into each, and what it is known to hold of each fuzzer."""
+"""The guests of a campaign: leased from the pool, with a way into each, and a note of what it has of each fuzzer."""
 
 import logging
 import threading
@@ -8,85 +8,96 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from pipeline.campaign.site import OverSsh, Site
-from pipeline.deadline import Deadline
+from pipeline.campaign.guest_fuzzer import GuestFuzzer, OverSsh
 from pipeline.errors import CommandError, ConnectError, TopcoatError
-from pipeline.fuzzer import Fuzzer
-from pipeline.instance import Handle
-from pipeline.pool import Boot, Lease, Pool
-from pipeline.qemu.guests import QemuGuests
-from pipeline.ssh import Connector, Limits, Retries
-from pipeline.text import one_line
+from pipeline.fuzz.fuzzer import Fuzzer
+from pipeline.host.deadline import Deadline
+from pipeline.ssh.connector import Connector, Retries
+from pipeline.ssh.landing import TransferLimits
+from pipeline.text.printable import one_line
+from pipeline.vm.handle import Handle
+from pipeline.vm.pool import Boot, Lease, Pool
+from pipeline.vm.qemu.pooled import QemuGuests
 
 log = logging.getLogger("topcoat")
 
 SERIAL_TAIL = 64 << 10
-"""Bytes of the serial log that go with a crash."""
+"""Bytes from the end of the serial log that are stored with a crash."""
 
-LIMITS = Limits(bytes=512 << 20, entries=30_000, depth=1)
-"""Of one transfer from a guest."""
+LIMITS = TransferLimits(bytes=512 << 20, entries=30_000, depth=1)
+"""What one transfer from a guest may come to."""
 
 RETRIES = Retries(attempts=3, pause=1.0, limit=30.0)
-"""A guest of the pool has answered before; if it does not any more, another one is booted."""
+"""Retries for a guest that does not answer: few, as it has answered before, and another one can be booted."""
 
 
 @dataclass
-class Room:
-    """A fuzzer's place in one guest."""
+class GuestWorkspace:
+    """What a campaign has of one fuzzer in one guest."""
 
-    site: Site
+    guest_fuzzer: GuestFuzzer
     known: set[str] = field(default_factory=set)
-    """Names in its corpus there that are on the host too, or need not be."""
+    """Names of files in the guest's corpus that need not be fetched: the host has them, or does not want them."""
     lost: set[str] = field(default_factory=set)
-    """Names in its corpus there of units that were not whole when the fuzzer had ended: that was told once."""
+    """Names of units in the guest's corpus that were not whole when a run had ended, and were reported then."""
     package: frozenset[str] | None = None
-    """The paths of the dictionary and the seeds that the fuzzer was built with, as far as there are any, once they were
-    looked up: they do not change in a boot.
+    """The paths of the dictionary and the seeds that the fuzzer was built with, as far as they exist.
+
+    They do not change during a boot, so they are looked up once; None until then.
     """
 
 
 class Guest(Protocol):
-    """A guest that is leased."""
+    """A leased guest."""
 
     instance: str
     boot_id: str
     memory: int
-    """MiB"""
+    """The memory of the guest, in MiB."""
 
-    def room(self, fuzzer: str) -> Room:
-        """The fuzzer's place in it, prepared if this is the first time in this boot. Raises what that raises."""
+    def workspace(self, fuzzer: str) -> GuestWorkspace:
+        """The fuzzer's workspace in this guest, prepared if it is asked for the first time in this boot.
+
+        Raises what GuestFuzzer.prepare raises.
+        """
 
     def serial(self) -> bytes:
-        """The end of its serial log."""
+        """The end of the guest's serial log."""
 
     def ending(self) -> str:
-        """Why it does not answer, as far as the host knows it: its kernel has halted, or its QEMU has ended."""
+        """Why the guest cannot answer, if the host knows: its kernel has halted, or its QEMU has ended; else empty."""
 
     def spoil(self, reason: str) -> None:
-        """It has died or hung, or nobody knows: the next lease boots it anew."""
+        """Tell that the guest has died or hung, or is in doubt, so that the next lease boots it anew."""
+
+    def retire(self, reason: str) -> None:
+        """Keep the guest from being leased again, although nothing is known to be wrong with it."""
 
 
 class Guests(Protocol):
-    """Where guests come from."""
+    """The source of a campaign's guests."""
 
-    def lease(self, limit: float) -> AbstractContextManager[Guest]:
-        """A guest for the body. Raises BootError, StoreError, or InstanceBusy after `limit` seconds."""
+    def lease(self, limit: float, anew: str = "") -> AbstractContextManager[Guest]:
+        """Lease a guest for the body. Raises BootError, StoreError, or InstanceBusy after `limit` seconds.
+
+        `anew` is the reason why it must be booted for the body; empty if any guest will do.
+        """
 
     @property
     def boots(self) -> Sequence[Boot]:
-        """All boots so far, and those that failed."""
+        """All boots so far, including those that failed."""
 
     def close(self) -> None:
-        """End those that nobody leases."""
+        """End the guests that nobody has leased."""
 
 
 def spoil_if_short(guest: Guest, fuzzer: str) -> bool:
-    """Spoil a guest whose disk has too little left, after this fuzzer's work: the next one would lose what it finds.
+    """Spoil a guest that this fuzzer has left with too little disk: the next one would lose what it finds.
 
-    Returns whether it is. One that does not answer is judged by what it is to do next.
+    Returns whether the guest was spoilt. One that does not answer is not: its next work will tell.
     """
     try:
-        shortage = guest.room(fuzzer).site.shortage()
+        shortage = guest.workspace(fuzzer).guest_fuzzer.shortage()
     except (ConnectError, CommandError) as error:
         log.debug("%s: %s", guest.instance, one_line(str(error)))
         return False
@@ -97,31 +108,37 @@ def spoil_if_short(guest: Guest, fuzzer: str) -> bool:
 
 
 def with_ending(guest: Guest, error: TopcoatError) -> str:
-    """What went wrong, on one line, behind what the host knows of a guest that has ended."""
+    """What went wrong, on one line, after what the host knows of the guest's end."""
     return "; ".join(filter(None, (guest.ending(), one_line(str(error)))))
 
 
 class PooledGuest:
-    """A guest of the pool."""
+    """A leased guest of the pool."""
 
-    def __init__(self, lease: Lease, memory: int, rooms: dict[str, Room], make_site: Callable[[str], Site]) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        memory: int,
+        workspaces: dict[str, GuestWorkspace],
+        make_guest_fuzzer: Callable[[str], GuestFuzzer],
+    ) -> None:
         self.memory = memory
         self.instance = lease.instance.name
         self.boot_id = lease.handle.boot_id
         self._lease = lease
-        self._rooms = rooms
-        self._make_site = make_site
+        self._workspaces = workspaces
+        self._make_guest_fuzzer = make_guest_fuzzer
 
-    def room(self, fuzzer: str) -> Room:
-        """See Guest."""
-        if fuzzer not in self._rooms:
-            site = self._make_site(fuzzer)
-            site.prepare()
-            self._rooms[fuzzer] = Room(site)
-        return self._rooms[fuzzer]
+    def workspace(self, fuzzer: str) -> GuestWorkspace:
+        """See Guest.workspace."""
+        if fuzzer not in self._workspaces:
+            guest_fuzzer = self._make_guest_fuzzer(fuzzer)
+            guest_fuzzer.prepare()
+            self._workspaces[fuzzer] = GuestWorkspace(guest_fuzzer)
+        return self._workspaces[fuzzer]
 
     def serial(self) -> bytes:
-        """See Guest."""
+        """See Guest.serial."""
         try:
             with self._lease.instance.serial_log.open("rb") as stream:
                 stream.seek(max(0, stream.seek(0, 2) - SERIAL_TAIL))
@@ -130,14 +147,18 @@ class PooledGuest:
             return f"the serial log cannot be read: {error.strerror}\n".encode()
 
     def ending(self) -> str:
-        """See Guest."""
+        """See Guest.ending."""
         if line := self._lease.instance.halt():
             return f"its kernel has halted: {line}"
         return "" if self._lease.handle.process.alive else "its QEMU has ended"
 
     def spoil(self, reason: str) -> None:
-        """See Guest."""
+        """See Guest.spoil."""
         self._lease.spoil(reason)
+
+    def retire(self, reason: str) -> None:
+        """See Guest.retire."""
+        self._lease.retire(reason)
 
 
 class PooledGuests:
@@ -146,30 +167,30 @@ class PooledGuests:
     def __init__(
         self, pool: Pool, guests: QemuGuests, variables: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     ) -> None:
-        """`variables`: of the environment of fuzzers, by their full names."""
+        """Take guests from `pool`; `variables` are the environment variables of fuzzers, by the fuzzers' full names."""
         self._variables = variables
         settings, build = guests.settings, guests.build
         self._memory = guests.memory >> 20
         self._pool, self._settings, self._build = pool, settings, build
         self._lock = threading.Lock()
         self._connectors: dict[str, tuple[str, Connector]] = {}
-        """By instance: the boot that it leads to, and the way."""
-        self._rooms: dict[str, dict[str, Room]] = {}
-        """By boot."""
+        """By instance name: the id of the boot that the connector leads to, and the connector."""
+        self._workspaces: dict[str, dict[str, GuestWorkspace]] = {}
+        """By boot id, then by the fuzzer's full name."""
 
     @contextmanager
-    def lease(self, limit: float) -> Iterator[Guest]:
-        """See Guests."""
-        with self._pool.lease(Deadline(limit)) as lease:
+    def lease(self, limit: float, anew: str = "") -> Iterator[Guest]:
+        """See Guests.lease."""
+        with self._pool.lease(Deadline(limit), anew) as lease:
             name, handle = lease.instance.name, lease.handle
             connector = self._connector(name, handle)
 
-            def make_site(fuzzer: str) -> Site:
+            def make_guest_fuzzer(fuzzer: str) -> GuestFuzzer:
                 return OverSsh(
                     Fuzzer.of(self._build, fuzzer, variables=self._variables.get(fuzzer, {})), connector, handle.process
                 )
 
-            yield PooledGuest(lease, self._memory, self._rooms[handle.boot_id], make_site)
+            yield PooledGuest(lease, self._memory, self._workspaces[handle.boot_id], make_guest_fuzzer)
 
     def _connector(self, name: str, handle: Handle) -> Connector:
         with self._lock:
@@ -178,20 +199,20 @@ class PooledGuests:
                 return known[1]
             if known:
                 known[1].close()
-                self._rooms.pop(known[0], None)
-            timeouts = self._settings.boot.timeouts("kvm" if "-enable-kvm" in handle.argv else "tcg")
+                self._workspaces.pop(known[0], None)
+            timeouts = self._settings.boot.timeouts(handle.accelerator)
             made = Connector(handle.ssh, timeouts, RETRIES, LIMITS)
             self._connectors[name] = (handle.boot_id, made)
-            self._rooms[handle.boot_id] = {}
+            self._workspaces[handle.boot_id] = {}
             return made
 
     @property
     def boots(self) -> Sequence[Boot]:
-        """See Guests."""
+        """See Guests.boots."""
         return self._pool.boots
 
     def close(self) -> None:
-        """See Guests."""
+        """See Guests.close."""
         with self._lock:
             for _, connector in self._connectors.values():
                 connector.close()

@@ -1,17 +1,17 @@
-"""The options under which a merge judges a corpus. All campaigns share it: what one of them hides must not cost others.
+"""The libFuzzer options under which a merge judges a corpus, which all campaigns share.
 
-So libFuzzer's options of a campaign are left out, but for those below, none of which can hide a unit or part of one.
-Left out are above all max_len and only_ascii, which cut and refuse units; use_counters=0, by which less counts as
-covered; seed_inputs, which cover something without being in the corpus; and exit_on_item, exit_on_src_pos,
-exit_on_time and verbosity=0, with which nothing, or not everything, is measured. Options that libFuzzer does not have
-are the target's own, and are passed on: it may not even start without them.
+What one campaign hides must not cost the others. So its options are left out, but for those below, none of which can
+hide a unit or part of one. Left out are above all max_len and only_ascii, which cut and refuse units; use_counters=0,
+with which less counts as covered; seed_inputs, which cover something without being in the corpus; and exit_on_item,
+exit_on_src_pos, exit_on_time and verbosity=0, with which nothing, or not everything, is measured. Options that
+libFuzzer does not have are the target's own, and are passed on: it may not even start without them.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
-from pipeline.campaign import options
-from pipeline.crashes.report import CrashReport
+from pipeline.campaign.plan import options
+from pipeline.fuzz.crashes.report import CrashReport
 
 PASSED: Final = frozenset(
     (
@@ -19,31 +19,34 @@ PASSED: Final = frozenset(
         *("handle_usr1", "handle_usr2", "handle_winexcept", "close_fd_mask", "detect_leaks"),
     )
 )
-"""Options that are passed on as they are: they say what does not end the target, and what it prints."""
+"""Options that are passed on unchanged: they tell what does not end the target, and what it prints."""
 
 LIMITS: Final = ("timeout", "rss_limit_mb", "malloc_limit_mb")
-"""Options that count only where they allow more than what holds for everybody."""
+"""Options that are passed on only where they allow more than the usual limits."""
 
 COUNTED: Final = "use_value_profile"
-"""By this option more counts as covered. A corpus remembers it, so that each merge counts what any campaign has."""
+"""The option with which more counts as covered.
+
+A corpus remembers its value, so that each merge counts what any campaign has counted.
+"""
 
 _LEAST = 4096  # bytes; libFuzzer's own lower bound for what it reads of a unit
 
 
 def value_profile(chosen: Mapping[str, str]) -> int:
-    """What a campaign with these options counts as covered besides edges: libFuzzer's bits, 0 for nothing."""
+    """The bits of use_value_profile in these options: what counts as covered besides edges; 0 for nothing."""
     return int(chosen.get(COUNTED, "0"))
 
 
 def judging(chosen: Mapping[str, str], usual: Mapping[str, str], largest: int, counted: int) -> dict[str, str]:
-    """The options for a merge by a campaign that has `chosen` these.
+    """The options for a merge by a campaign whose own options are `chosen`.
 
-    `usual` are the limits that hold for everybody, timeout and rss_limit_mb; `largest` is the size of the largest unit
-    in bytes, all of which is read; `counted` are the bits of value_profile that the corpus is known to need.
+    `usual` are the limits that hold for everybody, timeout and rss_limit_mb. `largest` is the size of the largest unit
+    in bytes: all of it is read. `counted` are the bits of use_value_profile that the corpus is known to need.
     """
     found = {name: value for name, value in chosen.items() if name in PASSED or not options.is_known(name)}
     found |= {name: _laxer(limit, chosen.get(name, limit)) for name, limit in usual.items()}
-    if 0 < int(found["rss_limit_mb"]) < int(chosen.get("malloc_limit_mb", "0")):  # else it is as rss_limit_mb
+    if 0 < int(found["rss_limit_mb"]) < int(chosen.get("malloc_limit_mb", "0")):  # else it is the same as rss_limit_mb
         found["malloc_limit_mb"] = chosen["malloc_limit_mb"]
     if counted := counted | value_profile(chosen):
         found[COUNTED] = str(counted)
@@ -51,9 +54,9 @@ def judging(chosen: Mapping[str, str], usual: Mapping[str, str], largest: int, c
 
 
 def hit_own_limit(report: CrashReport | None, chosen: Mapping[str, str], usual: Mapping[str, str]) -> bool:
-    """Whether a campaign that has `chosen` these options has ended a run by a limit lower than what merges go by.
+    """Whether a run ended by a limit of its campaign, in `chosen`, that is lower than the one merges use.
 
-    Then the unit is no bad one: it stays in the corpus, which is that of all campaigns.
+    Then the unit is not a bad one: it stays in the corpus, which belongs to all campaigns.
     """
     limits = {"timeout": ("timeout",), "out-of-memory": ("rss_limit_mb", "malloc_limit_mb")}
     usual = {**usual, "malloc_limit_mb": usual["rss_limit_mb"]}
@@ -62,5 +65,5 @@ def hit_own_limit(report: CrashReport | None, chosen: Mapping[str, str], usual: 
 
 
 def _laxer(one: str, other: str) -> str:
-    """The limit that allows more; 0 is none."""
+    """The limit that allows more; 0 means no limit."""
     return "0" if min(int(one), int(other)) <= 0 else str(max(int(one), int(other)))

@@ -1,39 +1,44 @@
-"""The leases of a campaign: a guest for each piece of work, and an account of every boot that this takes."""
+"""The leases of a campaign: a guest for each piece of work, and a ledger entry for each boot that this takes."""
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pipeline.campaign.guests import Guest, Guests
+from pipeline.campaign.ledger import Booted, LedgerEntry
 from pipeline.errors import BootError
-from pipeline.ledger import Booted, Entry
 
 LEASE_LIMIT = 1800.0
-"""Seconds to wait for a guest: others may use the pool."""
+"""Seconds to wait for a guest: others may be using the pool."""
 
 BOOT_FAILURES = 3
-"""So many boots that fail one after the other, and the campaign ends: it is not its fuzzers' fault."""
+"""After so many failed boots in a row the campaign ends: its fuzzers are not at fault."""
 
 
 class Leases:
-    """For all workers of one campaign."""
+    """Leases guests for all workers of one campaign."""
 
-    def __init__(self, guests: Guests, note: Callable[[Entry], object]) -> None:
+    def __init__(self, guests: Guests, note: Callable[[LedgerEntry], object]) -> None:
         """`note` adds an entry to the ledger."""
         self._guests, self._note = guests, note
         self._lock = threading.Lock()
         self._noted = 0
-        """Boots."""
+        """The number of boots that the ledger has."""
         self._failures = 0
-        """Boots that failed since one was good."""
+        """The number of failed boots since the last lease that got a guest."""
 
     @contextmanager
-    def one(self) -> Iterator[Guest]:
-        """A guest for the body. Its boot is noted; one that fails too. Raises what a lease raises."""
+    def one(self, anew: str = "") -> Iterator[Guest]:
+        """Lease a guest for the body, and note each boot that this took, also if it failed.
+
+        `anew` is the reason why nothing may have been done in the guest before; empty if any will do. Raises what a
+        lease raises.
+        """
         try:
-            with self._guests.lease(LEASE_LIMIT) as guest:
+            with self._guests.lease(LEASE_LIMIT, anew) as guest:
                 self._note_boots()
-                self._failures = 0
+                with self._lock:
+                    self._failures = 0
                 yield guest
         except BootError:
             self._note_boots()
@@ -47,7 +52,7 @@ class Leases:
             self._noted = len(boots)
 
     def failed(self, error: BootError) -> None:
-        """Count a boot that failed. Raises the error if it is one too many."""
+        """Count a failed boot. Raises `error` if BOOT_FAILURES have failed in a row."""
         with self._lock:
             self._failures += 1
             if self._failures >= BOOT_FAILURES:

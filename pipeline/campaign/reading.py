@@ -1,30 +1,29 @@
-"""How a campaign stands, for whoever asks: what is true at this moment, whatever its process has come to."""
+"""How a campaign stands at this moment, whatever has become of its process."""
 
-import json
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import ledger
-from pipeline.campaign import budget
-from pipeline.campaign.definition import Definition, FuzzerPlan
-from pipeline.campaign.state import Standing, State
-from pipeline.campaign.status import Author, CampaignState, FuzzerStatus, Live, Status, of_campaign, of_fuzzer
+from pipeline.campaign import budget, ledger
+from pipeline.campaign.ledger import Opened, Subject
+from pipeline.campaign.plan.definition import Definition, FuzzerPlan
+from pipeline.campaign.state import FuzzerState, State
+from pipeline.campaign.status import Author, CampaignState, FuzzerStatus, LiveAttempt, Status, of_campaign, of_fuzzer
 from pipeline.errors import CampaignBusy, InstanceBusy, StoreError
-from pipeline.faults import host_faults
-from pipeline.fuzzer.progress import Progress
-from pipeline.ledger import Opened, Subject
-from pipeline.publish import is_locked, locked, publish_json
-from pipeline.text import one_line
+from pipeline.fuzz.stats import Stats
+from pipeline.host.faults import host_faults
+from pipeline.host.locks import is_locked, locked
+from pipeline.store.publish import publish_json
+from pipeline.text.printable import one_line
 
 log = logging.getLogger("topcoat")
 
 LEDGER = "ledger.jsonl"
 STATUS = "status.json"
 
-_MOMENT = 2.0  # a process that is to end may not have heard of it yet
+_MOMENT = 2.0  # seconds; a process that is to end may not have heard of it yet
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,18 @@ class Reading:
     status: Status
     state: State
     works: bool
-    """Whether a process works at it, or at a piece of it, at this moment."""
+    """Whether a process works at the campaign, or at a piece of it, at this moment."""
     present: tuple[Subject, ...]
-    """Its fuzzers as they were built and planned last."""
+    """Its fuzzers as they were last built and planned."""
 
 
 def read(directory: Path) -> Reading:
-    """Read a campaign's ledger, which is never too old.
+    """Read how a campaign stands from its ledger, which is never out of date.
 
-    Numbers that are newer than that are in status.json, and count while the process that has written them lives.
-    Raises StoreError if the directory has no ledger, or one that cannot be understood.
+    Newer numbers are in status.json, and count while the process that has written them lives. Raises StoreError if the
+    directory has no ledger, or one that cannot be understood.
     """
-    # First: what ends in between is stopped, and has told all
+    # The lock is looked at first: a process that ends in between has noted all
     return _read(directory, works=is_locked(directory / LEDGER))
 
 
@@ -67,9 +66,9 @@ def _read(directory: Path, *, works: bool) -> Reading:
 
 
 def renew(directory: Path) -> None:
-    """Have status.json, if there is one, tell what was done at a piece of the campaign; if it cannot, warn of that.
+    """Bring status.json up to date, if there is one, after work at a piece of the campaign. Failure is only logged.
 
-    If another process works at the campaign already, that will tell.
+    If another process already works at the campaign, that one will do it.
     """
     try:
         with suppress(InstanceBusy), locked(directory / LEDGER, 0.0):
@@ -80,7 +79,7 @@ def renew(directory: Path) -> None:
 
 
 def require_free(directory: Path) -> None:
-    """Raise CampaignBusy if a process works at the campaign, and is not about to end. Raises StoreError."""
+    """Raise CampaignBusy if a process works at the campaign and is not about to end. May also raise StoreError."""
     if is_locked(directory / LEDGER):
         with suppress(InstanceBusy), locked(directory / LEDGER, _MOMENT):
             return
@@ -89,7 +88,7 @@ def require_free(directory: Path) -> None:
 
 
 def _busy(directory: Path) -> CampaignBusy | None:
-    """None if the process was stopped, and takes in what it has found."""
+    """The error for a campaign that is worked at; None if its process was stopped, and only takes in what it has."""
     opened = State.of(ledger.read(directory / LEDGER)).opened
     if opened is None:
         return CampaignBusy(f"another process begins the campaign {directory.name}", hint=_hint(directory))
@@ -113,9 +112,9 @@ def _subject(state: State, opened: Opened, fuzzer: str) -> Subject:
 
 
 def _told(file: Path, opened: Opened) -> Status | None:
-    """What status.json says, if it is by that process."""
-    with suppress(OSError, ValueError, RecursionError):
-        found = Status.decode(json.loads(file.read_bytes()))
+    """What status.json says, if the process of this entry has written it; else None."""
+    with suppress(OSError, ValueError):
+        found = Status.decode(file.read_bytes())
         if found.by == Author.of(opened):
             return found
     return None
@@ -124,10 +123,10 @@ def _told(file: Path, opened: Opened) -> Status | None:
 def _reckoned(
     directory: Path, definition: Definition, state: State, present: tuple[Subject, ...], *, works: bool
 ) -> Status:
-    """What the ledger says, of attempts that nobody has ended until where it is certain."""
-    standings = [state.standing(subject) for subject in present]
-    fuzzers = tuple(map(_fuzzer, definition.fuzzers, standings))
-    merged = all(one.benched or not (one.unmerged and one.units > 1) for one in standings)
+    """The status by the ledger alone. Attempts that have not ended count as far as they are known to have come."""
+    fuzzer_states = [state.fuzzer_state(subject) for subject in present]
+    fuzzers = tuple(map(_fuzzer, definition.fuzzers, fuzzer_states))
+    merged = all(one.benched or not (one.unmerged and one.units > 1) for one in fuzzer_states)
     over = merged and all(one.state in ("done", "benched") for one in fuzzers)
     what: CampaignState = "running" if works else "done" if over else "stopped"
     opened = state.whole or state.opened
@@ -138,9 +137,9 @@ def _reckoned(
     return replace(status, updated=f"{written:%Y-%m-%dT%H:%M:%SZ}")
 
 
-def _fuzzer(plan: FuzzerPlan, standing: Standing) -> FuzzerStatus:
+def _fuzzer(plan: FuzzerPlan, fuzzer_state: FuzzerState) -> FuzzerStatus:
     live = None
-    for last in (one.checkpoint for one in standing.slices.values() if one.open and one.checkpoint):
-        progress = Progress(last.seconds, "", last.executions, last.edges, last.features)
-        live = Live(last.seconds, progress, last.added, works=False)
-    return of_fuzzer(plan, standing, budget.left(plan, standing), live, merging=False)
+    for last in (one.checkpoint for one in fuzzer_state.slices.values() if one.open and one.checkpoint):
+        progress = Stats(last.seconds, "", last.executions, last.edges, last.features)
+        live = LiveAttempt(last.seconds, progress, last.added, works=False)
+    return of_fuzzer(plan, fuzzer_state, budget.left(plan, fuzzer_state), live, merging=False)

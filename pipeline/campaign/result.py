@@ -1,7 +1,7 @@
-"""What has come of a campaign: campaign.json, and the same for people.
+"""The result of a campaign: campaign.json, and a summary for people.
 
-campaign.json, schema 1, is written when every budget is used, or its fuzzer benched, and removed when a process begins
-to work at the campaign again; docs/campaign.md tells what each name means.
+campaign.json, schema 1, is written when every budget is used or its fuzzer benched, and removed when a process begins
+to work at the campaign again. docs/campaign.md tells what each name means.
 """
 
 from collections import Counter, defaultdict
@@ -10,30 +10,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.campaign.definition import Definition
+from pipeline.campaign.ledger import Subject
+from pipeline.campaign.plan.definition import Definition
 from pipeline.campaign.state import State
 from pipeline.campaign.status import FuzzerStatus, Status
 from pipeline.campaign.subjects import Subjects
-from pipeline.crashes.report import title
-from pipeline.crashes.vault import Group
-from pipeline.duration import readable_duration
-from pipeline.ledger import Subject
-from pipeline.text import columns
+from pipeline.fuzz.crashes.report import title
+from pipeline.fuzz.crashes.store import Bucket
+from pipeline.text.printable import columns
+from pipeline.text.quantity import readable_duration
 
 RESULT = "campaign.json"
-"""The file's name, in the campaign's directory. It is there only while the ledger says nothing newer."""
+"""The name of the file in the campaign's directory. It is there only while the ledger says nothing newer."""
 
 SCHEMA = 1
-"""Tests hold a frozen sample."""
+"""The version of campaign.json's format. Tests hold a frozen sample."""
 
 _EARLIER = "earlier: with other builds, options, environments, dictionaries or seeds of these fuzzers"
 _COLUMNS = ("fuzzer", "state", "time", "executions", "per s", "cov", "ft", "corpus", "crashes")
 
 
 def encode(
-    status: Status, definition: Definition, state: State, subjects: Subjects, groups: Sequence[Group]
+    status: Status, definition: Definition, state: State, subjects: Subjects, buckets: Sequence[Bucket]
 ) -> dict[str, Any]:
-    """campaign.json."""
+    """The content of campaign.json."""
     present = state.crashes(subjects.of.values())
     return {
         "schema": SCHEMA,
@@ -42,7 +42,8 @@ def encode(
         "status": status.encode(),
         "fuzzers": {name: _fuzzer(state, subjects, name) for name in sorted(subjects.of)},
         "crashes": [
-            asdict(group) | {"directory": f"crashes/{group.slug}", "present": present[group.slug]} for group in groups
+            asdict(bucket) | {"directory": f"crashes/{bucket.slug}", "present": present[bucket.slug]}
+            for bucket in buckets
         ],
         "boots": _boots(state),
         "lost": lost(state),
@@ -51,13 +52,13 @@ def encode(
 
 def _fuzzer(state: State, subjects: Subjects, name: str) -> dict[str, Any]:
     subject = subjects.of[name]
-    standing = state.standing(subject)
+    fuzzer_state = state.fuzzer_state(subject)
     return {
         "build": subject.build,
         "plan": subject.plan,
-        "results": dict(standing.results),
-        "crashes": dict(standing.crashes),
-        "curve": [list(point) for point in standing.curve],
+        "results": dict(fuzzer_state.results),
+        "crashes": dict(fuzzer_state.crashes),
+        "curve": [list(point) for point in fuzzer_state.curve],
     }
 
 
@@ -72,7 +73,7 @@ def _boots(state: State) -> dict[str, Any]:
 
 
 def lost(state: State) -> dict[str, float]:
-    """Seconds in which guests did something else than fuzzing, by cause."""
+    """Seconds in which guests did something other than fuzzing, by cause; a cause that took none is left out."""
     seconds: dict[str, float] = defaultdict(float)
     for boot in state.boots:
         seconds[f"boot failed: {boot.failure}" if boot.failure else "boots"] += boot.seconds
@@ -83,7 +84,7 @@ def lost(state: State) -> dict[str, float]:
 
 
 def table(status: Status) -> list[str]:
-    """Fuzzers, for people: one line each, below a head."""
+    """A table of the fuzzers for people: a head, and one line for each."""
     return columns([_COLUMNS, *(_row(one) for one in status.fuzzers)], texts=2)
 
 
@@ -93,12 +94,12 @@ def _row(one: FuzzerStatus) -> tuple[str, ...]:
 
 
 def summary(
-    status: Status, state: State, subjects: Iterable[Subject], groups: Sequence[Group], directory: str
+    status: Status, state: State, subjects: Iterable[Subject], buckets: Sequence[Bucket], directory: str
 ) -> Iterator[str]:
-    """All, for people."""
+    """The lines that tell people all: fuzzers, crashes, boots, lost time, the canary, and what was benched."""
     yield from table(status)
     yield ""
-    yield from crashes(groups, state.crashes(subjects), directory)
+    yield from crashes(buckets, state.crashes(subjects), directory)
     yield ""
     parts = [f"{cause} {readable_duration(seconds)}" for cause, seconds in lost(state).items()]
     yield f"{status.boots} boot{'' if status.boots == 1 else 's'}" + (
@@ -109,19 +110,19 @@ def summary(
 
 
 def from_here(path: Path) -> str:
-    """The path as it can be used in the current directory."""
+    """The path, relative to the current directory if it is below that."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def crashes(groups: Sequence[Group], present: Mapping[str, int], directory: str) -> list[str]:
-    """Groups of crashes, for people: one line each, below a head that tells where their files are.
+def crashes(buckets: Sequence[Bucket], present: Mapping[str, int], directory: str) -> list[str]:
+    """A table of the buckets for people: a line that tells where their files are, a head, and one line for each.
 
-    `present` counts those of each group that are of the fuzzers as they are built and planned now.
+    `present` counts, by slug, the crashes of each bucket that are of the fuzzers as they are built and planned now.
     """
-    if not groups:
+    if not buckets:
         return ["no crashes"]
-    ordered = sorted(groups, key=lambda group: (not present.get(group.slug), group.fuzzers, group.slug))
+    ordered = sorted(buckets, key=lambda bucket: (not present.get(bucket.slug), bucket.fuzzers, bucket.slug))
     rows = [("crash", "fuzzer", "directory", "times", "earlier"), *(_crash_row(one, present) for one in ordered)]
     if all(row[-1] == "0" for row in rows[1:]):
         rows = [row[:-1] for row in rows]
@@ -129,16 +130,16 @@ def crashes(groups: Sequence[Group], present: Mapping[str, int], directory: str)
     return [told, *columns(rows, texts=3), *([_EARLIER] if len(rows[0]) > 4 else [])]
 
 
-def _crash_row(group: Group, present: Mapping[str, int]) -> tuple[str, ...]:
-    more = f" and {len(group.fuzzers) - 1} more" if len(group.fuzzers) > 1 else ""
-    what = title(group.kind, group.frames)
-    now = present.get(group.slug, 0)
-    times = (f"{now:,}", f"{max(0, group.count - now):,}")
-    return (what, f"{group.fuzzers[0]}{more}" if group.fuzzers else "", group.slug, *times)
+def _crash_row(bucket: Bucket, present: Mapping[str, int]) -> tuple[str, ...]:
+    more = f" and {len(bucket.fuzzers) - 1} more" if len(bucket.fuzzers) > 1 else ""
+    what = title(bucket.kind, bucket.frames)
+    now = present.get(bucket.slug, 0)
+    times = (f"{now:,}", f"{max(0, bucket.count - now):,}")
+    return (what, f"{bucket.fuzzers[0]}{more}" if bucket.fuzzers else "", bucket.slug, *times)
 
 
 def proof(status: Status) -> str:
-    """Whether the campaign proves anything."""
+    """One line that tells whether the campaign proves anything, by its canary."""
     if status.proved:
         return "proved: the canary was found, reproduced and named"
     if status.unproved:

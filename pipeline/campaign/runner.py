@@ -1,4 +1,4 @@
-"""Running a campaign: workers, each with a guest on lease, that share out what is left of every fuzzer's budget."""
+"""Running a campaign: workers, each with a leased guest, share out what is left of every fuzzer's budget."""
 
 import logging
 import os
@@ -7,63 +7,51 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from hashlib import sha256
 
-from pipeline import ledger
-from pipeline.campaign import allocation, budget, canary, merging, reading, seeds
-from pipeline.campaign.allocation import Candidate
+from pipeline.campaign import budget, canary, ledger, merging, reading, seeds
 from pipeline.campaign.attempt import Attempt, Places
-from pipeline.campaign.definition import Definition, FuzzerPlan
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.guests import Guest, Guests, spoil_if_short
 from pipeline.campaign.judging import value_profile
 from pipeline.campaign.leases import Leases
+from pipeline.campaign.ledger import Benched, Closed, Ended, Ledger, LedgerEntry, Opened
+from pipeline.campaign.plan.definition import Definition, FuzzerPlan
 from pipeline.campaign.proofs import Claim, Proofs
 from pipeline.campaign.reading import LEDGER
 from pipeline.campaign.result import RESULT
-from pipeline.campaign.state import Standing, State
+from pipeline.campaign.schedule import Only, Schedule
+from pipeline.campaign.state import FuzzerState, State
 from pipeline.campaign.status import CampaignState, FuzzerStatus, Status, of_campaign, of_fuzzer
 from pipeline.campaign.subjects import Subjects
 from pipeline.campaign.work import Work
-from pipeline.corpus import Corpus, Limits
-from pipeline.crashes.vault import Group, Vault
-from pipeline.deadline import Clock, Deadline, utc_now
 from pipeline.errors import BootError, CampaignError, ConnectError, NotProved, TopcoatError
-from pipeline.ledger import Benched, Closed, Ended, Entry, Ledger, Opened, Proved
-from pipeline.process import Process
-from pipeline.publish import remove
-from pipeline.settings import Campaign, Store
-from pipeline.text import one_line
-from pipeline.worker import Worker
+from pipeline.fuzz.corpus import Corpus, CorpusLimits
+from pipeline.fuzz.crashes.store import Bucket, CrashStore
+from pipeline.host.deadline import Clock, Deadline, utc_now
+from pipeline.host.process import Process
+from pipeline.host.worker import Worker
+from pipeline.settings import CampaignSettings, Store
+from pipeline.store.publish import remove
 
 log = logging.getLogger("topcoat")
 
 
-@dataclass(frozen=True)
-class Only:
-    """One piece of a campaign that is to be done by itself."""
-
-    fuzzer: str
-    slice: int | None
-    """Its number; None for a merge of the corpus."""
-
-
 MOST_ATTEMPTS = 100
-"""At one slice: a fuzzer that crashes each second must not run for ever on a budget of an hour."""
+"""The largest number of attempts at one slice: a fuzzer that crashes each second must not be started without end."""
 
 HALT_AGAIN = 5.0
-"""Seconds after which what still runs is halted again."""
+"""Seconds after which whatever still runs is halted again."""
 
 HALT_LIMIT = 120.0
-"""Seconds for all that runs to be taken in when the campaign is interrupted."""
+"""Seconds to take in all that runs when the campaign is to end."""
 
-_LOCK_LIMIT = 60.0  # a process that was interrupted may still be taking in what it has
+_LOCK_LIMIT = 60.0  # seconds; a process that was interrupted may still be taking in what it has
 
 
 class Runner:
-    """One process that works at a campaign. Its methods but `run` can be called from any thread."""
+    """The work of this process at a campaign. All methods but `run` can be called from any thread."""
 
     def __init__(
         self,
@@ -71,82 +59,87 @@ class Runner:
         subjects: Subjects,
         guests: Guests,
         store: Store,
-        chosen: Campaign,
+        chosen: CampaignSettings,
         workers: int,
         only: Only | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """`only` is a piece to which all is confined; then no canary is looked for."""
+        """With `only`, all work is confined to that piece, and no canary is looked for."""
         self.definition = definition
-        self.state = State()
         self.active: dict[str, Attempt] = {}
-        """What runs now, by fuzzer."""
+        """The attempts that run now, by fuzzer."""
         self.subjects = subjects
         self._only = only
+        self._schedule = Schedule(definition, subjects, only)
         self._plans = {plan.name: plan for plan in definition.fuzzers}
         self._store, self._chosen = store, chosen
         self._workers, self._clock = workers, clock
         self.directory = store.campaigns / definition.name
-        self._vault = Vault(self.directory, size=chosen.crash_size)
+        self._crash_store = CrashStore(self.directory, size=chosen.crash_size)
         self._claim = Claim.of(socket.gethostname(), subjects.boot or subjects.build, chosen)
         self._proofs = Proofs(store.root / "canary.json")
         self._book: Ledger | None = None
         self._changed = threading.Condition(threading.RLock())
         self._busy: set[str] = set()
         self._merging: dict[str, Callable[[], None]] = {}
-        """What ends the merge of a fuzzer's corpus early."""
+        """Functions that end the merge of a fuzzer's corpus early, by fuzzer."""
         self._warned: set[str] = set()
-        self._turn = 0
         self._leases = Leases(guests, lambda entry: self.note(entry))
         self._stopping = False
         self._failure: BaseException | None = None
 
     # What others ask
 
+    @property
+    def state(self) -> State:
+        """All that was done so far, by whatever process."""
+        return self._schedule.state
+
     def corpus(self, fuzzer: str) -> Corpus:
         """The corpus of a fuzzer, which all campaigns share."""
-        return Corpus.of(self._store.root, fuzzer, Limits.of(self._chosen))
+        return Corpus.of(self._store.root, fuzzer, CorpusLimits.of(self._chosen))
 
-    def standing(self, fuzzer: str) -> Standing:
-        """How a fuzzer stands, as it is built today."""
-        return self.state.standing(self.subjects.of[fuzzer])
+    def fuzzer_state(self, fuzzer: str) -> FuzzerState:
+        """How a fuzzer stands, as it is built and planned today."""
+        return self._schedule.fuzzer_state(fuzzer)
 
     def status(self) -> Status:
-        """How all stand at this moment."""
+        """How the whole campaign stands at this moment."""
         with self._changed:
             fuzzers = tuple(self._status(plan) for plan in self.definition.fuzzers)
-            merges = any(self._merges(plan) for plan in self.definition.fuzzers)
+            merges = any(self._schedule.merges(plan) for plan in self.definition.fuzzers)
             done = not merges and all(one.state in ("done", "benched") for one in fuzzers)
             what: CampaignState = "done" if done else "stopped" if self._stopping else "running"
             proof = self.state.proof(self._claim.host, self._claim.key)
             return of_campaign(self.definition, self.state, fuzzers, proof, self._workers, what)
 
-    def groups(self) -> list[Group]:
-        """All crashes so far, by their causes."""
-        return self._vault.groups()
+    def buckets(self) -> list[Bucket]:
+        """All buckets of crashes so far."""
+        return self._crash_store.buckets()
 
     def _status(self, plan: FuzzerPlan) -> FuzzerStatus:
-        standing, attempt = self.standing(plan.name), self.active.get(plan.name)
-        # Its end is noted, and added up, before it is not active any more: nothing may count twice, or not at all
-        live = attempt.live if attempt and standing.is_open(attempt.work.slice, attempt.work.attempt) else None
-        merging = plan.name in self._busy and not self._runs(plan) and attempt is None
-        return of_fuzzer(plan, standing, budget.left(plan, standing), live, merging=merging)
+        fuzzer_state, attempt = self.fuzzer_state(plan.name), self.active.get(plan.name)
+        # Its end is added up while it is still active: nothing may count twice, or not at all
+        live = attempt.live if attempt and fuzzer_state.is_open(attempt.work.slice, attempt.work.attempt) else None
+        merging = plan.name in self._busy and not self._schedule.runs(plan) and attempt is None
+        return of_fuzzer(plan, fuzzer_state, budget.left(plan, fuzzer_state), live, merging=merging)
 
     # The run
 
     def run(self, tick: Callable[["Runner"], None] | None = None, every: float = 1.0) -> State:
-        """Work until every budget is used or its fuzzer benched.
+        """Work until every budget is used or its fuzzer benched. Returns how all stand then.
 
-        `tick` is called first, at least each `every` seconds, and when all has ended, whatever was the reason.
+        `tick` is called first, at least each `every` seconds, and when all has ended, for whatever reason.
 
-        If interrupted, takes in what runs and raises KeyboardInterrupt. Raises CampaignBusy if another process works at
-        this campaign, StoreError, and BootError if no guest can be had: what was done until then is kept.
+        If interrupted, takes in what runs and raises KeyboardInterrupt. Raises InstanceBusy, most likely a
+        CampaignBusy, if another process works at this campaign, StoreError, NotProved, and BootError if no guest can be
+        had: what was done until then is kept.
         """
         path = self.directory / LEDGER
         reading.require_free(self.directory)
         with ledger.opened(path, _LOCK_LIMIT) as self._book:
-            remove(self.directory / RESULT)  # it would say that all is done, whatever ends this run
-            self.state = State.of(ledger.read(path))
+            remove(self.directory / RESULT)  # it would claim that all is done, whatever ends this run
+            self._schedule.state = State.of(ledger.read(path))
             self._open()
             with self._told(tick):
                 self._work_all(tick, every)
@@ -156,7 +149,7 @@ class Runner:
 
     @contextmanager
     def _told(self, tick: Callable[["Runner"], None] | None) -> Iterator[None]:
-        """Tell how the campaign stands before the body, and after it, however that ends."""
+        """Call `tick` before the body and after it, however it ends."""
         if tick:
             tick(self)
         try:
@@ -169,7 +162,7 @@ class Runner:
             tick(self)
 
     def _tell(self, tick: Callable[["Runner"], None] | None) -> None:
-        """Tell how it stands, without hiding why it ends."""
+        """Call `tick`. Its errors are only logged, so as not to hide why the campaign ends."""
         try:
             if tick:
                 tick(self)
@@ -188,8 +181,8 @@ class Runner:
         finally:
             self._halt(workers, tick)
 
-    def note(self, entry: Entry) -> None:
-        """Write an entry in the ledger, and add it up."""
+    def note(self, entry: LedgerEntry) -> None:
+        """Write an entry to the ledger, and add it to the state."""
         with self._changed:
             assert self._book is not None
             self._book.append(entry)
@@ -197,7 +190,7 @@ class Runner:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Have everything end soon: what runs is halted and taken in."""
+        """Have everything end soon: what runs is halted, and what it has found is taken in."""
         with self._changed:
             self._stopping = True
             halts = [*(attempt.halt for attempt in self.active.values()), *self._merging.values()]
@@ -206,9 +199,9 @@ class Runner:
             halt()
 
     def _open(self) -> None:
-        """Close what a process that is gone has left open, with the time that is known for certain."""
+        """Note the end of attempts whose process is gone, as far as it is known, and the beginning of this process."""
         for started in self.state.interrupted():
-            one = self.state.standing(started.subject).slices[started.slice]
+            one = self.state.fuzzer_state(started.subject).slices[started.slice]
             last = one.checkpoint
             self.note(
                 Ended(
@@ -232,38 +225,32 @@ class Runner:
         )
 
     def _import_seeds(self) -> None:
-        """Give the corpora of whatever will run their seeds; a merge by itself brings nothing."""
+        """Import the seeds of all fuzzers that will run; a merge by itself imports none."""
         only = self._only
         plans = [one for one in self.definition.fuzzers if not only or (only.slice and only.fuzzer == one.name)]
         for plan in plans:
             self.corpus(plan.name).count_value_profile(value_profile(dict(plan.options)))
-        seeds.bring(plans, self.corpus, self.state.seeded, lambda name: self.standing(name).attempts > 0, self.note)
+        seeds.bring(plans, self.corpus, self.state.seeded, lambda name: self.fuzzer_state(name).attempts > 0, self.note)
 
     def _prove(self) -> None:
-        """Look for the canary, unless it has been found on this host with such guests, for whatever campaign."""
+        """Look for the canary, unless any campaign has found it on this host with such guests.
+
+        Raises NotProved if it is not found and `[campaign] canary` is on.
+        """
         claim = self._claim
         if self._only or self._chosen.canary == "off" or self.state.proof(claim.host, claim.key)[0]:
             return
-        if before := self._proofs.find(claim):
-            log.info("the canary was found on this host before: by %s", one_line(before))
-            self.note(Proved(claim.host, claim.key, True, "", 0.0))
-            return
-        began = self._clock()
-        with self._leases.one() as guest:
-            reason = canary.look(guest, self.directory / "canary", self._chosen, self._clock)
-        seconds = round(self._clock() - began, 3)
-        self.note(Proved(claim.host, claim.key, not reason, reason, seconds))
-        if not reason:
-            self._proofs.add(claim, self.definition.name)
-            log.info("the canary was found, reproduced and named in %.0f s", seconds)
-            return
-        error = NotProved(
-            f"the canary was not found: {reason}",
-            hint="a campaign would find nothing either; to run it all the same, unproved: [campaign] canary = warn",
-        )
-        if self._chosen.canary == "on":
-            raise error
-        log.warning("%s; whatever this campaign says is unproved", error.message)
+        lend, place = self._leases.one, self.directory / "canary"
+        proved = canary.prove(claim, self._proofs, self.definition.name, lend, place, self._chosen, self._clock)
+        self.note(proved)
+        if not proved.proved:
+            error = NotProved(
+                f"the canary was not found: {proved.reason}",
+                hint="a campaign would find nothing either; to run it all the same, unproved: [campaign] canary = warn",
+            )
+            if self._chosen.canary == "on":
+                raise error
+            log.warning("%s; whatever this campaign says is unproved", error.message)
 
     def _watch(self, workers: list[Worker], tick: Callable[["Runner"], None] | None, every: float) -> None:
         def ended() -> bool:
@@ -279,7 +266,7 @@ class Runner:
         with self._changed:
             self._stopping = True
         try:
-            self._tell(tick)  # first: who would go on with it waits for this, and is not refused
+            self._tell(tick)  # first: a process that would go on with the campaign then waits, and is not refused
         finally:
             self._join(workers)
 
@@ -291,7 +278,7 @@ class Runner:
                 if deadline.expired:
                     log.error("a worker of the campaign still hangs after %g s", HALT_LIMIT)
                     break
-                self.stop()  # what was just about to start in a guest did not hear it
+                self.stop()  # what was about to start in a guest did not hear it
             self._failure = self._failure or worker.failure
 
     # One worker
@@ -309,10 +296,10 @@ class Runner:
             self.stop()
 
     def _next(self) -> str | None:
-        """The fuzzer to work at next, which is this worker's from now on; None if nothing is left to do."""
+        """The fuzzer to work at next, reserved for this worker; None if nothing is left to do."""
         with self._changed:
             while not self._stopping:
-                if name := self._choice():
+                if name := self._schedule.choose(self._busy):
                     self._busy.add(name)
                     return name
                 if not self._busy:
@@ -320,54 +307,19 @@ class Runner:
                 self._changed.wait()
             return None
 
-    def _choice(self) -> str | None:
-        idle = [plan for plan in self.definition.fuzzers if plan.name not in self._busy]
-        if merged := next((plan.name for plan in idle if self._merges(plan)), None):
-            return merged
-        candidates = [self._candidate(plan) for plan in idle if self._runs(plan)]
-        if not candidates:
-            return None
-        self._turn += 1
-        return allocation.choose(candidates, self._turn, self.definition.allocation).name
-
-    def _candidate(self, plan: FuzzerPlan) -> Candidate:
-        standing = self.standing(plan.name)
-        return Candidate(plan.name, budget.used_part(plan, standing), standing.recent_gain, standing.attempts)
-
-    def _runs(self, plan: FuzzerPlan) -> bool:
-        standing = self.standing(plan.name)
-        if standing.benched:
-            return False
-        if self._only:
-            one = standing.slices.get(self._only.slice or 0)
-            return (
-                self._only == Only(plan.name, self._only.slice)
-                and self._only.slice is not None
-                and not (one and one.closed)
-            )
-        return budget.left(plan, standing) > 0
-
-    def _merges(self, plan: FuzzerPlan) -> bool:
-        """Whether its corpus is to be merged: it has grown, and its budget is used."""
-        standing = self.standing(plan.name)
-        if self._only:
-            return self._only == Only(plan.name, None) and standing.unmerged > 0
-        return not self._runs(plan) and not standing.benched and standing.unmerged > 0 and standing.units > 1
-
     def _release(self, name: str) -> None:
         with self._changed:
             self._busy.discard(name)
             self.active.pop(name, None)
-            self._merging.pop(name, None)
             self._changed.notify_all()
 
     def _serve(self, plan: FuzzerPlan) -> None:
         try:
-            with self._leases.one() as guest:
-                if self._runs(plan):
+            if self._schedule.runs(plan):
+                with self._leases.one() as guest:
                     self._slice(plan, guest)
-                else:
-                    self._merge(plan, guest)
+            else:
+                self._merge(plan)
         except ConnectError as error:  # it answered when it was booted: the next lease will be another boot
             log.warning("%s: %s", plan.name, error)
             self._leases.failed(error)
@@ -375,13 +327,13 @@ class Runner:
             self._leases.failed(error)
 
     def _slice(self, plan: FuzzerPlan, guest: Guest) -> None:
-        """Work at the fuzzer's present slice until it is over, or the guest is not to be used any more."""
-        number = (self._only and self._only.slice) or self.standing(plan.name).current
+        """Work at the fuzzer's present slice until it is over, or the guest must not be used any more."""
+        number = self._schedule.slice_of(plan)
         short = False
         while (work := self._work_left(plan, number)) is not None and not short:
             with self._changed:
-                passed_over = frozenset(self.standing(plan.name).passed_over)
-            places = Places(self.corpus(plan.name), self._vault, Failures(self.directory), self.note, passed_over)
+                passed_over = frozenset(self.fuzzer_state(plan.name).passed_over)
+            places = Places(self.corpus(plan.name), self._crash_store, Failures(self.directory), self.note, passed_over)
             attempt = Attempt(work, guest, places, self._chosen, self._clock)
             with self._changed:
                 self.active[plan.name] = attempt
@@ -390,25 +342,28 @@ class Runner:
             ended = attempt.run()
             self._warn(ended)
             self._bench(plan)
-            if ended.result in ("hang", "guest died"):
+            if ended.result in ("hang", "guest died") or attempt.guest_is_left:
                 guest.spoil(f"{plan.name}: {ended.result}: {ended.reason}")
                 return
             short = spoil_if_short(guest, plan.name)
 
     def _work_left(self, plan: FuzzerPlan, number: int) -> Work | None:
-        """The next attempt at this slice; None, and the slice is closed, if nothing of it is left."""
+        """The next attempt at this slice; None if work is to stop, or if the slice is used up, which is closed then.
+
+        Raises CampaignError for a slice that was asked for by its number, but for which no budget is left.
+        """
         subject, runs = self.subjects.of[plan.name], plan.budget.runs
         with self._changed:
-            standing = self.standing(plan.name)
-            attempts = standing.slices[number].attempts if number in standing.slices else 0
-            seconds = budget.left_of_slice(plan, standing, number)
-            if self._stopping or standing.benched:
+            fuzzer_state = self.fuzzer_state(plan.name)
+            attempts = fuzzer_state.slices[number].attempts if number in fuzzer_state.slices else 0
+            seconds = budget.left_of_slice(plan, fuzzer_state, number)
+            if self._stopping or fuzzer_state.benched:
                 return None
             if seconds and attempts < MOST_ATTEMPTS:
-                limit = None if runs is None else int(budget.left(plan, standing))
-                seed = self._seed(plan.name, number, attempts + 1)
+                limit = None if runs is None else int(budget.left(plan, fuzzer_state))
+                seed = self._schedule.seed(plan.name, number, attempts + 1)
                 return Work(subject, plan, number, attempts + 1, seconds, limit, seed)
-        if not attempts:  # what was asked for by its number
+        if not attempts:  # it was asked for by its number
             raise CampaignError(
                 f"nothing of the budget of {plan.name} is left for slice {number}",
                 hint="see what was done: topcoat campaign status; for more, raise --budget",
@@ -417,13 +372,8 @@ class Runner:
         self.note(Closed(subject, number, reason))
         return None
 
-    def _seed(self, fuzzer: str, number: int, attempt: int) -> int:
-        """Of libFuzzer: never 0, which it would replace, and the same whenever the campaign is run anew."""
-        text = f"{self.definition.seed}/{fuzzer}/{number}/{attempt}"
-        return int.from_bytes(sha256(text.encode()).digest()[:4], "big") % 0x7FFFFFFF + 1
-
     def _warn(self, ended: Ended) -> None:
-        """Of a run that counts as good although something was found, once for each fuzzer."""
+        """Warn, once for each fuzzer, of a run that counts as good although a sanitizer reported something."""
         fuzzer = ended.subject.fuzzer
         if ended.result != "done" or not ended.reason:
             return
@@ -434,18 +384,28 @@ class Runner:
             log.warning("%s: %s: nothing is kept of that; have it halt, see docs/campaign.md", fuzzer, ended.reason)
 
     def _bench(self, plan: FuzzerPlan) -> None:
-        subject, standing = self.subjects.of[plan.name], self.standing(plan.name)
-        if standing.strikes >= self._chosen.strikes:
-            self.note(Benched(subject, f"{standing.strikes} failures in a row, the last one: {standing.failure}"))
-            log.warning("%s is benched: %s", plan.name, standing.benched)
+        subject, fuzzer_state = self.subjects.of[plan.name], self.fuzzer_state(plan.name)
+        if fuzzer_state.strikes >= self._chosen.strikes:
+            self.note(
+                Benched(subject, f"{fuzzer_state.strikes} failures in a row, the last one: {fuzzer_state.failure}")
+            )
+            log.warning("%s is benched: %s", plan.name, fuzzer_state.benched)
 
-    def _merge(self, plan: FuzzerPlan, guest: Guest) -> None:
-        with self._changed:
-            if self._stopping:
-                return
-            self._merging[plan.name] = partial(merging.halt, plan, guest)
-        subject, corpus = self.subjects.of[plan.name], self.corpus(plan.name)
-        merged = merging.merge(subject, plan, guest, corpus, self._chosen, self._clock, lambda: self._stopping)
+    def _merge(self, plan: FuzzerPlan) -> None:
+        subject, corpus, lend = self.subjects.of[plan.name], self.corpus(plan.name), partial(self._lent, plan)
+        merged = merging.merge(subject, plan, lend, corpus, self._chosen, self._clock, lambda: self._stopping)
         if merged.accepted or not self._stopping:  # one that was ended early is made another time
             self.note(merged)
-        spoil_if_short(guest, plan.name)
+
+    @contextmanager
+    def _lent(self, plan: FuzzerPlan, anew: str) -> Iterator[Guest]:
+        """Lease a guest for a merge, which `stop` ends early."""
+        with self._leases.one(anew) as guest:
+            with self._changed:
+                self._merging[plan.name] = partial(merging.halt, plan, guest)
+            try:
+                yield guest
+                spoil_if_short(guest, plan.name)
+            finally:
+                with self._changed:
+                    del self._merging[plan.name]

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from pipeline.campaign.definition import FuzzerPlan
-from pipeline.corpus import Added, Corpus
-from pipeline.corpus.files import followed
-from pipeline.ledger import Entry, Seeded
+from pipeline.campaign.ledger import LedgerEntry, Seeded
+from pipeline.campaign.plan.definition import FuzzerPlan
+from pipeline.fuzz.corpus import Added, Corpus
+from pipeline.fuzz.corpus.files import followed
 
 log = logging.getLogger("topcoat")
 
@@ -14,9 +14,10 @@ SOURCE = "seed"
 
 
 def judge(plan: FuzzerPlan, corpus: Corpus, seeded: Collection[str] = ()) -> Added:
-    """What would become of all seeds of a fuzzer if the campaign, which has `seeded` these units, were run now.
+    """Tell what would become of all seeds of a fuzzer if the campaign were run now. Changes nothing.
 
-    What a merge has dropped since does not count. Raises StoreError.
+    `seeded` are the names of the units that the campaign has imported; what a merge has dropped of them does not count.
+    Raises StoreError.
     """
     return corpus.judge(map(followed, plan.seed_paths()), _passed_over(corpus, seeded))
 
@@ -26,15 +27,15 @@ def bring(
     corpus_of: Callable[[str], Corpus],
     seeded: Mapping[str, Collection[str]],
     ran: Callable[[str], bool],
-    note: Callable[[Entry], None],
+    note: Callable[[LedgerEntry], None],
 ) -> None:
     """Import the seeds of these fuzzers, each content once in a campaign: a merge may have dropped it since.
 
-    `seeded` has, by fuzzer, the names of the units that were imported before; `note` adds to the ledger what is
-    imported now, once it is in the corpus, so that a process that is killed has the next one do it again. What is left
-    out is tried again each time, and told once for all fuzzers. Raises StoreError.
+    `seeded` has, by fuzzer, the names of the units that were imported before. `note` adds to the ledger what is
+    imported now, once it is in the corpus: if the process is killed in between, the next one imports it again. What is
+    left out is tried again each time, and one warning for all fuzzers tells of it. Raises StoreError.
 
-    Earlier versions noted nothing: the seeds of a fuzzer that `ran` with the very same ones were imported then.
+    Earlier versions noted nothing: the seeds of a fuzzer that `ran`, as it is planned now, were imported then.
     """
     whole = Added()
     for plan in plans:

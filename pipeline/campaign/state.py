@@ -4,14 +4,16 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.ledger import (
+import msgspec
+
+from pipeline.campaign.ledger import (
     Benched,
     Booted,
     Closed,
     Crashed,
     Ended,
-    Entry,
     Harvested,
+    LedgerEntry,
     Merged,
     Opened,
     Point,
@@ -28,20 +30,20 @@ FAILURES: tuple[Result, ...] = ("failed", "hang", "guest died")
 _OfFuzzer = Started | Harvested | Ended | Closed | Crashed | Merged | Benched
 
 _RECENT = 3
-"""Attempts by which the gain is measured."""
+"""The number of last attempts by which the gain is measured."""
 
 
 @dataclass
 class Slice:
-    """One slice: all attempts at it together."""
+    """One slice: all attempts at it, added up."""
 
     attempts: int = 0
     seconds: float = 0.0
     executions: int = 0
     open: Started | None = None
-    """The attempt that has not ended."""
+    """The attempt that has begun and not ended, if there is one."""
     checkpoint: Harvested | None = None
-    """How far that one is known to have come."""
+    """How far the open attempt is known to have come; its `added` is that of all harvests of the attempt."""
     closed: bool = False
 
 
@@ -51,11 +53,11 @@ class Gain:
 
     seconds: float
     features: int
-    """By which the corpus covers more than ever before."""
+    """By how many features it covered more than any attempt before."""
 
 
 @dataclass
-class Standing:
+class FuzzerState:
     """How one fuzzer stands."""
 
     slices: dict[int, Slice] = field(default_factory=dict)
@@ -63,40 +65,40 @@ class Standing:
     features: int = 0
     units: int = 0
     unmerged: int = 0
-    """Units that came since the last merge."""
+    """The number of units that came since the last merge."""
     peak_rss: int = 0
     crashes: dict[str, int] = field(default_factory=dict)
-    """How often a crash of each group was taken."""
+    """The number of crashes in each bucket, by its slug."""
     passed_over: set[str] = field(default_factory=set)
-    """Names of the units that hit a limit of this campaign only."""
+    """Names of units that the fuzzer is not given, because they hit a limit of this campaign only."""
     results: dict[Result, int] = field(default_factory=dict)
     strikes: int = 0
-    """Failures in a row, by the present process."""
+    """The number of failures in a row since the present process began."""
     benched: str = ""
-    """Why it gets no more slices from the present process."""
+    """Why it gets no more slices from the present process; empty if it does."""
     failure: str = ""
     """The reason of the last failure."""
     curve: list[Point] = field(default_factory=list)
-    """Over all attempts: seconds that the fuzzer ran in all, executions in all, edges, features, units."""
+    """The points of all attempts, joined: seconds and executions count on from attempt to attempt."""
     gains: list[Gain] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
-        """For which it ran."""
+        """The seconds for which it ran in all attempts that have ended."""
         return sum(one.seconds for one in self.slices.values())
 
     @property
     def executions(self) -> int:
-        """Of all attempts."""
+        """The executions of all attempts that have ended."""
         return sum(one.executions for one in self.slices.values())
 
     @property
     def attempts(self) -> int:
-        """At all slices."""
+        """The number of attempts at all slices."""
         return sum(one.attempts for one in self.slices.values())
 
     def is_open(self, number: int, attempt: int) -> bool:
-        """Whether this attempt at this slice is not over, so that nothing above has what it did."""
+        """Whether this attempt at this slice has not ended, so that the sums here do not include it."""
         opened = self.slices[number].open if number in self.slices else None
         return opened is not None and opened.attempt == attempt
 
@@ -110,7 +112,7 @@ class Standing:
 
     @property
     def recent_gain(self) -> float:
-        """Features a second that the last attempts brought."""
+        """The features a second that the last attempts gained."""
         recent = self.gains[-_RECENT:]
         seconds = sum(gain.seconds for gain in recent)
         return sum(gain.features for gain in recent) / seconds if seconds else 0.0
@@ -118,45 +120,47 @@ class Standing:
 
 @dataclass
 class State:
-    """How all stand. To be given every entry of the ledger, in its order."""
+    """How a whole campaign stands. It must be given every entry of the ledger, in order."""
 
-    standings: dict[Subject, Standing] = field(default_factory=dict)
+    fuzzer_states: dict[Subject, FuzzerState] = field(default_factory=dict)
     boots: list[Booted] = field(default_factory=list)
     proofs: dict[tuple[str, str], Proved] = field(default_factory=dict)
-    """The last one for each host, and what it was looked for with."""
+    """The last search for the canary by host and key: see `Proved`."""
     seeded: dict[str, set[str]] = field(default_factory=dict)
-    """By fuzzer, the names of the units that its seeds have brought."""
+    """The names of the units that a fuzzer's seeds have brought, by fuzzer."""
     opened: Opened | None = None
-    """The last process that has worked at it."""
+    """The last process that has worked at the campaign, or at a piece of it."""
     whole: Opened | None = None
-    """The last one that has worked at all of it, not at a piece."""
+    """The last process that has worked at the whole campaign."""
     builds: dict[str, str] = field(default_factory=dict)
-    """The digest of each fuzzer as it was built last."""
+    """The digest of each fuzzer as it was last built, by full name."""
     processes: int = 0
-    """That have worked at it."""
+    """The number of processes that have worked at the campaign."""
     merging: float = 0.0
     """Seconds that all merges took."""
     besides: float = 0.0
     """Seconds that attempts took besides running their fuzzers."""
 
     @classmethod
-    def of(cls, entries: Iterable[Entry]) -> "State":
-        """What these entries say."""
+    def of(cls, entries: Iterable[LedgerEntry]) -> "State":
+        """The state after these entries."""
         state = cls()
         for entry in entries:
             state.add(entry)
         return state
 
-    def standing(self, subject: Subject) -> Standing:
-        """How one fuzzer stands; one that never ran too."""
-        return self.standings.setdefault(subject, Standing())
+    def fuzzer_state(self, subject: Subject) -> FuzzerState:
+        """How one fuzzer stands; for one that never ran, an empty state."""
+        return self.fuzzer_states.setdefault(subject, FuzzerState())
 
     def interrupted(self) -> list[Started]:
-        """The attempts that no process works at any more, if this is asked before a new one is started."""
-        return [one.open for standing in self.standings.values() for one in standing.slices.values() if one.open]
+        """The attempts that have begun and not ended. Before a new one begins, no process works at them any more."""
+        return [
+            one.open for fuzzer_state in self.fuzzer_states.values() for one in fuzzer_state.slices.values() if one.open
+        ]
 
-    def add(self, entry: Entry) -> None:
-        """Add up one more entry."""
+    def add(self, entry: LedgerEntry) -> None:
+        """Add one more entry."""
         match entry:
             case Opened():
                 self._opened(entry)
@@ -168,20 +172,20 @@ class State:
                 self.proofs[entry.host, entry.build] = entry
             case Started() | Harvested() | Ended() | Closed() | Crashed() | Merged() | Benched():
                 self.builds[entry.subject.fuzzer] = entry.subject.build
-                _add(self.standing(entry.subject), entry)
+                _add(self.fuzzer_state(entry.subject), entry)
                 self.merging += entry.seconds if isinstance(entry, Merged) else 0.0
                 self.besides += entry.besides if isinstance(entry, Ended) else 0.0
 
     def proof(self, host: str, key: str) -> tuple[bool | None, str]:
-        """Whether the canary was found there, with that; None if it was not looked for. And why not."""
+        """Whether the canary was found on this host under this key, and the reason if not; None if never looked for."""
         proved = self.proofs.get((host, key))
         return (proved.proved, proved.reason) if proved else (None, "")
 
     def crashes(self, subjects: Iterable[Subject]) -> Counter[str]:
-        """How often a crash of each group was taken of these, and not of what they were before."""
+        """The number of crashes of these subjects in each bucket, by its slug; their earlier builds do not count."""
         counts: Counter[str] = Counter()
         for subject in subjects:
-            counts.update(self.standing(subject).crashes)
+            counts.update(self.fuzzer_state(subject).crashes)
         return counts
 
     def _opened(self, entry: Opened) -> None:
@@ -189,23 +193,23 @@ class State:
         self.whole = self.whole if entry.part else entry
         self.builds.update(entry.builds)
         self.processes += 1
-        for standing in self.standings.values():  # whoever starts it again wants to see whether it works now
-            standing.strikes, standing.benched = 0, ""
+        for fuzzer_state in self.fuzzer_states.values():  # whoever starts it again wants to see whether it works now
+            fuzzer_state.strikes, fuzzer_state.benched = 0, ""
 
 
-def _add(standing: Standing, entry: _OfFuzzer) -> None:
+def _add(fuzzer_state: FuzzerState, entry: _OfFuzzer) -> None:
     match entry:
         case Crashed():
-            standing.crashes[entry.group] = standing.crashes.get(entry.group, 0) + 1
-            standing.passed_over |= {entry.passed_over} - {""}
+            fuzzer_state.crashes[entry.group] = fuzzer_state.crashes.get(entry.group, 0) + 1
+            fuzzer_state.passed_over |= {entry.passed_over} - {""}
         case Merged():
-            _add_merged(standing, entry)
+            _add_merged(fuzzer_state, entry)
         case Benched():
-            standing.benched = entry.reason
+            fuzzer_state.benched = entry.reason
         case _:
-            _add_to_slice(standing.slices.setdefault(entry.slice, Slice()), entry)
+            _add_to_slice(fuzzer_state.slices.setdefault(entry.slice, Slice()), entry)
             if isinstance(entry, Ended):
-                _add_ended(standing, entry)
+                _add_ended(fuzzer_state, entry)
 
 
 def _add_to_slice(one: Slice, entry: Started | Harvested | Ended | Closed) -> None:
@@ -214,7 +218,8 @@ def _add_to_slice(one: Slice, entry: Started | Harvested | Ended | Closed) -> No
             one.attempts += 1
             one.open, one.checkpoint = entry, None
         case Harvested():
-            one.checkpoint = entry
+            before = one.checkpoint.added if one.checkpoint else 0
+            one.checkpoint = msgspec.structs.replace(entry, added=before + entry.added)
         case Ended():
             one.seconds += entry.seconds
             one.executions += entry.executions
@@ -223,26 +228,29 @@ def _add_to_slice(one: Slice, entry: Started | Harvested | Ended | Closed) -> No
             one.closed = True
 
 
-def _add_ended(standing: Standing, entry: Ended) -> None:
-    standing.results[entry.result] = standing.results.get(entry.result, 0) + 1
+def _add_ended(fuzzer_state: FuzzerState, entry: Ended) -> None:
+    fuzzer_state.results[entry.result] = fuzzer_state.results.get(entry.result, 0) + 1
     if entry.result in FAILURES:
-        standing.strikes += 1
-        standing.failure = entry.reason
+        fuzzer_state.strikes += 1
+        fuzzer_state.failure = entry.reason
     elif entry.result in ("done", "crash"):
-        standing.strikes = 0
-    seconds, executions = standing.seconds - entry.seconds, standing.executions - entry.executions
-    standing.curve += [
+        fuzzer_state.strikes = 0
+    seconds, executions = fuzzer_state.seconds - entry.seconds, fuzzer_state.executions - entry.executions
+    fuzzer_state.curve += [
         (seconds + point[0], executions + point[1], point[2], point[3], point[4]) for point in entry.curve
     ]
-    gained = max(0, entry.features - standing.features)
-    standing.gains = [*standing.gains[1 - _RECENT :], Gain(entry.seconds, gained)]
-    standing.edges, standing.features = max(standing.edges, entry.edges), max(standing.features, entry.features)
-    standing.units = entry.units
-    standing.unmerged += entry.added
-    standing.peak_rss = max(standing.peak_rss, entry.peak_rss)
+    gained = max(0, entry.features - fuzzer_state.features)
+    fuzzer_state.gains = [*fuzzer_state.gains[1 - _RECENT :], Gain(entry.seconds, gained)]
+    fuzzer_state.edges, fuzzer_state.features = (
+        max(fuzzer_state.edges, entry.edges),
+        max(fuzzer_state.features, entry.features),
+    )
+    fuzzer_state.units = entry.units
+    fuzzer_state.unmerged += entry.added
+    fuzzer_state.peak_rss = max(fuzzer_state.peak_rss, entry.peak_rss)
 
 
-def _add_merged(standing: Standing, entry: Merged) -> None:
-    standing.unmerged = 0
+def _add_merged(fuzzer_state: FuzzerState, entry: Merged) -> None:
+    fuzzer_state.unmerged = 0
     if entry.accepted:
-        standing.units = entry.after
+        fuzzer_state.units = entry.after

@@ -1,55 +1,55 @@
-"""How a campaign stands, as a value: what status.json holds, and what tables are drawn from.
+"""How a campaign stands, as a value: the content of status.json, and of the tables for people.
 
-status.json, schema 1, is written anew each few seconds while a process works at the campaign, and when it ends in any
-way but by SIGKILL; pipeline.campaign.reading tells what is true in spite of that. docs/campaign.md tells what each
-name means.
+status.json, schema 1, is rewritten every few seconds while a process works at the campaign, and when that ends in any
+way but by SIGKILL; pipeline.campaign.reading tells what is true even then. docs/campaign.md tells what each name means.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pipeline.campaign.definition import Definition, FuzzerPlan
-from pipeline.campaign.state import Standing, State
-from pipeline.deadline import utc_now
-from pipeline.fuzzer.progress import Progress
-from pipeline.ledger import Opened
+from pipeline.campaign.ledger import Opened
+from pipeline.campaign.plan.definition import Definition, FuzzerPlan
+from pipeline.campaign.state import FuzzerState, State
+from pipeline.fuzz.stats import Stats
+from pipeline.host.deadline import utc_now
+from pipeline.store import document
 
 SCHEMA = 1
-"""Tests hold a frozen sample."""
+"""The version of status.json's format. Tests hold a frozen sample."""
 
 STEADY = 5.0
-"""Seconds from which on what an attempt did tells how fast it is: libFuzzer tells less and less often."""
+"""Seconds that an attempt must have run for its own rate to count: libFuzzer reports less and less often."""
 
-FuzzerState = Literal["waiting", "running", "merging", "done", "benched"]
+Activity = Literal["waiting", "running", "merging", "done", "benched"]
 CampaignState = Literal["running", "stopped", "done"]
 
 
 @dataclass(frozen=True)
 class FuzzerStatus:
-    """How one fuzzer stands, with what runs at this moment."""
+    """How one fuzzer stands, including what runs at this moment."""
 
     fuzzer: str
-    state: FuzzerState
+    state: Activity
     seconds: float
-    """For which it ran."""
+    """The seconds for which it ran."""
     budget: dict[str, int]
-    """Seconds or runs, see pipeline.campaign.definition.Budget."""
+    """The budget, as `{"seconds": N}` or `{"runs": N}`."""
     left: float
-    """Of the budget: seconds or runs."""
+    """What is left of the budget, in seconds or runs."""
     slice: int
     attempts: int
     executions: int
     rate: float
-    """Executions a second: at this moment if it has been running for a while, else over all."""
+    """Executions a second: of what runs now, if it has been running for a while, else of all attempts."""
     edges: int
     features: int
     units: int
     crashes: int
-    """Groups."""
+    """The number of buckets of crashes."""
     peak_rss: int
-    """MiB"""
+    """The most memory that it took, in MiB."""
     benched: str
-    """Why, if it is."""
+    """Why it gets no more slices; empty if it does."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Author:
     host: str = ""
     pid: int = 0
     started: str = ""
-    """When it began to, UTC."""
+    """When it began to work at the campaign, in UTC."""
     start_ticks: int = 0
-    """See pipeline.process.Process."""
+    """When the process itself started: see pipeline.host.process.Process."""
     host_boot_id: str = ""
 
     @classmethod
     def of(cls, opened: Opened) -> "Author":
-        """Who has written that."""
+        """The process that has written this entry."""
         process = opened.process
         ticks, boot = int(process.get("start_ticks", 0)), str(process.get("host_boot_id", ""))
         return cls(opened.host, opened.pid, opened.started, ticks, boot)
@@ -74,37 +74,37 @@ class Author:
 
 @dataclass(frozen=True)
 class Status:
-    """How all stand."""
+    """How a whole campaign stands."""
 
     name: str
     state: CampaignState
     proved: bool | None
     """Whether the canary was found; None if it was not looked for yet, or is not wanted."""
     unproved: str
-    """Why not."""
+    """Why the canary was not found; empty if it was, or was not looked for."""
     workers: int
     processes: int
-    """That have worked at it."""
+    """The number of processes that have worked at the campaign."""
     boots: int
     failed_boots: int
     fuzzers: tuple[FuzzerStatus, ...]
     by: Author = Author()
     updated: str = field(default_factory=utc_now)
-    """Until when all that has happened is in it, UTC."""
+    """The time (UTC) up to which all that has happened is included."""
 
     @property
     def seconds(self) -> float:
-        """For which all fuzzers ran."""
+        """The seconds for which all fuzzers ran together."""
         return sum(one.seconds for one in self.fuzzers)
 
     @property
     def executions(self) -> int:
-        """Of all."""
+        """The executions of all fuzzers."""
         return sum(one.executions for one in self.fuzzers)
 
     @property
     def left(self) -> float | None:
-        """Seconds until all is done, if every fuzzer has a budget of seconds."""
+        """Estimated seconds until all is done; None if a fuzzer that is not done has a budget of runs."""
         open_ones = [one for one in self.fuzzers if one.state not in ("done", "benched")]
         if any("runs" in one.budget for one in open_ones):
             return None
@@ -113,19 +113,13 @@ class Status:
         return max(longest, total / max(1, self.workers))
 
     @classmethod
-    def decode(cls, data: Any) -> "Status":
-        """What `encode` has written. Raises ValueError."""
-        try:
-            if data["schema"] != SCHEMA:
-                raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA}")
-            own = {one.name: data[one.name] for one in fields(cls) if one.name != "by"}
-            by = Author(**{one.name: data[one.name] for one in fields(Author)})
-            return cls(**own | {"fuzzers": tuple(FuzzerStatus(**one) for one in data["fuzzers"]), "by": by})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"a field is missing or wrong: {error}") from error
+    def decode(cls, text: bytes | str) -> "Status":
+        """The status in the content of status.json. Raises ValueError if it is no status of this schema."""
+        data = document.content(text, SCHEMA)
+        return document.convert({**data, "by": data}, cls)
 
     def encode(self) -> dict[str, Any]:
-        """For JSON."""
+        """The status as values for JSON, with the sums over all fuzzers."""
         facts = asdict(self)
         return {name: facts[name] for name in facts if name != "by"} | {
             **facts["by"],
@@ -138,51 +132,53 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Live:
-    """What an attempt adds that is not over."""
+class LiveAttempt:
+    """What an attempt that is not over adds to the numbers of its fuzzer."""
 
     seconds: float
-    progress: Progress
+    progress: Stats
     added: int = 0
-    """Units that it has brought to the corpus."""
+    """The number of units that it has brought to the corpus."""
     works: bool = True
-    """Whether somebody works at it at this moment: not if its process is gone."""
+    """Whether a process works at it at this moment; false if its process is gone."""
 
 
-def of_fuzzer(plan: FuzzerPlan, standing: Standing, left: float, live: Live | None, *, merging: bool) -> FuzzerStatus:
-    """The status of one fuzzer."""
-    seconds, executions, now = standing.seconds, standing.executions, live.progress if live else None
+def of_fuzzer(
+    plan: FuzzerPlan, fuzzer_state: FuzzerState, left: float, live: LiveAttempt | None, *, merging: bool
+) -> FuzzerStatus:
+    """The status of one fuzzer. `left` is what attempts before `live` have left of its budget."""
+    seconds, executions, now = fuzzer_state.seconds, fuzzer_state.executions, live.progress if live else None
     if now and live:
         seconds, executions = seconds + live.seconds, executions + now.executions
         left = max(0.0, left - (now.executions if plan.budget.runs is not None else live.seconds))
     return FuzzerStatus(
         fuzzer=plan.name,
-        state=_state(standing, left, live, merging=merging),
+        state=_state(fuzzer_state, left, live, merging=merging),
         seconds=round(seconds, 3),
         budget=plan.budget.encode(),
         left=round(left, 3),
-        slice=standing.current,
-        attempts=standing.attempts,
+        slice=fuzzer_state.current,
+        attempts=fuzzer_state.attempts,
         executions=executions,
         rate=round(_rate(seconds, executions, live), 1),
-        edges=max(standing.edges, now.edges if now else 0),
-        features=max(standing.features, now.features if now else 0),
-        units=standing.units + (live.added if live else 0),
-        crashes=len(standing.crashes),
-        peak_rss=max(standing.peak_rss, now.rss if now else 0),
-        benched=standing.benched,
+        edges=max(fuzzer_state.edges, now.edges if now else 0),
+        features=max(fuzzer_state.features, now.features if now else 0),
+        units=fuzzer_state.units + (live.added if live else 0),
+        crashes=len(fuzzer_state.crashes),
+        peak_rss=max(fuzzer_state.peak_rss, now.rss if now else 0),
+        benched=fuzzer_state.benched,
     )
 
 
-def _state(standing: Standing, left: float, live: Live | None, *, merging: bool) -> FuzzerState:
+def _state(fuzzer_state: FuzzerState, left: float, live: LiveAttempt | None, *, merging: bool) -> Activity:
     if merging or (live and live.works):
         return "merging" if merging else "running"
-    if standing.benched:
+    if fuzzer_state.benched:
         return "benched"
     return "waiting" if left else "done"
 
 
-def _rate(seconds: float, executions: int, live: Live | None) -> float:
+def _rate(seconds: float, executions: int, live: LiveAttempt | None) -> float:
     if live and live.works and live.seconds >= STEADY:
         return live.progress.executions / live.seconds
     return executions / seconds if seconds else 0.0
@@ -196,7 +192,7 @@ def of_campaign(
     workers: int,
     what: CampaignState,
 ) -> Status:
-    """The status of all."""
+    """The status of a campaign with these `fuzzers`; `proof` is what State.proof returns."""
     failed = sum(1 for boot in state.boots if boot.failure)
     return Status(
         *(definition.name, what, *proof, workers, state.processes),

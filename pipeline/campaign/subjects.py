@@ -4,19 +4,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.build import Build
-from pipeline.campaign.definition import Definition
-from pipeline.digests import combined
+from pipeline.builds.build import Build
+from pipeline.campaign.ledger import Subject
+from pipeline.campaign.plan.definition import Definition
 from pipeline.errors import MissingResource, SettingsError
-from pipeline.faults import host_faults
-from pipeline.fuzz_targets import FuzzTargets
-from pipeline.fuzzer.styles import style_of
+from pipeline.fuzz.styles import style_of
+from pipeline.fuzz.targets import FuzzTargets
+from pipeline.host.faults import host_faults
 from pipeline.images import cpio
-from pipeline.ledger import Subject
+from pipeline.store.digests import combined
 
 _ARCHIVE = "fuzzers.cpio"
 _SYSTEM = "system.cpio"
-"""The two that the demo guest boots, one behind the other."""
+"""The names of the two archives that the demo guest boots, one after the other."""
 _HOME = "data/fuzz/"
 _LIBRARIES = "lib/"
 
@@ -26,11 +26,11 @@ class Subjects:
     """The fuzzers of a campaign as they are today."""
 
     of: Mapping[str, Subject]
-    """By name."""
+    """The subjects by the fuzzers' full names."""
     build: str
-    """Digest of all that the build gives to the guests."""
+    """The digest of all that the build gives to the guests."""
     boot: str = ""
-    """Digest of what the canary's way depends on, if that is known and is less."""
+    """The digest of what the canary depends on, which may be less than the build; empty if not known."""
 
 
 def find(
@@ -38,11 +38,11 @@ def find(
 ) -> Subjects:
     """The subject of each fuzzer of the definition. `demo` is the directory of the demo guest's parts.
 
-    A fuzzer of the demo guest has a digest of its own: of its program, what lies beside that, and the libraries. Of any
-    other guest, also one that is booted from a file of the user's, only the images are known as a whole, so there a new
-    build makes the slices of all fuzzers stale. `canary`: the full names of the fuzzers of which that consists.
+    A fuzzer of the demo guest has a digest of its own, of its program, the files beside it, and the libraries. Of any
+    other guest, even one that boots a file of the user's, only whole images are known, so that a new build makes the
+    slices of all fuzzers stale. `canary` are the full names of the canary's fuzzers.
 
-    Raises MissingResource, StoreError, and SettingsError if the guest has not all of these fuzzers.
+    Raises MissingResource, StoreError, and SettingsError if the guest does not have all of these fuzzers.
     """
     whole = combined([digest(build.path(key)) for key in ("zbi", "blk", "kernel")])
     own = _own(build, demo, digest)
@@ -61,9 +61,10 @@ def find(
 
 
 def require(definition: Definition, build: Build, demo: Path, digest: Callable[[Path], str]) -> None:
-    """Raise what is wrong with the definition for the guests of this build, as far as that is known before they boot.
+    """Raise what is wrong with the definition for guests of this build, as far as that is known before they boot.
 
-    SettingsError if they have not all of its fuzzers, NotSupported if these cannot be given their environment.
+    That is SettingsError if they do not have all of its fuzzers, NotSupported if these cannot be given their
+    environment.
     """
     targets = FuzzTargets.of(build)
     for plan in definition.fuzzers:
@@ -85,7 +86,7 @@ def _refuse_lack(definition: Definition, build: Build, own: Collection[str]) -> 
 
 
 def _own(build: Build, demo: Path, digest: Callable[[Path], str]) -> Mapping[str, str] | None:
-    """The digests of all fuzzers that the guest has; None if it does not boot what Topcoat has made."""
+    """The digests of all fuzzers in the guest, by full name; None if it boots something else than Topcoat has made."""
     return _of_demo(demo / _ARCHIVE, digest) if "zbi" in build.demo_made else None
 
 

@@ -1,47 +1,47 @@
-"""What is to be done in one attempt, and the options of libFuzzer that this comes to."""
+"""What is to be done in one attempt, and the libFuzzer options for it."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.campaign.definition import FuzzerPlan
+from pipeline.campaign.guest_fuzzer import CORPUS, DICTIONARY
 from pipeline.campaign.guests import Guest
-from pipeline.campaign.site import CORPUS, DICTIONARY
-from pipeline.ledger import Subject
+from pipeline.campaign.ledger import Subject
+from pipeline.campaign.plan.definition import FuzzerPlan
 
 UNIT_TIMEOUT = 25
-"""Seconds that one unit may take where the campaign says nothing; as in ClusterFuzz."""
+"""Seconds that one unit may take if the campaign does not say; the same as in ClusterFuzz."""
 
 MOST_MEMORY = 2048
-"""MiB that a fuzzer may take where the campaign says nothing, as for libFuzzer, unless that is most of the guest's."""
+"""MiB that a fuzzer may take if the campaign does not say: libFuzzer's own default, or less in a small guest."""
 
 _PART_OF_GUEST = 0.6
 
 GRACE = 60.0
-"""Seconds that a fuzzer may take to end, above its time and the time of one unit: an emulated guest is slow."""
+"""Seconds that a fuzzer may take to end, besides its time and that of one unit: an emulated guest is slow."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done."""
+    """What is to be done in one attempt at a slice."""
 
     subject: Subject
     plan: FuzzerPlan
     slice: int
     attempt: int
     seconds: float
-    """For which it may run."""
+    """The seconds for which the fuzzer may run."""
     runs: int | None
-    """How often it may run its target, if that is limited."""
+    """How often the fuzzer may run its target; None if that is not limited."""
     seed: int
 
     @property
     def source(self) -> str:
-        """Where units are from that it brings."""
+        """The source that the corpus notes for units of this attempt: FUZZER#SLICE.ATTEMPT."""
         return f"{self.subject.fuzzer}#{self.slice}.{self.attempt}"
 
     def words(self, guest: Guest) -> tuple[str, ...]:
-        """libFuzzer's arguments, but for what the fuzzer was built with."""
+        """libFuzzer's arguments, without those for the dictionary and seeds that the fuzzer was built with."""
         options = options_in(guest, self.plan) | {
             "seed": str(self.seed),
             "max_total_time": str(math.ceil(self.seconds)),
@@ -55,21 +55,21 @@ class Work:
 
     @property
     def limit(self) -> float:
-        """Seconds after which it hangs."""
+        """Seconds after which the run counts as hanging."""
         return self.seconds + GRACE + float(dict(self.plan.options).get("timeout", UNIT_TIMEOUT))
 
 
 def usual_limits(guest: Guest) -> dict[str, str]:
-    """libFuzzer's options for the limits that hold in this guest unless a campaign says otherwise."""
+    """libFuzzer's options for the limits that hold in this guest unless a campaign sets others."""
     memory = min(MOST_MEMORY, int(guest.memory * _PART_OF_GUEST))
     return {"timeout": str(UNIT_TIMEOUT), "rss_limit_mb": str(memory)}
 
 
 def options_in(guest: Guest, plan: FuzzerPlan) -> dict[str, str]:
-    """libFuzzer's options that hold for whatever the fuzzer does in this guest."""
+    """libFuzzer's options for any run of the fuzzer in this guest: the usual limits, and the campaign's options."""
     return usual_limits(guest) | dict(plan.options)
 
 
 def as_words(options: Mapping[str, str]) -> list[str]:
-    """The arguments for these options."""
+    """The command-line arguments for these options, sorted by name."""
     return [f"-{name}={value}" for name, value in sorted(options.items())]

@@ -1,1 +1,1 @@
-"""Readers and writers of the images that a boot needs. Each module is a command too."""
+"""Readers and writers of the images that a boot needs. `cpio`, `fvm` and `zbi` are commands too."""

@@ -1,11 +1,11 @@
 """cpio archives in the "newc" format, as Linux unpacks them from an initramfs.
 
 Format: Linux, Documentation/driver-api/early-userspace/buffer-format.rst. An initramfs may be several archives, one
-after the other; later entries replace earlier ones. Between them only NUL bytes may stand, and an uncompressed
-archive must start at a multiple of 4: after one that does not, the kernel says "invalid magic at start of compressed
-archive" and drops the rest in silence. Every archive written here is therefore padded to 512 bytes.
+after the other; later entries replace earlier ones. Only NUL bytes may stand between archives, and an uncompressed
+archive must start at a multiple of 4: otherwise the kernel says "invalid magic at start of compressed archive" and
+drops it and all that follows. Every archive written here is therefore padded to 512 bytes.
 
-As a command it takes the place of Fuchsia's `zbi` for guests that boot from an initramfs, with the same arguments::
+As a command, this module replaces Fuchsia's `zbi` for guests that boot from an initramfs, with the same arguments::
 
     python -m pipeline.images.cpio -o OUT IN [--replace] -e PATH=FILE...
 
@@ -22,59 +22,62 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import ImageDamaged, ImageError, TopcoatError, UsageError
-from pipeline.publish import publish
+from pipeline.store.publish import publish
 
 MAGIC = b"070701"
 BLOCK = 512
 HEADER = 110
-"""Bytes of a header. The name follows it at once."""
+"""The size of an entry's header in bytes. The name follows it directly."""
 
 TRAILER = "TRAILER!!!"
-"""The name of the entry that ends an archive."""
+"""The name of the entry that marks the end of an archive."""
 
 _HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{110}")
 _LONGEST_NAME = 4096  # PATH_MAX, as in the kernel
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One file, directory, link or device. `name` has no leading slash; a link's target is its `data`."""
+class CpioEntry:
+    """One file, directory, link or device. `name` has no leading slash; the `data` of a link is its target."""
 
     name: str
     mode: int
     data: bytes = b""
     rdev: tuple[int, int] = (0, 0)
-    """Major and minor number of a device."""
+    """The major and minor number of a device; (0, 0) for all else."""
 
 
-def directory(name: str, mode: int = 0o755) -> Entry:
-    """A directory."""
-    return Entry(name, stat.S_IFDIR | mode)
+def directory(name: str, mode: int = 0o755) -> CpioEntry:
+    """An entry for a directory. `mode` holds the permission bits."""
+    return CpioEntry(name, stat.S_IFDIR | mode)
 
 
-def file(name: str, data: bytes, mode: int = 0o644) -> Entry:
-    """A regular file."""
-    return Entry(name, stat.S_IFREG | mode, data)
+def file(name: str, data: bytes, mode: int = 0o644) -> CpioEntry:
+    """An entry for a regular file with this content. `mode` holds the permission bits."""
+    return CpioEntry(name, stat.S_IFREG | mode, data)
 
 
-def symlink(name: str, target: str) -> Entry:
-    """A symbolic link."""
-    return Entry(name, stat.S_IFLNK | 0o777, target.encode())
+def symlink(name: str, target: str) -> CpioEntry:
+    """An entry for a symbolic link to `target`."""
+    return CpioEntry(name, stat.S_IFLNK | 0o777, target.encode())
 
 
-def character_device(name: str, major: int, minor: int, mode: int = 0o600) -> Entry:
-    """A character device."""
-    return Entry(name, stat.S_IFCHR | mode, rdev=(major, minor))
+def character_device(name: str, major: int, minor: int, mode: int = 0o600) -> CpioEntry:
+    """An entry for a character device. `mode` holds the permission bits."""
+    return CpioEntry(name, stat.S_IFCHR | mode, rdev=(major, minor))
 
 
-def encode(entries: Iterable[Entry]) -> bytes:
-    """One whole archive, padded to 512 bytes. Owner 0, time 0: equal entries give equal bytes."""
+def encode(entries: Iterable[CpioEntry]) -> bytes:
+    """One whole archive with these entries, padded to 512 bytes.
+
+    Owner and time are 0, so that equal entries give equal bytes. Raises ImageError for a name that is too long.
+    """
     parts = [_record(number, entry) for number, entry in enumerate(entries, start=1)]
-    parts.append(_record(0, Entry(TRAILER, 0)))
+    parts.append(_record(0, CpioEntry(TRAILER, 0)))
     return _padded(b"".join(parts), BLOCK)
 
 
-def _record(inode: int, entry: Entry) -> bytes:
+def _record(inode: int, entry: CpioEntry) -> bytes:
     name = os.fsencode(entry.name) + b"\0"
     if len(name) > _LONGEST_NAME:
         raise ImageError(f"the name {entry.name[:40]}… is too long for an initramfs", hint="shorten it")
@@ -88,8 +91,8 @@ def _padded(data: bytes, block: int) -> bytes:
     return data + bytes(-len(data) % block)
 
 
-def decode(data: bytes) -> Iterator[Entry]:
-    """All entries of the uncompressed archives in `data`, in order. Raises ImageError where it is no such thing."""
+def decode(data: bytes) -> Iterator[CpioEntry]:
+    """All entries of the uncompressed archives in `data`, in order. Raises ImageDamaged at one that is not sound."""
     position = 0
     while position < len(data):
         if data[position] == 0:
@@ -101,8 +104,8 @@ def decode(data: bytes) -> Iterator[Entry]:
 
 
 @dataclass(frozen=True)
-class Header:
-    """The numbers before an entry, as far as they matter. Sizes in bytes; `name_size` counts a NUL at its end."""
+class CpioHeader:
+    """The fields of an entry's header that matter here. Sizes are in bytes; `name_size` includes the NUL at the end."""
 
     mode: int
     owner: int
@@ -113,8 +116,8 @@ class Header:
     name_size: int
 
     @classmethod
-    def decode(cls, data: bytes, position: int) -> "Header":
-        """From its first 110 bytes, which stand at `position` of the archive. Raises ImageDamaged."""
+    def decode(cls, data: bytes, position: int) -> "CpioHeader":
+        """Read a header from its 110 bytes. `position`, where it starts in the archive, is for errors: ImageDamaged."""
         if not data.startswith(MAGIC):
             raise _damaged(position, "no newc header")
         if len(data) < HEADER:
@@ -129,28 +132,28 @@ class Header:
 
     @property
     def content(self) -> int:
-        """Where the content starts, from the start of the header."""
+        """Where the content starts, in bytes from the start of the header."""
         return _aligned(HEADER + self.name_size)
 
     @property
     def end(self) -> int:
-        """Where the next header may start, from the start of this one."""
+        """Where the next header may start, in bytes from the start of this one."""
         return self.content + _aligned(self.size)
 
     def name(self, data: bytes, position: int) -> str:
-        """The name, from the `name_size` bytes after the header. Raises ImageDamaged if a NUL is in it."""
+        """Decode the name from the `name_size` bytes after the header. Raises ImageDamaged if a NUL is within it."""
         if b"\0" in data[:-1]:
             raise _damaged(position, "a NUL in a name")
         return os.fsdecode(data[:-1])
 
 
-def _entry_at(data: bytes, start: int) -> tuple[Entry, int]:
-    header = Header.decode(data[start : start + HEADER], start)
+def _entry_at(data: bytes, start: int) -> tuple[CpioEntry, int]:
+    header = CpioHeader.decode(data[start : start + HEADER], start)
     content = start + header.content
     if content + header.size > len(data):
         raise _damaged(start, "the entry is cut off")
     name = header.name(data[start + HEADER : start + HEADER + header.name_size], start)
-    return Entry(name, header.mode, data[content : content + header.size], header.rdev), start + header.end
+    return CpioEntry(name, header.mode, data[content : content + header.size], header.rdev), start + header.end
 
 
 def _aligned(size: int) -> int:
@@ -164,8 +167,8 @@ def _damaged(position: int, why: str) -> ImageDamaged:
     )
 
 
-def injection(target: str, data: bytes) -> list[Entry]:
-    """The entries that put a file of mode 0600 at `target`: its directories (0700), then itself.
+def injection(target: str, data: bytes) -> list[CpioEntry]:
+    """The entries that put a file of mode 0600 at `target`: the directories that lead to it (0700), then the file.
 
     Raises UsageError for a target that is absolute, empty or climbs with `..`.
     """
@@ -181,13 +184,14 @@ def injection(target: str, data: bytes) -> list[Entry]:
 def inject(base: bytes, files: Iterable[tuple[str, bytes]], *, replace: bool = False) -> bytes:
     """The initramfs `base` with a second archive that holds `files` (target path and content).
 
-    Raises ImageError if `base` is damaged, or if a target is there already and `replace` is false: a file or link of
-    that name, a file or link where a directory must be, or the same target twice.
+    Raises ImageError if `base` is damaged or holds nothing. Unless `replace` is true, raises it also if a target cannot
+    be added without replacing something: a file or link of that name, a file or link where a directory must be, or the
+    same target given before. Raises UsageError for a target that `injection` refuses.
     """
     present = {entry.name.removeprefix("./"): entry for entry in decode(base)}
     if not present:
         raise ImageError("the initramfs holds no files", hint="give an uncompressed cpio in the newc format")
-    added: dict[str, Entry] = {}
+    added: dict[str, CpioEntry] = {}
     for target, data in files:
         for entry in injection(target, data):
             known = added.get(entry.name) or present.get(entry.name)
@@ -211,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command. 0, or 1 with one line on stderr."""
+    """Run the command. Returns 0, or 1 after an error, which is printed on stderr."""
     options = _parser().parse_args(arguments)
     try:
         base = _read(options.input)

@@ -1,4 +1,4 @@
-"""What differs between two images, in terms of what is in them."""
+"""The differences between two images, told as differences between their parts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ What = Literal["only in A", "only in B", "changed"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One part that is in A only or in B only, with all that it holds, or one that has changed.
+    """A part that only one of the images A and B has, with all that it holds, or a part that has changed.
 
-    `path` leads to it by the names of the parts, or their kinds where they have no names, such as
-    `BOOTFS/data/ssh/authorized_keys`; "." is the image itself, `NAME#2` the second part of this kind and name.
-    `before` and `after` have what differs (`kind`, `size`, `digest`, `facts`, `problems`) in A and in B; of a part that
-    is in one of them only, all of that and, as `holds`, how many parts are in it.
+    `path` leads to the part by names, or by kinds where there are no names, such as `BOOTFS/data/ssh/authorized_keys`;
+    "." is the image itself, and `NAME#2` the second part of this kind and name. For a changed part, `before` and
+    `after` hold those of `kind`, `size`, `digest`, `facts` and `problems` that differ, as they are in A and in B. For a
+    part that only one image has, one of the two holds all of them, and as `holds` the number of parts within it.
     """
 
     path: str
@@ -25,15 +25,16 @@ class Difference:
     after: Mapping[str, object] = field(default_factory=dict)
 
     def encode(self) -> dict[str, object]:
-        """As JSON."""
+        """The difference as a value for JSON."""
         return {"path": self.path, "what": self.what, "before": dict(self.before), "after": dict(self.after)}
 
 
 def differences(first: Part, second: Part) -> list[Difference]:
-    """All differences between two images A and B, in the order of A, and what is only in B at the end of each level.
+    """All differences between two images A and B, in the order of A; what only B has comes at the end of each level.
 
-    Parts are the same if kind and name are, and among several of them the first with the first. Where a part lies does
-    not count: only what it is. Of images of two kinds the parts are not compared.
+    Parts of the two images are compared with each other if they have the same kind and name; where several have, the
+    first with the first, and so on. Offsets are not compared. If the images themselves are of different kinds, that is
+    the only difference told.
     """
     if first.kind != second.kind:
         return [Difference(".", "changed", {"kind": first.kind}, {"kind": second.kind})]
@@ -76,7 +77,7 @@ def _whole(part: Part) -> dict[str, object]:
 
 
 def _labelled(parts: Sequence[Part]) -> dict[tuple[str, str, int], Part]:
-    """Parts by kind, name, and which one of that kind and name it is."""
+    """Parts by kind, name, and number: 1 for the first part of that kind and name, 2 for the second."""
     counts: dict[tuple[str, str], int] = {}
     found = {}
     for part in parts:

@@ -1,6 +1,6 @@
 """What is in an initramfs: the entries of its cpio archives, as Linux would unpack them.
 
-Format: see pipeline/images/cpio.py. Content is read in pieces, so that even a large one needs little memory.
+Format: see pipeline/images/cpio.py. Content is read in pieces, so that even a large initramfs needs little memory.
 """
 
 import stat
@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.errors import ImageDamaged, ImageError, ImageTooLarge
 from pipeline.images import cpio
 from pipeline.images.part import Fact, Part
-from pipeline.images.source import Source, opened
+from pipeline.images.reader import ImageReader, opened
 
 _ENTRIES_MOST = 262_144
 _PIECE = 65536
@@ -33,7 +33,7 @@ _COMPRESSED = {
     b"\x5d\x00\x00": "LZMA",
     b"\x89LZO": "LZO",
 }
-"""What Linux unpacks behind an uncompressed archive, such as one with microcode."""
+"""The compressions of the archive that may follow an uncompressed one (with microcode, say), by their first bytes."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,14 @@ class _Found:
 
 
 def inspect(path: Path, *, digests: bool = True) -> Part:
-    """The entries of all archives, in their order.
+    """An initramfs as a tree: the entries of all its archives, in their order.
 
-    Facts: how many `archives`; of an entry `mode`, `owner` and `device`, if any, a link's `target`, the `archive` if it
-    is not in the first, and `replaced` if a later entry takes its place.
+    Facts of the whole: the number of `archives`. Facts of an entry: `mode`; `owner`, unless it is 0:0; the number of a
+    `device`; the `target` of a link; the number of its `archive`, unless that is the first; `replaced` if a later entry
+    takes its place. A compressed archive is one part, and ends the list.
 
-    Damage ends the list and is a problem of the whole, which has what came before. Raises UsageError and StoreError as
-    `opened` does.
+    Damage ends the list too: the whole has the entries before it, and the damage as its problem. Raises UsageError if
+    the file cannot be opened, and StoreError if it cannot be read.
     """
     with opened(path) as source:
         found: list[_Found] = []
@@ -66,7 +67,7 @@ def inspect(path: Path, *, digests: bool = True) -> Part:
         return Part("cpio", size=source.size, offset=0, facts={"archives": archives}, problems=problems, parts=parts)
 
 
-def _entries(source: Source, digests: bool) -> Iterator[_Found]:
+def _entries(source: ImageReader, digests: bool) -> Iterator[_Found]:
     archive, count = 1, 0
     position = _after_nuls(source, 0)
     while position < source.size:
@@ -86,8 +87,8 @@ def _entries(source: Source, digests: bool) -> Iterator[_Found]:
         position = _after_nuls(source, position + header.end)
 
 
-def _after_nuls(source: Source, position: int) -> int:
-    """Where the next archive starts: NULs may stand before it, in fours."""
+def _after_nuls(source: ImageReader, position: int) -> int:
+    """The position after the NULs that may stand before an entry or archive. They are skipped in fours."""
     piece = source.at(position, min(4, source.size - position))
     while position < source.size and piece.count(0) == len(piece):
         position += len(piece)
@@ -96,14 +97,14 @@ def _after_nuls(source: Source, position: int) -> int:
     return position + (len(piece) - len(piece.lstrip(b"\0")) & ~3)
 
 
-def _compression(source: Source, position: int) -> str:
+def _compression(source: ImageReader, position: int) -> str:
     start = source.at(position, min(8, source.size - position))
     return next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), "")
 
 
-def _header(source: Source, position: int) -> tuple[cpio.Header, str]:
+def _header(source: ImageReader, position: int) -> tuple[cpio.CpioHeader, str]:
     start = source.at(position, min(cpio.HEADER, source.size - position))
-    header = cpio.Header.decode(start, position)
+    header = cpio.CpioHeader.decode(start, position)
     name = header.name(source.at(position + cpio.HEADER, header.name_size), position)
     if not source.holds(position + header.content, header.size):
         raise ImageDamaged(
@@ -118,7 +119,7 @@ def _too_many(position: int) -> ImageTooLarge:
     )
 
 
-def _part(source: Source, header: cpio.Header, name: str, position: int, archive: int, digests: bool) -> Part:
+def _part(source: ImageReader, header: cpio.CpioHeader, name: str, position: int, archive: int, digests: bool) -> Part:
     kind = _KINDS.get(stat.S_IFMT(header.mode), "unknown")
     start = position + header.content
     return Part(
@@ -132,7 +133,7 @@ def _part(source: Source, header: cpio.Header, name: str, position: int, archive
     )
 
 
-def _facts(source: Source, header: cpio.Header, start: int, archive: int) -> Iterator[tuple[str, Fact]]:
+def _facts(source: ImageReader, header: cpio.CpioHeader, start: int, archive: int) -> Iterator[tuple[str, Fact]]:
     yield "mode", f"{stat.S_IMODE(header.mode):04o}"
     if stat.S_ISLNK(header.mode):
         yield "target", source.at(start, min(header.size, _PIECE)).decode(errors="replace")
@@ -149,7 +150,7 @@ def _normal(name: str) -> str:
 
 
 def _with_replaced(found: list[_Found]) -> Iterator[Part]:
-    """The entries, each marked whose name stands again behind it. Directories only get another mode."""
+    """The entries, each with the fact `replaced` if a later one has its name. Directories are not replaced by that."""
     last = {item.path: number for number, item in enumerate(found)}
     for number, item in enumerate(found):
         stays = last[item.path] == number or item.entry.kind == "directory"

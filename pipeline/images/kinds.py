@@ -1,4 +1,4 @@
-"""What kind of image a file is, by its first bytes, and the reader for it."""
+"""The kinds of images, told apart by their first bytes, and the readers for them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,33 +6,33 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from pipeline import git_lfs
 from pipeline.errors import WrongFormat
-from pipeline.faults import image_faults
+from pipeline.host.faults import image_faults
+from pipeline.images import git_lfs
 from pipeline.images.part import Part
-from pipeline.images.source import opened
-from pipeline.text import printable
+from pipeline.images.reader import opened
+from pipeline.text.printable import printable
 
 _LOOKED_AT = 4096
 _SHOWN = 16
 
 
-class Reader(Protocol):
-    """What tells all that is in an image of one kind."""
+class Inspector(Protocol):
+    """A function that reads an image of one kind and tells what is in it."""
 
     def __call__(self, path: Path, *, digests: bool = True) -> Part:
-        """See `inspect`."""
+        """See `inspect` in this module."""
 
 
 class Kind(StrEnum):
-    """What a file claims to be. The value is the name for people and for JSON."""
+    """The kind that a file claims to be. The value is its name for people and in JSON."""
 
     ZBI = "ZBI"
     FVM = "FVM"
     SPARSE_FVM = "sparse FVM"
     CPIO = "cpio"
-    ELF = "ELF"
-    QCOW2 = "qcow2"
+    ELF = "ELF file"
+    QCOW2 = "qcow2 disk"
     OTHER_CPIO = "cpio archive of another format than newc"
     ANDROID_SPARSE = "Android sparse image"
     GZIP = "file compressed by gzip"
@@ -56,7 +56,7 @@ class _Magic:
         return head.startswith(self.content, self.offset)
 
 
-# The first that fits counts: a kernel for EFI begins like a Windows program
+# The first that fits counts
 _MAGICS = (
     _Magic(0, git_lfs.BEGINNING, Kind.GIT_LFS),
     _Magic(0, b"FVM PART", Kind.FVM),
@@ -75,7 +75,7 @@ _MAGICS = (
     _Magic(0, b"\x02\x21\x4c\x18", Kind.LZ4),
     _Magic(0x202, b"HdrS", Kind.BZIMAGE),
     _Magic(0x38, b"ARM\x64", Kind.ARM64_IMAGE),
-    # Of a ZBI one of these may be damaged, and it is still one that is not sound
+    # Two magics of a ZBI: if one of them is damaged, the file is still taken for a ZBI, and its reader tells the damage
     _Magic(24, b"\x29\x17\x78\xb5", Kind.ZBI),
     _Magic(0, b"BOOT", Kind.ZBI),
 )
@@ -89,21 +89,24 @@ _HINTS = {
     Kind.LZ4: "unpack it: lz4 -dc FILE > OUT, and look at OUT",
     Kind.BZIMAGE: "QEMU boots it as it is (-kernel); what is packed in it: extract-vmlinux FILE > OUT",
     Kind.ARM64_IMAGE: "QEMU boots it as it is (-kernel); there are no parts in it to look at",
+    Kind.ELF: "look into it with: readelf --all --wide FILE",
+    Kind.QCOW2: "look into it with: qemu-img info FILE, and qemu-img check FILE",
     Kind.GIT_LFS: git_lfs.HINT,
     Kind.EMPTY: "was it copied as a whole? make or fetch it anew",
-    Kind.UNKNOWN: "Topcoat knows ZBI, FVM, sparse FVM, cpio, ELF and qcow2; is it the right file?",
+    Kind.UNKNOWN: "Topcoat knows ZBI, FVM, sparse FVM and cpio; is it the right file?",
 }
 
 
 def identify(path: Path) -> Kind:
-    """What a file claims to be, by at most 4 KiB of it. Raises UsageError and StoreError as `opened` does."""
+    """The kind that a file claims to be, by its first 4 KiB. Raises UsageError or StoreError if it cannot be read."""
     return _kind(_head(path))
 
 
 def require(path: Path, *wanted: Kind) -> None:
-    """Raise WrongFormat, saying what it is, unless a file claims to be one of these kinds. Raises what `identify` does.
+    """Raise WrongFormat unless a file claims to be of one of the wanted kinds.
 
-    The first one is what it is called that it should be.
+    The message names the first of them as what the file should be, and says what it is instead. Raises UsageError and
+    StoreError as `identify` does.
     """
     if (kind := identify(path)) not in wanted:
         what = "" if kind is Kind.UNKNOWN else f", but {_a(kind)}"
@@ -127,18 +130,18 @@ def _kind(head: bytes) -> Kind:
 
 
 def inspect(path: Path, *, digests: bool = True) -> Part:
-    """All that is in an image, by the reader for its kind. Without `digests` less is read.
+    """An image as a tree, by the reader for its kind. Without `digests` contents are not hashed, and less may be read.
 
-    Raises WrongFormat for a file that is of no kind with a reader, ImageError for one so damaged that there is nothing
-    to show, UsageError and StoreError as `opened` does. An ImageError names the file. What else is not sound is a
-    problem of a part.
+    Raises WrongFormat for a file of a kind that has no reader, ImageError for one so damaged that there is nothing to
+    show, UsageError if it cannot be opened, and StoreError if it cannot be read. An ImageError names the file. Smaller
+    damage is told as a problem of a part.
     """
     with image_faults(printable(str(path))):
         head = _head(path)
         kind = _kind(head)
         if kind not in _READERS:
             raise _refusal(kind, head)
-        read: Reader = import_module(f"pipeline.images.{_READERS[kind]}").inspect
+        read: Inspector = import_module(f"pipeline.images.{_READERS[kind]}").inspect
         return read(path, digests=digests)
 
 
@@ -159,7 +162,5 @@ _READERS = {
     Kind.FVM: "fvm",
     Kind.SPARSE_FVM: "sparse_fvm",
     Kind.CPIO: "initramfs",
-    Kind.ELF: "elf",
-    Kind.QCOW2: "qcow2",
 }
-"""The modules of this package, each with a function `inspect`; loaded when they are used."""
+"""The reader for each kind: a module of this package with a function `inspect`, imported when it is used."""

@@ -1,6 +1,7 @@
-"""What is in an image, as a tree: the one form in which every reader tells it.
+"""The content of an image as a tree of parts: the one form in which every reader returns it.
 
-It is shown, printed as JSON, compared with another one, and proves that an image still holds what went in.
+The tree is shown, printed as JSON, compared with that of another image, and used to prove that an image still holds
+what went into it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,20 +12,20 @@ Fact = str | int | bool
 
 @dataclass(frozen=True)
 class Part:
-    """A file, an item, a partition: something with a place and a size, and with parts of its own.
+    """A file, an item, a partition: something with a place and a size, and maybe with parts of its own.
 
-    `name` comes from the image and may be hostile: it is made printable where it is shown. Names of siblings can be
-    equal. `digest` ("b3:HEX", BLAKE3; of a file with holes "b3s:HEX", see pipeline/digests.py) is that of the content,
-    decompressed; None where there is no content of its own, or where that cannot be read. `problems` are sentences
-    without a full stop: this part is not sound.
+    `name` comes from the image and may be hostile: it is made printable where it is shown. Siblings can have the same
+    name. `digest` is that of the decompressed content: "b3:HEX" (BLAKE3), or "b3s:HEX" for a file with blocks of zeros,
+    see pipeline/store/digests.py. It is None for a part without content of its own, and where the content cannot be or
+    was not read. `problems` are sentences without a full stop, each of which says why this part is not sound.
     """
 
     kind: str
     name: str = ""
     size: int = 0
-    """Bytes of content, decompressed."""
+    """The size of the decompressed content in bytes."""
     offset: int | None = None
-    """Bytes from the start of the file, or of the decompressed container that it lies in."""
+    """Where the part starts, in bytes from the start of the file or of the decompressed container that it lies in."""
     digest: str | None = None
     facts: Mapping[str, Fact] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -32,17 +33,17 @@ class Part:
 
     @property
     def sound(self) -> bool:
-        """Whether neither this nor anything in it has a problem."""
+        """Whether neither this part nor any part within it has a problem."""
         return not any(part.problems for part in self.walk())
 
     def walk(self) -> Iterator["Part"]:
-        """This part and all that it holds, parents first."""
+        """Yield the part itself and all parts within it, parents first."""
         yield self
         for part in self.parts:
             yield from part.walk()
 
     def encode(self) -> dict[str, object]:
-        """As JSON. What does not apply is left out."""
+        """The tree as a value for JSON. Fields that are empty or None are left out."""
         data: dict[str, object] = {"kind": self.kind, "size": self.size}
         optional = {
             "name": self.name,

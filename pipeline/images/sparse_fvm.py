@@ -1,7 +1,7 @@
-"""Sparse FVM (`fvm.sparse.blk`): the partitions of a volume without its empty slices, to be sent, not to be booted.
+"""Sparse FVM (`fvm.sparse.blk`): the partitions of a volume without their empty slices, to be sent, not to be booted.
 
-Format: Fuchsia, src/storage/fvm/fvm_sparse.h: a header, the partitions each with its extents, then the content of all
-extents, maybe as one LZ4 frame. The content is not read.
+Format: Fuchsia, src/storage/fvm/fvm_sparse.h. A header, the partitions, each followed by its extents, then the content
+of all extents, maybe as one LZ4 frame. The content is not unpacked, only hashed with the rest of the file.
 """
 
 import struct
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.digests import digest
 from pipeline.errors import ImageDamaged
 from pipeline.images.part import Fact, Part
-from pipeline.images.source import Source, opened
+from pipeline.images.reader import ImageReader, opened
+from pipeline.store.digests import digest
 
 MAGIC = b"FVM SPRS"
 _HEADER = struct.Struct("<8sQQQQ")
 _FLAGS = {2: struct.Struct("<I"), 3: struct.Struct("<QI")}
-"""What ends the header: since version 3, the largest size of the disk stands before the flags."""
+"""The end of the header, by its version: since version 3, the largest size of the disk stands before the flags."""
 _PARTITION = struct.Struct("<Q16s24sII")
 _EXTENT = struct.Struct("<QQQQ")
 _PARTITION_MAGIC = 0x0BDE4DF7CF5C4C5D
@@ -32,15 +32,15 @@ _RAW = "make a raw one: fvm OUT.blk decompress --sparse FILE"
 class _Header:
     version: int
     length: int
-    """Of the header, the partitions and their extents."""
+    """The size of the header, the partitions and their extents together, in bytes."""
     slice_size: int
     partitions: int
     flags: int
     end: int
-    """Where the first partition stands."""
+    """Where the first partition starts, in bytes from the start of the file."""
 
     @classmethod
-    def read(cls, source: Source) -> "_Header":
+    def read(cls, source: ImageReader) -> "_Header":
         _, version, length, slice_size, count = _HEADER.unpack(source.at(0, _HEADER.size))
         if version not in _FLAGS:
             raise _damaged(f"version {version}", 8, " or ".join(map(str, _FLAGS)))
@@ -50,11 +50,11 @@ class _Header:
 
 
 def inspect(path: Path, *, digests: bool = True) -> Part:
-    """The partitions of a sparse FVM; their `size` is that of their content, without empty slices.
+    """A sparse FVM as a tree: its partitions, each with the `size` of its content, without empty slices.
 
-    The digest is that of the file, maybe a "b3s:" one, see pipeline/digests.py. Raises ImageDamaged if its header is
-    cut off or of another version; what is wrong beyond that is a problem of the part. Raises UsageError and StoreError
-    as `opened` does.
+    The only digest is that of the whole file ("b3s:HEX" if it has blocks of zeros, see pipeline/store/digests.py).
+    Raises ImageDamaged if the header is cut off or of another version; what is wrong after it is a problem of the
+    whole. Raises UsageError if the file cannot be opened, and StoreError if it cannot be read.
     """
     with opened(path) as source:
         header = _Header.read(source)
@@ -74,13 +74,13 @@ def _facts(header: _Header) -> dict[str, Fact]:
     return {"version": header.version, "slice_size": header.slice_size, "lz4": compressed, "to_boot": _RAW}
 
 
-def _check_content(source: Source, header: _Header, parts: list[Part]) -> None:
+def _check_content(source: ImageReader, header: _Header, parts: list[Part]) -> None:
     end = header.length + sum(part.size for part in parts)
     if not header.flags & _LZ4 and end > source.size:
         raise _damaged(f"the content ends at byte {end:#x}", source.size, "it all in the file")
 
 
-def _partitions(source: Source, header: _Header) -> Iterator[Part]:
+def _partitions(source: ImageReader, header: _Header) -> Iterator[Part]:
     if header.partitions > _PARTITIONS_MOST:
         raise _damaged(f"{header.partitions} partitions", 32, f"at most {_PARTITIONS_MOST}")
     position, left = header.end, _EXTENTS_MOST
@@ -99,7 +99,7 @@ def _partitions(source: Source, header: _Header) -> Iterator[Part]:
         raise _damaged(f"a header of {header.length} bytes", 16, f"{position}")
 
 
-def _extent_sums(source: Source, start: int, count: int, slice_size: int) -> tuple[int, int]:
+def _extent_sums(source: ImageReader, start: int, count: int, slice_size: int) -> tuple[int, int]:
     size = slices = 0
     for position in range(start, start + count * _EXTENT.size, _EXTENT.size):
         magic, _, slice_count, length = _EXTENT.unpack(source.at(position, _EXTENT.size))

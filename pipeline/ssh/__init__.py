@@ -1,9 +1,6 @@
-"""SSH to a guest: connections, commands in it, and files into it and out of it."""
+"""SSH to a guest: connections, commands that run in it, and file transfers in both directions.
 
-from pipeline.ssh.command import Command
-from pipeline.ssh.connection import Connection, connect, private_key, quote
-from pipeline.ssh.connector import Connector, Retries
-from pipeline.ssh.landing import Limits
-from pipeline.ssh.session import CHUNK
-
-__all__ = ["CHUNK", "Command", "Connection", "Connector", "Limits", "Retries", "connect", "private_key", "quote"]
+`connector` is the way in, and connects when it is first needed. `connection` is one connection, which paramiko carries;
+`session`, `command` and `transfer` are Topcoat's own. The package knows a guest only by its `address`, and may import
+store, settings, host and text.
+"""

@@ -4,20 +4,20 @@ import io
 from collections.abc import Callable
 from contextlib import suppress
 
-from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, CommandExited, CommandTimeout
+from pipeline.host.deadline import Deadline
 from pipeline.ssh import ending
 from pipeline.ssh.connection import Bounded, Connection
-from pipeline.ssh.session import Session, Stream
-from pipeline.text import one_line, tail
+from pipeline.ssh.session import Session, Stream, Vanished
+from pipeline.text.printable import one_line, tail
 
 STDERR = 64 << 10
-"""Bytes of the end of stderr that are kept for the error."""
+"""How many bytes of the end of stderr are kept for the error."""
 
 OUTPUT = 64 << 20
-"""Bytes that `Command.output` takes at most, unless told."""
+"""The most bytes that `Command.output` takes by default."""
 
-_STARTING = 30.0  # to connect has limits of its own
+_STARTING = 30.0  # seconds, without connecting, which has limits of its own
 _ENDING = 12.0
 _LEAVING = 1.0
 _STATUS = 10.0
@@ -27,42 +27,61 @@ _HINT = "see what it says above, and whether the guest has the program: topcoat 
 class Command:
     """One run of a command line by the guest's shell. Made by Connector.command; nothing happens before `start`.
 
-    Its stdin is empty. What nobody takes by `stdout` or `stderr` is read and thrown away, but for the end of stderr,
-    which the error has. What is taken must be read: SSH's window, 2 MiB for both streams, is the only buffer, and the
-    command stands still when it is full. Errors: CommandExited for an exit status that is not 0, CommandTimeout at the
-    limit, CommandError if the connection breaks, a signal ends the command, or it does not start.
+    Its stdin is empty, unless `start` says otherwise. Output that nobody takes by `stdout` or `stderr` is read and
+    thrown away, but the end of stderr is kept for the error. Output that is taken must be read: SSH's window, 2 MiB for
+    both streams, is the only buffer, and the command stands still when it is full. Errors: CommandExited for an exit
+    status that is not 0, CommandTimeout at the limit, and CommandError if the connection breaks, a signal ends the
+    command, or it does not start.
 
-    What ending it promises, by `kill`, at a limit, by closing a stream early and when an exception such as
-    KeyboardInterrupt ends a wait: a guest with Linux's /proc is asked, in a second session, to kill the command and
-    all that it has started, and says when nothing of that is left; then `kill` returns True and CommandTimeout has
-    `ended`. It is given 12 seconds for that. Only what has cleared its environment escapes: see pipeline/ssh/ending.py.
-    Any other guest, such as Fuchsia, is sent SSH's signal KILL and the end of the session, and what it makes of that is
-    its own affair. So it is with a server that has not even agreed to start the command when the limit comes.
+    The command is ended by `kill`, at a limit, when one of its streams is closed early, and when an exception such as
+    KeyboardInterrupt ends a wait. A guest with Linux's /proc is then asked, in a second session, to kill the command
+    and all that it has started. If it confirms within 12 seconds that nothing is left, `kill` returns True and
+    CommandTimeout has `ended`. Only a process that has cleared its environment escapes: see pipeline/ssh/ending.py. Any
+    other guest, such as Fuchsia, is only sent SSH's signal KILL and the end of the session, which promises nothing.
+    Nothing is promised either if the server has not yet agreed to start the command when the limit comes.
     """
 
-    def __init__(self, connected: Callable[[], Connection], line: str) -> None:
+    def __init__(
+        self,
+        connected: Callable[[], Connection],
+        line: str,
+        renewed: Callable[[Connection], Connection | None] = lambda _: None,
+    ) -> None:
         self.line = line
         """The command line, as the guest's shell gets it."""
-        self._connected = connected
+        self._connected, self._renewed = connected, renewed
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._mark: str | None = None
         self._stderr = _Tail(STDERR)
         self._said: Bounded | None = None
-        self._streams: dict[Stream, Output] = {}
+        self._streams: dict[Stream, CommandOutput] = {}
 
     def start(self, *, stdin: bool = False, combined: bool = False) -> None:
-        """Connect if need be, and start it. It can be started once.
+        """Connect if need be, and start the command. It can be started once.
 
-        With `stdin` it gets what `write` is given, up to `end_input`. `combined`: stderr comes as stdout.
+        With `stdin`, it reads what `write` is given, until `end_input`. With `combined`, its stderr is part of stdout.
         """
         assert self._session is None, "a command is started once"
         self._connection = self._connected()
-        self._start(self._connection, Deadline(_STARTING), stdin=stdin, combined=combined)
+        self._start(_STARTING, stdin=stdin, combined=combined)
 
-    def _start(
-        self, connection: Connection, deadline: Deadline, *, stdin: bool = False, combined: bool = False
-    ) -> None:
+    def _start(self, limit: float, *, stdin: bool = False, combined: bool = False) -> Deadline:
+        """Begin the command within `limit` seconds. Returns what is left of them, which begin anew if it reconnects."""
+        deadline = Deadline(limit)
+        try:
+            self._begin(deadline, stdin=stdin, combined=combined)
+        except Vanished:  # nothing has been run; dropbear can end a whole connection when another command ends
+            assert self._connection is not None
+            if (renewed := self._renewed(self._connection)) is None:
+                raise
+            self._connection, self._session, deadline = renewed, None, Deadline(limit)
+            self._begin(deadline, stdin=stdin, combined=combined)
+        return deadline
+
+    def _begin(self, deadline: Deadline, *, stdin: bool, combined: bool) -> None:
+        connection = self._connection
+        assert connection is not None
         if connection.facilities(deadline).environ:
             self._mark = ending.new_mark()
         line = ending.marked(self.line, self._mark, combined=combined) if self._mark else self.line
@@ -90,30 +109,29 @@ class Command:
         return {"stdout": self._said.write if self._said else lambda _: None, "stderr": self._stderr.write}
 
     def ending(self) -> "_Ending":
-        """A context manager that ends the command if its body raises."""
+        """Return a context manager that ends the command if its body raises."""
         return _Ending(self)
 
     @property
     def session(self) -> Session:
-        """The session of the command, which has been started."""
+        """The SSH session of the command, which must have been started."""
         assert self._session is not None, "the command has not been started"
         return self._session
 
     def run(self, limit: float | None = None) -> None:
-        """Start it and wait for its end, at most `limit` seconds after the guest is connected."""
+        """Start the command and wait for its end; `limit` seconds after the guest is connected it is ended."""
         deadline = self._started_within(limit)
         self._finish(deadline)
 
     def _started_within(self, limit: float | None, *, combined: bool = False) -> Deadline | None:
-        """Returns what is left of the limit."""
+        """Start the command, and return the deadline that `limit`, in seconds, sets for its end."""
         assert self._session is None, "a command is started once"
         self._connection = self._connected()
-        deadline = None if limit is None else Deadline(limit)
-        self._start(self._connection, deadline or Deadline(_STARTING), combined=combined)
-        return deadline
+        deadline = self._start(_STARTING if limit is None else limit, combined=combined)
+        return None if limit is None else deadline
 
     def wait(self, limit: float | None = None) -> None:
-        """Wait until it has ended and all that it has written was read, at most `limit` seconds; then it is ended."""
+        """Wait until the command has ended and its output was read. After `limit` seconds it is ended."""
         self._finish(None if limit is None else Deadline(limit))
 
     def _finish(self, deadline: Deadline | None) -> None:
@@ -124,31 +142,31 @@ class Command:
             raise self._exited(status, bytes(self._said.data[-STDERR:] if self._said else self._stderr.data))
 
     def output(self, limit: float | None = None, most: int = OUTPUT) -> bytes:
-        """Run it, and return what it writes to stdout and stderr: in the order in which it does, in a Linux guest.
+        """Run the command, and return what it writes to stdout and stderr: in a Linux guest, in the order of writing.
 
-        Raises CommandError if that are more than `most` bytes; it is ended then.
+        See `run` for the limit. If it writes more than `most` bytes, it is ended, and CommandError is raised.
         """
         said = self._said = Bounded(most)
         self._finish(self._started_within(limit, combined=True))
         return bytes(said.data)
 
-    def stdout(self) -> "Output":
-        """Its stdout, as a stream to be read. Closing it before its end ends the command."""
+    def stdout(self) -> "CommandOutput":
+        """Return the command's stdout as a stream to read. Closing the stream before its end ends the command."""
         return self._taken("stdout")
 
-    def stderr(self) -> "Output":
-        """Its stderr, likewise. The error for its exit status then knows nothing of it."""
+    def stderr(self) -> "CommandOutput":
+        """Return the command's stderr as a stream, like `stdout`. CommandExited then has nothing of it."""
         return self._taken("stderr")
 
-    def _taken(self, stream: Stream) -> "Output":
+    def _taken(self, stream: Stream) -> "CommandOutput":
         if stream not in self._streams:
-            self._streams[stream] = Output(_Source(self, stream))
+            self._streams[stream] = CommandOutput(_Source(self, stream))
             if self._session is not None:
                 self._session.take(stream)
         return self._streams[stream]
 
     def write(self, data: bytes, deadline: Deadline) -> None:
-        """Write to its stdin, until the deadline at most; then it is ended."""
+        """Write to the command's stdin. If that takes until the deadline, the command is ended."""
         broken: CommandError | None = None
         with self.ending():
             try:
@@ -162,13 +180,13 @@ class Command:
             raise broken
 
     def end_input(self) -> None:
-        """Let it see the end of its stdin."""
+        """End the command's stdin."""
         self.session.end_input()
 
     def kill(self) -> bool:
-        """End it, if it still runs, with all that it has started. See the class for what that means.
+        """End the command, if it still runs, and all that it has started. See the class for what that promises.
 
-        Returns whether the guest has confirmed it. Raises nothing.
+        Returns True if the guest has confirmed it, or if there was nothing to end. Raises nothing.
         """
         session = self._session
         if session is None or (session.status is not None and session.ended):
@@ -186,7 +204,7 @@ class Command:
             return False
         try:
             return self._connection.run(ending.killing(self._mark), _ENDING).stdout == ending.GONE
-        except CommandError:  # told by the value
+        except CommandError:  # the return value says so
             return False
 
     def _exited(self, status: int, stderr: bytes) -> CommandExited:
@@ -202,13 +220,13 @@ class Command:
 
 
 class _Ending:
-    """Ends the command when the body raises, and says so."""
+    """A context manager that ends the command if its body raises, and says so in a CommandTimeout."""
 
     def __init__(self, command: Command) -> None:
         self._command = command
 
     def __enter__(self) -> None:
-        """Nothing to do yet."""
+        """Do nothing."""
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None:
@@ -217,18 +235,18 @@ class _Ending:
 
 
 def _tell(error: BaseException, *, ended: bool) -> None:
-    """Say in a timeout's message what became of the command."""
+    """Add to a timeout's message what became of the command; leave other errors as they are."""
     if isinstance(error, CommandTimeout) and not error.ended:
         error.ended = ended
         error.message += ", and was killed" if ended else "; nobody knows whether it still runs"
         error.args = (error.message,)
 
 
-class Output(io.BufferedReader):
+class CommandOutput(io.BufferedReader):
     """An output stream of a command. Reading it waits for the command, without a limit."""
 
     def close(self) -> None:
-        """End the command, if this is before the end of the stream."""
+        """Close the stream. If its end has not been read yet, the command is ended."""
         if not self.closed:
             raw = self.raw
             assert isinstance(raw, _Source)
@@ -236,7 +254,7 @@ class Output(io.BufferedReader):
         super().close()
 
     def __del__(self) -> None:
-        """Nothing: what is forgotten is not closed, for that takes time."""
+        """Do nothing: a stream that is forgotten is not closed, because ending a command takes time."""
 
 
 class _Source(io.RawIOBase):
@@ -262,11 +280,11 @@ class _Source(io.RawIOBase):
             self._command.kill()
 
     def __del__(self) -> None:
-        """See Output."""
+        """See CommandOutput."""
 
 
 class _Tail:
-    """The last bytes of what is written."""
+    """A buffer that keeps the last `most` bytes of what is written to it."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -1,10 +1,11 @@
-"""SSH to a guest, over paramiko: connect with limits for every stage, run commands, pass streams through.
+"""One SSH connection to a guest, over paramiko: connect with a limit for every stage, run commands, pass streams.
 
-The server is compared with the host key that it must have, or, where none is known yet, its key is taken and pinned
-by the caller. An accepted TCP connection means nothing: QEMU accepts before the guest listens.
+The server must show the host key that is known of it; if none is known yet, the caller pins the one that it shows. An
+accepted TCP connection means nothing: QEMU accepts before the guest listens.
 """
 
 import logging
+import os
 import shlex
 import socket
 import threading
@@ -15,33 +16,33 @@ from typing import IO, BinaryIO
 
 import paramiko
 
-from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, ConnectError, KeyGone, KeyRefused, SettingsError, TopcoatError, WrongServer
-from pipeline.instance import SSH
-from pipeline.launcher import Result
+from pipeline.host.deadline import Deadline
+from pipeline.host.stdio import OutputError, ReaderGone
 from pipeline.settings import Timeouts
-from pipeline.ssh import facilities
+from pipeline.ssh import facilities, holders
+from pipeline.ssh.address import Address
 from pipeline.ssh.facilities import Facilities
 from pipeline.ssh.packets import Packets
+from pipeline.ssh.result import Result
 from pipeline.ssh.session import CHUNK, CONSOLE, Session, Vanished
-from pipeline.streams import OutputError, ReaderGone
-from pipeline.text import printable
+from pipeline.text.printable import printable
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it logs tracebacks of what it also raises
 
-_OPENING = 30.0  # for the server to take a session and a command
-_OPENINGS = 3  # see Vanished
-_LEAVING = 2.0  # for paramiko's thread, which sees at once that its socket is closed
+_OPENING = 30.0  # seconds for the server to take a session and a command
+_PAUSES = (0.0, 0.1, 0.5, 2.0)  # seconds before a session is asked for again, see Vanished: a busy guest needs time
+_LEAVING = 2.0  # seconds for paramiko's thread to end, which sees at once that its socket is closed
 _SILENCE = 60_000  # milliseconds after which a peer that takes nothing of what we send counts as gone
 
 
 def quote(words: list[str] | tuple[str, ...]) -> str:
-    """A command line for the guest's shell. Several words arrive as they are; one word is a line for the shell."""
+    """Return a command line for the guest's shell: several words are quoted, one word is a whole line for the shell."""
     return words[0] if len(words) == 1 else shlex.join(words)
 
 
 class Connection:
-    """An authenticated connection. Made by `connect`. Several threads can have sessions in it at once."""
+    """An authenticated connection, made by `connect`. Several threads can have sessions in it at once."""
 
     def __init__(self, transport: paramiko.Transport, host_key: str) -> None:
         self._transport = transport
@@ -52,7 +53,7 @@ class Connection:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not broken, as far as can be known without trying."""
+        """Whether the connection still stands, as far as that is known without sending anything."""
         return self._transport.is_active()
 
     def session(
@@ -63,13 +64,19 @@ class Connection:
         deadline: Deadline,
         prepare: Callable[[Session], object] = lambda _: None,
     ) -> Session:
-        """A new session for a command ("exec") or a service ("subsystem"), which the server has taken.
+        """Open a session, in which the server starts a command (`kind` is "exec") or a service ("subsystem").
 
-        `prepare` is told of it before. Raises CommandError; CommandTimeout at the deadline.
+        `argument` is the command line or the name of the service; errors name it by `what`. `prepare` is called with
+        the session before the server is asked to start anything. Raises CommandError, and CommandTimeout at the
+        deadline.
         """
-        for _ in range(_OPENINGS - 1):
-            with suppress(Vanished):
+        for pause in _PAUSES:
+            try:
                 return self._opened(what, kind, argument, deadline, prepare)
+            except Vanished:
+                if not self.alive:
+                    raise
+            self._transport.join(deadline.within(pause))  # it ends when the connection does
         return self._opened(what, kind, argument, deadline, prepare)
 
     def _opened(
@@ -85,7 +92,7 @@ class Connection:
         return session
 
     def facilities(self, deadline: Deadline) -> Facilities:
-        """What the guest has to offer; found out once. Raises CommandError; CommandTimeout at the deadline."""
+        """Return what the guest has to offer; only the first call asks. Raises CommandError and CommandTimeout."""
         with self._probing:
             if self._facilities is None:
                 self._facilities = facilities.of(self.run(facilities.QUESTION, max(0.001, deadline.remaining)))
@@ -95,7 +102,7 @@ class Connection:
         """Run a shell command and collect what it writes, at most `most` bytes of each stream.
 
         Raises CommandError if it writes more or the connection breaks, and CommandTimeout if it does not end within
-        `limit` seconds. In neither case it is ended: see Command for commands that may not end.
+        `limit` seconds. Neither ends the command in the guest: see Command for commands that may not end.
         """
         deadline = Deadline(limit)
         stdout, stderr = Bounded(most), Bounded(most)
@@ -130,18 +137,18 @@ class Connection:
 
 
 def _keep(session: Session) -> None:
-    session.sinks.clear()  # until it is known where what comes goes
+    session.sinks.clear()  # so that no output is dropped before the caller has set its own sinks
 
 
 class Bounded:
-    """A place for what a command writes. Its `write` raises CommandError once there are more than `most` bytes."""
+    """A buffer for what a command writes, which takes at most `most` bytes."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.data = bytearray()
 
     def write(self, chunk: bytes) -> None:
-        """Add this."""
+        """Add the chunk. Raises CommandError if there are more than `most` bytes now."""
         self.data += chunk
         if len(self.data) > self.most:
             raise CommandError(f"a command in the guest wrote more than {self.most} bytes", hint=CONSOLE)
@@ -166,13 +173,14 @@ def _feed(stdin: IO[bytes], session: Session) -> None:
 
 @contextmanager
 def connect(
-    address: SSH, timeouts: Timeouts, limit: float, reached: Callable[[str], object] = lambda _: None
+    address: Address, timeouts: Timeouts, limit: float, reached: Callable[[str], object] = lambda _: None
 ) -> Iterator[Connection]:
-    """Connect and authenticate; close at the end of the body.
+    """Connect to a guest and log in; the connection is closed at the end of the body.
 
-    No stage takes longer than its limit in `timeouts`, nor than `limit` seconds. `reached` hears of every stage that
-    was passed: "tcp", "banner" (with the key exchange), "auth". Raises ConnectError, whose `stage` is the one that
-    was not; as KeyGone, KeyRefused or WrongServer if it is of no use to try again; and SettingsError.
+    No stage takes longer than its limit in `timeouts`, nor than `limit` seconds. `reached` is called with the name of
+    every stage that was passed: "tcp", "banner" (with the key exchange), "auth". Raises ConnectError, whose `stage`
+    is the one that failed; its subclasses KeyGone, KeyRefused and WrongServer mean that trying again is of no use.
+    Raises SettingsError for a private key that cannot be read.
     """
     key = private_key(Path(address.key))
     with _tcp(address, min(timeouts.connect, limit)) as connection:
@@ -180,16 +188,17 @@ def connect(
         reached("tcp")
         transport = paramiko.Transport(connection, packetizer_class=Packets)
         try:
-            shown = _exchange_keys(transport, timeouts, limit)
-            reached("banner")
-            _compare(address, shown)
-            _authenticate(transport, address, key, min(timeouts.auth, limit))
+            with _telling_holders(address.port, os.fstat(connection.fileno()).st_ino):
+                shown = _exchange_keys(transport, timeouts, limit)
+                reached("banner")
+                _compare(address, shown)
+                _authenticate(transport, address, key, min(timeouts.auth, limit))
             reached("auth")
             yield Connection(transport, shown)
         finally:
             with suppress(OSError):  # the other side has closed it
                 connection.shutdown(socket.SHUT_RDWR)
-            # It takes locks without a limit, one of which Ctrl-C may have left held
+            # `close` waits for locks without a limit, and Ctrl-C may have left one of them held
             deadline = Deadline(_LEAVING)
             leaving = threading.Thread(target=transport.close, daemon=True)
             leaving.start()
@@ -197,7 +206,7 @@ def connect(
                 thread.join(deadline.remaining)
 
 
-def _tcp(address: SSH, limit: float) -> socket.socket:
+def _tcp(address: Address, limit: float) -> socket.socket:
     try:
         return socket.create_connection((address.host, address.port), limit)
     except OSError as error:
@@ -206,12 +215,28 @@ def _tcp(address: SSH, limit: float) -> socket.socket:
         ) from error
 
 
+@contextmanager
+def _telling_holders(port: int, own: int) -> Iterator[None]:
+    """Add to a ConnectError who else is connected: a server takes only so many clients that have not logged in."""
+    try:
+        yield
+    except (KeyRefused, WrongServer):
+        raise
+    except ConnectError as error:
+        if held := holders.told(port, own):
+            error.message = f"{error.message}; {held}"
+            error.args = (error.message,)
+            error.hint = "if they are strangers: a guest that is booted anew has another port: topcoat stop NAME"
+        raise
+
+
 def _exchange_keys(transport: paramiko.Transport, timeouts: Timeouts, limit: float) -> str:
-    """Returns the server's host key."""
+    """Exchange keys with the server, and return its host key as "TYPE BASE64"."""
     transport.banner_timeout = min(timeouts.banner, limit)
     try:
         transport.start_client(timeout=min(timeouts.connect + timeouts.banner, limit))
-        return _key_line(transport.get_remote_server_key())
+        key = transport.get_remote_server_key()
+        return f"{key.get_name()} {key.get_base64()}"
     except Exception as error:
         raise ConnectError(
             f"the guest's SSH server does not answer: {str(error) or type(error).__name__}",
@@ -220,7 +245,7 @@ def _exchange_keys(transport: paramiko.Transport, timeouts: Timeouts, limit: flo
         ) from error
 
 
-def _compare(address: SSH, shown: str) -> None:
+def _compare(address: Address, shown: str) -> None:
     if address.host_key is not None and shown != address.host_key:
         raise WrongServer(
             f"the server on port {address.port} is not the guest that was booted: its host key is another one",
@@ -230,7 +255,7 @@ def _compare(address: SSH, shown: str) -> None:
         )
 
 
-def _authenticate(transport: paramiko.Transport, address: SSH, key: paramiko.PKey, limit: float) -> None:
+def _authenticate(transport: paramiko.Transport, address: Address, key: paramiko.PKey, limit: float) -> None:
     transport.auth_timeout = limit
     try:
         transport.auth_publickey(address.user, key)
@@ -251,7 +276,7 @@ def _broken_off(error: Exception) -> ConnectError:
 
 
 def private_key(path: Path) -> paramiko.PKey:
-    """The key in the file. Raises KeyGone if there is no such file, SettingsError if it holds no key."""
+    """Read the private key in a file. Raises KeyGone if there is no such file, SettingsError if it cannot be read."""
     try:
         return paramiko.PKey.from_path(path)
     except FileNotFoundError as error:
@@ -264,7 +289,3 @@ def private_key(path: Path) -> paramiko.PKey:
         raise SettingsError(
             f"the private key {path} cannot be read: {error}", hint="delete it; the next BootInstance makes a new one"
         ) from error
-
-
-def _key_line(key: paramiko.PKey) -> str:
-    return f"{key.get_name()} {key.get_base64()}"

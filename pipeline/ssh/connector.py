@@ -1,4 +1,4 @@
-"""The way into a guest: connects when it is first needed, and offers commands and file transfers."""
+"""The way into a guest: it connects when it is first needed, and offers commands and file transfers."""
 
 import os
 import shlex
@@ -10,54 +10,54 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.deadline import Deadline
 from pipeline.errors import ConnectError, KeyGone, KeyRefused, WrongServer
-from pipeline.faults import host_faults
-from pipeline.instance import SSH
-from pipeline.launcher import Result
+from pipeline.host.deadline import Deadline
+from pipeline.host.faults import host_faults
 from pipeline.settings import Timeouts
+from pipeline.ssh.address import Address
 from pipeline.ssh.command import Command
 from pipeline.ssh.connection import Connection, connect
-from pipeline.ssh.landing import Limits
+from pipeline.ssh.landing import TransferLimits
+from pipeline.ssh.result import Result
 from pipeline.ssh.sftp import Sftp
 from pipeline.ssh.transfer import Transfer
 
 PREFIX = "undercoat-ffx-cache-"
-"""How the names of temporary directories begin; the original's, as others clean up after it by name."""
+"""The beginning of temporary directories' names. It is that of the original undercoat: others clean up by it."""
 
 _SYSLOG = 60.0
-_SMALL = 60.0  # for what does next to nothing, in a guest that is busy
+_SMALL = 60.0  # seconds for a small command in a guest that is busy
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How often a guest that does not answer is tried."""
+    """How often, and for how long, to try to connect to a guest that does not answer."""
 
     attempts: int = 6
     pause: float = 15.0
     """Seconds between two attempts."""
     limit: float = 180.0
-    """Seconds for all of it. No attempt and no pause goes on for longer."""
+    """Seconds for all attempts and pauses together."""
 
 
 class Connector:
-    """A way into a guest that connects when it is first needed. See pipeline.launcher.Connector.
+    """A way into a guest that connects when it is first needed. It implements pipeline.vm.launcher.GuestShell.
 
-    Everything that needs the guest raises ConnectError if it does not answer after all retries, with the last cause,
-    and at once KeyGone, KeyRefused and WrongServer, for which retries are of no use, and SettingsError for a key that
-    cannot be read. A connection that has broken is made anew by what comes next. Several threads can use a connector
-    at once; `close` from one of them ends the waiting of all.
+    Every method that needs the guest raises ConnectError, with the last cause, if the guest does not answer after all
+    retries. KeyGone, KeyRefused and WrongServer, which retries cannot help, are raised at once, as is SettingsError for
+    a private key that cannot be read. After a connection has broken, the next call makes a new one. Several threads can
+    use a connector at once; `close` in one of them ends the waiting of all.
 
-    `temporary` is a directory that belongs to the connector, made at the first connect unless given. It stays until
-    `cleanup`; `keep_files` is False for who needs none.
+    `temporary` is a directory that belongs to the connector, and stays until `cleanup`. If none is given, one is made
+    at the first connect, but only with `keep_files`.
     """
 
     def __init__(
         self,
-        address: SSH,
+        address: Address,
         timeouts: Timeouts,
         retries: Retries | None = None,
-        limits: Limits | None = None,
+        limits: TransferLimits | None = None,
         temporary: Path | None = None,
         *,
         keep_files: bool = False,
@@ -66,7 +66,7 @@ class Connector:
         self.temporary = temporary
         self._timeouts = timeouts
         self._retries = retries or Retries()
-        self._limits = limits or Limits()
+        self._limits = limits or TransferLimits()
         self._keep_files = keep_files
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -75,7 +75,7 @@ class Connector:
         self._interrupted = False
 
     def connected(self) -> Connection:
-        """The connection, made if there is none that lives."""
+        """Return the connection; make a new one if there is none, or it has broken."""
         with self._lock:
             if self._connection is None or self._interrupted or not self._connection.alive:
                 self._disconnect()
@@ -84,6 +84,12 @@ class Connector:
                     self.temporary = _temporary()
                 self._connection = self._persistently(Deadline(self._retries.limit))
             return self._connection
+
+    def _renewed(self, lost: Connection) -> Connection | None:
+        """A connection in the place of one that was lost; None if that is still there, or was closed on purpose."""
+        with self._lock:
+            closed = self._connection is None
+        return None if closed or lost.alive else self.connected()
 
     def _persistently(self, deadline: Deadline) -> Connection:
         for attempt in range(1, self._retries.attempts + 1):
@@ -106,27 +112,30 @@ class Connector:
         ) from last
 
     def run(self, command: str, limit: float) -> Result:
-        """See pipeline.launcher.Connector. Connecting has limits of its own."""
+        """See pipeline.vm.launcher.GuestShell. The limit does not include connecting, which has its own."""
         with self._left_at_interrupts():
             return self.connected().run(command, limit)
 
     def command(self, *words: str, shell: bool = False) -> Command:
-        """A command for the guest, not started yet. Its words arrive as they are.
+        """Make a command for the guest, which is not started yet. Its words arrive as they are.
 
-        With `shell` they are joined by blanks and the guest's shell reads the line: its globs, its variables, its `|`.
+        With `shell`, the words are joined by blanks, and the guest's shell reads that line: globs, variables and `|`
+        have their meaning.
         """
-        return Command(self.connected, " ".join(words) if shell else shlex.join(words))
+        return Command(self.connected, " ".join(words) if shell else shlex.join(words), self._renewed)
 
     def put(self, source: str, target: str) -> None:
         """Copy what the pattern `source` finds on the host into the directory `target` in the guest.
 
-        The pattern is pipeline.goglob's. `target` and its parents are made if needed. A file arrives as target/NAME, a
-        directory as target/NAME with all that is in it, empty directories too; of "directory/" only what is in it. What
-        is there already is kept or overwritten. Links to files arrive as files; links to directories and what is
-        neither file nor directory are left out, with a warning. Files have the mode 0644, directories 0755.
+        The pattern follows the rules of pipeline.text.goglob. `target` and its parents are made if needed. A file
+        arrives as target/NAME, a directory as target/NAME with all that is in it, empty directories too; of
+        "directory/", with a slash at the end, only the contents arrive. Files that are there already are overwritten if
+        they have the same name, and else kept. Links to files arrive as files; links to directories, and what is
+        neither file nor directory, are left out with a warning. Files get the mode 0644, directories 0755.
 
         Raises NoMatch, UsageError for a bad pattern, StoreError if something cannot be read, CommandError if the guest
-        does not take it, and CommandTimeout if nothing goes on for Limits.stall seconds. What has arrived stays.
+        does not take it, and CommandTimeout if nothing moves for TransferLimits.stall seconds, or all is too slow. What
+        has arrived stays.
         """
         with self._left_at_interrupts():
             self._transfer().put(source, target)
@@ -135,36 +144,38 @@ class Connector:
         """Copy what the pattern `source` finds in the guest into the directory on the host, which must be there.
 
         A file arrives as directory/NAME, a directory as directory/NAME with all that is in it, empty directories too.
-        Directories are merged with what is there, files replaced, each at once when it is complete; none is left half.
-        Files named .live_corpus are left out. Links to files arrive as files; links to directories and what is neither
-        file nor directory are left out, with a warning.
+        Directories are merged with those that are there; files replace those that are there, each at once when it is
+        complete. Files named .live_corpus are left out. Links to files arrive as files; links to directories, and what
+        is neither file nor directory, are left out with a warning.
 
-        Whatever the guest says, nothing outside of the directory is touched, no link in it is followed, and no more
-        is written than Limits say: TransferRefused. Raises NoMatch, UsageError for a bad pattern, a destination that
-        is no directory or where something else is in the way, StoreError if the host cannot store it, CommandError
-        and CommandTimeout as `put`. What has arrived stays.
+        Whatever the guest says, nothing outside the directory is touched, no link in it is followed, and no more is
+        written than TransferLimits allow: else TransferRefused is raised. Raises also NoMatch, UsageError for a bad
+        pattern, for a destination that is no directory or where something else is in the way, StoreError if the host
+        cannot store it, and CommandError and CommandTimeout as `put` does. What has arrived stays.
         """
         with self._left_at_interrupts():
             self._transfer().get(source, directory)
 
     def sizes(self, directory: str) -> dict[str, int]:
-        """The sizes of the files that are in the directory in the guest, by their names; none if there is no such one.
+        """Return the bytes of each file in a directory of the guest, by name; nothing if there is no such directory.
 
-        The guest says so: a file need not be as large when it comes. Raises CommandError and CommandTimeout.
+        The guest claims them: a file may have another size when it comes. Raises CommandError and CommandTimeout.
         """
-        return self._transfer().sizes(directory)
+        with self._left_at_interrupts():
+            return self._transfer().sizes(directory)
 
     def fetch(self, directory: str, names: Collection[str], target: Path) -> None:
-        """Copy the files with these names in a directory of the guest into `target` on the host, as `get` does.
+        """Copy the files with these names from a directory of the guest into `target` on the host, as `get` does.
 
-        What has gone meanwhile is left out, without a warning: a fuzzer replaces its units all the time. `target` holds
-        no other files.
+        A file that has gone meanwhile is left out without a warning: a fuzzer replaces its units all the time. `target`
+        must be empty.
         """
-        self._transfer().fetch(directory, names, target)
+        with self._left_at_interrupts():
+            self._transfer().fetch(directory, names, target)
 
     @contextmanager
     def _left_at_interrupts(self) -> Iterator[None]:
-        """Ctrl-C can come when paramiko has just taken a lock, which nobody releases then: the connection is left."""
+        """Give up the connection at Ctrl-C: paramiko may just have taken a lock, which nobody would release then."""
         try:
             yield
         except KeyboardInterrupt:
@@ -175,21 +186,21 @@ class Connector:
         return Transfer(self.connected(), self.command, self._limits)
 
     def isdir(self, path: str) -> bool:
-        """Whether there is a directory at the path in the guest. A link counts as what it leads to."""
-        with Sftp(self.connected(), self._limits) as sftp:
+        """Whether the path in the guest is a directory, or a link to one."""
+        with self._left_at_interrupts(), Sftp(self.connected(), self._limits) as sftp:
             found = sftp.stat(path)
             return found is not None and found.directory
 
     def rmdir(self, path: str) -> None:
-        """Remove the directory in the guest and all that is in it; nothing happens if it is not there."""
+        """Remove a directory of the guest with all that is in it. Does nothing if it is not there."""
         self.command("rm", "-rf", f"./{path}" if path.startswith("-") else path).run(_SMALL)
 
     def syslog(self, pid: int) -> bytes:
-        """What a Fuchsia guest's log has of this process, while another command may run."""
+        """Return what a Fuchsia guest's log has of the process with this pid. Another command may run meanwhile."""
         return self.command("log_listener", "--dump_logs", "--pid", str(pid)).output(_SYSLOG)
 
     def close(self) -> None:
-        """See pipeline.launcher.Connector."""
+        """See pipeline.vm.launcher.GuestShell."""
         self._closing.set()
         with self._lock:
             self._closing.clear()
@@ -200,7 +211,7 @@ class Connector:
         self._open.close()
 
     def cleanup(self) -> None:
-        """Close, and remove the temporary directory. Raises StoreError if that cannot be done."""
+        """Close the connection, and remove the temporary directory. Raises StoreError if it cannot be removed."""
         self.close()
         if self.temporary is not None:
             with host_faults("removing a temporary directory", "temporary"):
@@ -210,6 +221,6 @@ class Connector:
 
 
 def _temporary() -> Path:
-    """A new directory in $TMPDIR. Python would fall back to another one if that is not there, unseen by its owner."""
+    """Make a new directory in $TMPDIR. Python would silently take another place if $TMPDIR cannot be used."""
     with host_faults("making a temporary directory", "temporary"):
         return Path(tempfile.mkdtemp(prefix=PREFIX, dir=os.environ.get("TMPDIR") or "/tmp"))

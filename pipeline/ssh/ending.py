@@ -1,4 +1,4 @@
-"""Ending a command in a guest, with all that it has started.
+"""How a command in a guest is ended, with all that it has started.
 
 Few SSH servers pass a signal on (dropbear does not for a command that runs a shell, Fuchsia's does not at all), and
 closing the session ends only what writes. So a command is marked by a variable in its environment, which whatever it
@@ -10,13 +10,13 @@ import secrets
 import shlex
 
 MARK = "TOPCOAT_COMMAND"
-"""The variable."""
+"""The name of the environment variable that carries the mark."""
 
 ROUNDS = 8
-"""How often marked processes are looked for, from the third time on after a second's pause: one may die slowly."""
+"""How many times marked processes are looked for; from the third on after a second's pause: one may die slowly."""
 
 GONE = b"none is left\n"
-"""What the line of `killing` prints when nothing marked runs any more."""
+"""What the command line of `killing` prints once no marked process runs any more."""
 
 # The shell's read leaves out the NULs between the variables
 _SCRIPT = f"""
@@ -37,15 +37,18 @@ done
 
 
 def new_mark() -> str:
-    """A mark that no other command has."""
+    """Return a random mark, which no other command has."""
     return secrets.token_hex(16)
 
 
 def marked(line: str, mark: str, *, combined: bool = False) -> str:
-    """The command line, so that all that it runs carries the mark. `combined`: with stderr going to stdout."""
+    """Return a command line that runs `line` so that all its processes carry the mark.
+
+    With `combined`, their stderr goes to stdout.
+    """
     return f"{MARK}={mark} exec sh -c {shlex.quote(line)}" + (" 2>&1" if combined else "")
 
 
 def killing(mark: str) -> str:
-    """A command line that kills all that carries the mark."""
+    """Return a command line that kills all processes with the mark, and prints GONE once none is left."""
     return shlex.join(["sh", "-c", _SCRIPT, "sh", f"{MARK}={mark}"])

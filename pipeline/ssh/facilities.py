@@ -1,26 +1,27 @@
-"""What a guest has that makes transfers faster and ends commands for certain. Fuchsia has none of it; all of it works
-without.
+"""What a guest may have that makes transfers faster, and the end of commands certain.
+
+Fuchsia has none of it; everything works without.
 """
 
 from dataclasses import dataclass
 
-from pipeline.launcher import Result
+from pipeline.ssh.result import Result
 
 QUESTION = "sh -c 'test -r /proc/self/environ && echo environ; tar --version 2>&1'"
-"""The command line whose result `of` understands. A guest without a shell answers with an error, which is an answer."""
+"""The command line whose result `of` reads. The error of a guest without a shell is an answer too: it has nothing."""
 
 
 @dataclass(frozen=True)
 class Facilities:
-    """What can be relied upon in a guest."""
+    """What one guest has that can be relied upon."""
 
     environ: bool = False
-    """/proc/PID/environ tells the environment of every process, as in Linux."""
+    """Whether /proc/PID/environ tells the environment of every process, as in Linux."""
     tar: bool = False
-    """`tar` is busybox's or GNU's: both take GNU's format and both write it."""
+    """Whether `tar` is busybox's or GNU's, both of which read and write GNU's format."""
 
 
 def of(answer: Result) -> Facilities:
-    """What the answer to QUESTION says."""
+    """Read the facilities from the result of QUESTION."""
     first, _, _ = answer.stdout.partition(b"\n")
     return Facilities(first == b"environ", b"(busybox)" in answer.stdout or b"(GNU tar)" in answer.stdout)

@@ -1,7 +1,7 @@
 """Requests to an SFTP server, version 3, and transfers made of them.
 
-A transfer is a generator, a Job: it yields requests, is sent their replies, and so on; pipeline.ssh.sftp runs many at
-once. Source of the format: draft-ietf-secsh-filexfer-02, which OpenSSH's server, on Linux as on Fuchsia, implements.
+A transfer is a generator, called Job: it yields requests, is sent their replies, and so on; pipeline.ssh.sftp runs many
+at once. Source of the format: draft-ietf-secsh-filexfer-02, which OpenSSH's server implements, on Linux and Fuchsia.
 """
 
 import stat
@@ -37,23 +37,24 @@ from paramiko.sftp import (
 
 from pipeline.errors import CommandError, TransferRefused
 from pipeline.ssh.session import CONSOLE
-from pipeline.text import one_line
+from pipeline.text.printable import one_line
 
 BLOCK = 32768
-"""Bytes in one read or write: the most that every server takes."""
+"""The bytes of one read or write: the most that every server takes."""
 
 LARGEST_REPLY = 1 << 18
-"""Bytes of the largest packet that a server may send."""
+"""The bytes of the largest packet that an SFTP server may send."""
 
-_AHEAD = 8  # blocks of one file under way
+_AHEAD = 8  # blocks of one file that are under way at most
 _SMALLEST_NAME = 12
-_MOST_NAMES = 1_000_000
+_MOST_NAMES = 200_000  # in one directory; below, the bytes of all of them
+_MOST_BYTES = 16 << 20
 _HINT = "see what the guest says: topcoat logs NAME; is its disk full, or the path wrong?"
 
 
 @dataclass(frozen=True)
-class Request:
-    """A request: its type, what follows its number, and the path or so that it is about."""
+class SftpRequest:
+    """A request: its SFTP type, the bytes behind its number, and the path that it is about, for errors."""
 
     kind: int
     body: bytes
@@ -62,19 +63,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """The reply to a request."""
+    """The reply to a request; `kind` is its SFTP type."""
 
-    request: Request
+    request: SftpRequest
     kind: int
     message: Message
-    """Its content, but for a status."""
+    """The content of the reply. If the reply is a status, it has been read already, into `code` and `words`."""
     code: int | None
-    """The status, if that is what it is."""
+    """The status code of SFTP; None if the reply is not a status."""
     words: bytes
-    """What the server says of the status."""
+    """What the server says about the status; empty if the reply is not a status."""
 
     def expect(self, kind: int) -> Message:
-        """The content, if it is of this kind. Raises CommandError: the server's words, or that it makes no sense."""
+        """Return the content of a reply of this kind. Raises CommandError for a status, TransferRefused for others."""
         if self.kind == kind:
             return self.message
         if self.kind == CMD_STATUS:
@@ -82,89 +83,89 @@ class Reply:
         raise TransferRefused(f"the guest's SFTP server answers {self.kind} to {self.request.kind}", hint=CONSOLE)
 
     def done(self) -> None:
-        """Raises CommandError unless it says that all is well."""
+        """Raise CommandError unless the reply is the status that all is well."""
         if self.code != SFTP_OK:
             raise self.refused()
 
     def refused(self) -> CommandError:
-        """The error for a request that was refused."""
+        """Make the error for a request that was refused, in the server's words if it has any."""
         why = one_line(self.words) or f"the SFTP server answers {self.kind} ({self.code})"
         return CommandError(f"{one_line(self.request.about)!r} in the guest: {why}", hint=_HINT)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is at a path."""
+    """What is at a path in the guest, as far as its server tells."""
 
     mode: int | None
-    """None if the server does not tell it."""
+    """Type and permissions, as in stat(2); None if the server does not tell them."""
     size: int = 0
-    """Bytes, as the guest says."""
+    """The size in bytes that the guest claims; 0 if it claims none."""
 
     @property
     def directory(self) -> bool:
-        """It is a directory."""
+        """Whether it is a directory."""
         return self.mode is not None and stat.S_ISDIR(self.mode)
 
     @property
     def file(self) -> bool:
-        """It is a regular file."""
+        """Whether it is a regular file."""
         return self.mode is not None and stat.S_ISREG(self.mode)
 
     @property
     def link(self) -> bool:
-        """It is a symbolic link."""
+        """Whether it is a symbolic link."""
         return self.mode is not None and stat.S_ISLNK(self.mode)
 
 
 T = TypeVar("T")
-Job = Generator[Sequence[Request], Sequence[Reply], T]
-"""A transfer. What it yields is sent at once; it goes on with the replies, in the order of the requests."""
+Job = Generator[Sequence[SftpRequest], Sequence[Reply], T]
+"""A transfer. All requests of one yield are sent together; it goes on with their replies, in the same order."""
 
 
 def text(data: bytes) -> bytes:
-    """A string on the wire."""
+    """Encode a string as SFTP does: four bytes for its length, then its bytes."""
     return struct.pack(">I", len(data)) + data
 
 
-def _about(kind: int, path: bytes, more: bytes = b"") -> Request:
-    return Request(kind, text(path) + more, path)
+def _about(kind: int, path: bytes, more: bytes = b"") -> SftpRequest:
+    return SftpRequest(kind, text(path) + more, path)
 
 
-def opening(path: bytes, *, write: bool) -> Request:
-    """Open a file. For writing it is made or emptied."""
+def opening(path: bytes, *, write: bool) -> SftpRequest:
+    """Make the request to open a file. A file that is opened for writing is made, or emptied."""
     flags = SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_TRUNC if write else SFTP_FLAG_READ
     attributes = struct.pack(">II", SFTPAttributes.FLAG_PERMISSIONS, 0o644) if write else struct.pack(">I", 0)
     return _about(CMD_OPEN, path, struct.pack(">I", flags) + attributes)
 
 
-def reading(handle: bytes, path: bytes, offset: int) -> Request:
-    """Read a block."""
-    return Request(CMD_READ, text(handle) + struct.pack(">QI", offset, BLOCK), path)
+def reading(handle: bytes, path: bytes, offset: int) -> SftpRequest:
+    """Make the request to read BLOCK bytes of an open file, from the byte `offset` on."""
+    return SftpRequest(CMD_READ, text(handle) + struct.pack(">QI", offset, BLOCK), path)
 
 
-def writing(handle: bytes, path: bytes, offset: int, data: bytes) -> Request:
-    """Write a block."""
-    return Request(CMD_WRITE, text(handle) + struct.pack(">Q", offset) + text(data), path)
+def writing(handle: bytes, path: bytes, offset: int, data: bytes) -> SftpRequest:
+    """Make the request to write data to an open file, from the byte `offset` on; at most BLOCK bytes."""
+    return SftpRequest(CMD_WRITE, text(handle) + struct.pack(">Q", offset) + text(data), path)
 
 
-def closing(handle: bytes, path: bytes) -> Request:
-    """Close a file or directory."""
-    return Request(CMD_CLOSE, text(handle), path)
+def closing(handle: bytes, path: bytes) -> SftpRequest:
+    """Make the request to close a file or directory."""
+    return SftpRequest(CMD_CLOSE, text(handle), path)
 
 
-def making(path: bytes) -> Request:
-    """Make a directory."""
+def making(path: bytes) -> SftpRequest:
+    """Make the request to make a directory."""
     return _about(CMD_MKDIR, path, struct.pack(">II", SFTPAttributes.FLAG_PERMISSIONS, 0o755))
 
 
-def statting(path: bytes, *, follow: bool) -> Request:
-    """Ask what is at a path."""
+def statting(path: bytes, *, follow: bool) -> SftpRequest:
+    """Make the request to tell what is at a path; `follow` says whether a link counts as what it leads to."""
     return _about(CMD_STAT if follow else CMD_LSTAT, path)
 
 
 def attributes_of(reply: Reply) -> Attributes | None:
-    """What was asked for by `statting`; None if nothing is there."""
+    """Read the reply to `statting`; None if nothing is there. Raises CommandError."""
     return None if is_gone(reply) else _attributes(reply.expect(CMD_ATTRS))
 
 
@@ -182,12 +183,15 @@ def _attributes(message: Message) -> Attributes:
 
 
 def is_gone(reply: Reply) -> bool:
-    """Whether the request was refused because nothing is there."""
+    """Whether a request was refused because nothing is at its path."""
     return reply.code == SFTP_NO_SUCH_FILE
 
 
 def fetch(opened: Reply, path: bytes, write: Callable[[bytes], object]) -> Job[None]:
-    """Read a file, which was opened by `opening`, to its end, whatever its size is said to be."""
+    """Read a file to its end, whatever size it claims to have; `opened` is the reply to `opening`.
+
+    `write` gets the content, piece by piece.
+    """
     handle = opened.expect(CMD_HANDLE).get_string()
     offset, ahead = 0, 2  # a small file and its end come at once
     while True:
@@ -196,7 +200,7 @@ def fetch(opened: Reply, path: bytes, write: Callable[[bytes], object]) -> Job[N
             data = _block(reply)
             write(data)
             offset += len(data)
-            if len(data) < BLOCK:  # the following blocks start too late, unless this is the end
+            if len(data) < BLOCK:  # after a short block the offsets of the next ones are wrong, unless it is the end
                 break
         if not data:
             break
@@ -214,7 +218,7 @@ def _block(reply: Reply) -> bytes:
 
 
 def store(path: bytes, read: Callable[[int], bytes]) -> Job[None]:
-    """Write a file; `read` gives its content, piece by piece."""
+    """Write a file; `read` gives its content, at most as many bytes as it is asked for, and nothing at the end."""
     (opened,) = yield [opening(path, write=True)]
     handle = opened.expect(CMD_HANDLE).get_string()
     offset = 0
@@ -229,7 +233,7 @@ def store(path: bytes, read: Callable[[int], bytes]) -> Job[None]:
 
 
 def make(path: bytes) -> Job[None]:
-    """Make a directory, unless there is one. Raises CommandError if there is something else, or it is refused."""
+    """Make a directory, unless there is one. Raises CommandError if that is refused, or something else is there."""
     (made,) = yield [making(path)]
     if made.code != SFTP_OK:
         (found,) = yield [statting(path, follow=True)]
@@ -239,17 +243,21 @@ def make(path: bytes) -> Job[None]:
 
 
 def listing(path: bytes) -> Job[list[tuple[bytes, Attributes]]]:
-    """The names in a directory but "." and "..", and what they are; links are not followed."""
+    """List the names in a directory, without "." and "..", and what each is; links are not followed."""
     (opened,) = yield [_about(CMD_OPENDIR, path)]
     handle = opened.expect(CMD_HANDLE).get_string()
     found: list[tuple[bytes, Attributes]] = []
+    size = 0
     while True:
-        (reply,) = yield [Request(CMD_READDIR, text(handle), path)]
+        (reply,) = yield [SftpRequest(CMD_READDIR, text(handle), path)]
         if reply.code == SFTP_EOF:
             break
-        found += _names(reply.expect(CMD_NAME))
-        if len(found) > _MOST_NAMES:
-            raise TransferRefused(f"{one_line(path)!r} in the guest has over {_MOST_NAMES} names", hint=CONSOLE)
+        names = _names(reply.expect(CMD_NAME))
+        found += names
+        size += sum(len(name) for name, _ in names)
+        if len(found) > _MOST_NAMES or size > _MOST_BYTES:
+            most = f"{_MOST_NAMES:,} names, or {_MOST_BYTES >> 20} MiB of them"
+            raise TransferRefused(f"{one_line(path)!r} in the guest has more than {most}", hint=CONSOLE)
     yield [closing(handle, path)]
     return [(name, attributes) for name, attributes in found if name not in (b".", b"..")]
 

@@ -1,4 +1,4 @@
-"""A directory on the host into which a guest's files go. Nothing that the guest says makes them land elsewhere."""
+"""A directory on the host that takes a guest's files. Nothing that the guest says makes them land elsewhere."""
 
 import os
 import secrets
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from pipeline.beneath import Beneath
 from pipeline.errors import TransferRefused, UsageError
-from pipeline.faults import host_faults
-from pipeline.text import one_line
+from pipeline.host.beneath import Beneath
+from pipeline.host.faults import host_faults
+from pipeline.text.printable import one_line
 
 PathInside = tuple[bytes, ...]
-"""The names from the directory to a file in it; () is the directory itself."""
+"""The names that lead from the directory to something below it; () is the directory itself."""
 
 LEFT_OUT = b".live_corpus"
-"""Files of this name mark a corpus that is in use, and are not fetched."""
+"""The name of files that mark a corpus as in use; they are not fetched."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LONGEST = 255
@@ -25,28 +25,28 @@ _HINT = "the guest does not behave; do not trust what came from it"
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one transfer may come to."""
+class TransferLimits:
+    """The limits of one transfer."""
 
     bytes: int = 4 << 30
-    """Content of all files that a guest sends."""
+    """The most bytes of content, of all files together, that a guest may send."""
     entries: int = 200_000
-    """Files and directories that a guest sends."""
+    """The most files and directories that a guest may send."""
     depth: int = 64
-    """Directories in directories that a guest sends."""
+    """How deep the directories that a guest sends may be nested."""
     stall: float = 60.0
-    """Seconds for which nothing may come or go."""
+    """Seconds for which a transfer, in either direction, may stand still."""
     seconds: float = 3600.0
-    """For all of it, in either direction."""
+    """Seconds that a whole transfer, in either direction, may take."""
 
 
 class Landing:
-    """The directory. As a context manager, with `Limits` for all that lands before the end of the body.
+    """A directory that takes a guest's files. As a context manager; `limits` hold for all that lands in its body.
 
     Raises UsageError if there is no such directory.
     """
 
-    def __init__(self, directory: Path, limits: Limits) -> None:
+    def __init__(self, directory: Path, limits: TransferLimits) -> None:
         try:
             self._below = Beneath(directory)
         except OSError as error:
@@ -64,14 +64,14 @@ class Landing:
         self._below.close()
 
     def admit(self, path: PathInside) -> None:
-        """Check and count a file or directory of which the guest has told. Raises TransferRefused."""
+        """Check the path of a file or directory that the guest has named, and count it. Raises TransferRefused."""
         self._check(path)
         self._entries += 1
         if self._entries > self._limits.entries:
             raise TransferRefused(f"the guest sends more than {self._limits.entries} files", hint=_TOO_MUCH)
 
     def count(self, size: int) -> None:
-        """Count content that has come, and raise TransferRefused if that is too much."""
+        """Count so many bytes of content that have come. Raises TransferRefused if there are too many."""
         self._bytes += size
         if self._bytes > self._limits.bytes:
             raise TransferRefused(f"the guest sends more than {self._limits.bytes} bytes", hint=_TOO_MUCH)
@@ -84,16 +84,20 @@ class Landing:
             raise TransferRefused(f"the guest sends more than {self._limits.depth} nested directories", hint=_HINT)
 
     def directory(self, path: PathInside) -> None:
-        """Make the directory, unless it is there. Raises UsageError if something else is, and StoreError."""
+        """Make a directory, unless it is there. Raises UsageError if something else is there, and StoreError.
+
+        Raises TransferRefused for a path that is too deep, or has a name that no file can have.
+        """
         self._check(path)
         with _host_faults(path), self._below.entered(path):
             pass
 
     @contextmanager
     def file(self, path: PathInside) -> Iterator["Incoming"]:
-        """Write a file in the body. It is there, complete, after the body; if that raises, nothing is.
+        """Write a file in the body. After the body it is there, complete; if the body raises, it is not.
 
-        Raises TransferRefused, UsageError if a directory is in the way, and StoreError.
+        What the path led to before is replaced only at the end. Raises TransferRefused, UsageError if a directory is in
+        the way, and StoreError.
         """
         self._check(path)
         with _host_faults(path), self._below.entered(path[:-1]) as parent:
@@ -101,7 +105,7 @@ class Landing:
 
     def _replaced(self, parent: int, path: PathInside) -> Iterator["Incoming"]:
         temporary = f".topcoat-{secrets.token_hex(8)}.part"
-        try:  # before it is made: Ctrl-C may come at once
+        try:  # begins before the file is made: Ctrl-C may come at once
             with open(os.open(temporary, _NEW, 0o644, dir_fd=parent), "wb", buffering=0) as stream:
                 yield Incoming(self, stream)
             os.rename(temporary, path[-1], src_dir_fd=parent, dst_dir_fd=parent)
@@ -114,14 +118,14 @@ class Landing:
 
 
 class Incoming:
-    """A file on its way."""
+    """A file that is being received."""
 
     def __init__(self, landing: Landing, stream: BinaryIO) -> None:
         self._landing = landing
         self._stream = stream
 
     def write(self, data: bytes) -> None:
-        """Add this. Raises TransferRefused, and OSError if the host cannot store it."""
+        """Append the data. Raises TransferRefused if it is too much, and OSError if the host cannot store it."""
         self._landing.count(len(data))
         view = memoryview(data)
         while view:

@@ -1,22 +1,22 @@
-"""How slow a guest may be: who sends or takes a byte every few seconds never stalls, and would hold us for ever."""
+"""How slow a transfer may be: a guest that moves a byte every few seconds never stalls, and could hold us for ever."""
 
 import time
 
-from pipeline.deadline import Clock
 from pipeline.errors import CommandTimeout
+from pipeline.host.deadline import Clock
 from pipeline.ssh.session import CONSOLE
 
 LEAST_RATE = 4096
-"""Bytes a second, over all of a transfer; an emulated guest on a busy host sends a hundred times as much."""
+"""The least bytes a second, over a whole transfer; an emulated guest on a busy host sends a hundred times as many."""
 
 REPLY = 2048
-"""Bytes as which each reply counts besides its own: the guest had something to look up."""
+"""Bytes for which each SFTP reply counts besides its own size: the guest had something to look up."""
 
 
 class Pace:
-    """Of one transfer: told of all that comes or goes, it raises CommandTimeout if that is too slow, or takes too long.
+    """The pace of one transfer, which must not be slower than LEAST_RATE, nor last too long.
 
-    `grace`: seconds that do not count; `most`: seconds for all of it.
+    `grace` is the number of seconds that are not counted into the rate, `most` the seconds for the whole transfer.
     """
 
     def __init__(self, grace: float, most: float, clock: Clock = time.monotonic) -> None:
@@ -25,7 +25,7 @@ class Pace:
         self._moved = 0
 
     def moved(self, size: int) -> None:
-        """So many bytes have come or gone."""
+        """Count bytes that were sent or received. Raises CommandTimeout if the transfer is too slow or too long."""
         self._moved += size
         seconds = self._clock() - self._began
         if seconds > self._most:

@@ -1,22 +1,22 @@
-"""What a server may send us before and below everything else: paramiko itself sets no limit to either."""
+"""Limits for the greeting and the packets of an SSH server, for which paramiko itself has none."""
 
 import paramiko
 from paramiko.packet import Packetizer
 
 LARGEST = 256 * 1024
-"""Bytes of one SSH packet; OpenSSH's PACKET_MAX_SIZE. RFC 4253, section 6.1 asks for 35,000 at least."""
+"""The most bytes of one SSH packet: OpenSSH's PACKET_MAX_SIZE. RFC 4253, section 6.1, asks for at least 35,000."""
 
 GREETING = 64 * 1024
-"""Bytes before and of the server's version, which RFC 4253, section 4.2 does not limit."""
+"""The most bytes up to the end of the server's version line, which RFC 4253, section 4.2, does not limit."""
 
 
 class Packets(Packetizer):
-    """paramiko's reader of packets, which breaks the connection off instead of taking whatever a server announces."""
+    """paramiko's packet reader, which breaks the connection off when a server exceeds LARGEST or GREETING."""
 
     _greeting = 0
 
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
-        """The next `n` bytes. Raises SSHException if no packet has so many."""
+        """Read the next `n` bytes. Raises SSHException if `n` is larger than LARGEST."""
         if n > LARGEST:
             raise paramiko.SSHException(f"the server announces a packet of {n:,} bytes")
         return super().read_all(n, check_rekey)

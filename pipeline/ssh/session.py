@@ -1,7 +1,7 @@
-"""One session in an SSH connection: its streams, read and written by whoever waits for them, without a thread.
+"""One session in an SSH connection, whose streams are read and written by its callers, without a thread of its own.
 
-SSH's window is the only buffer: what nobody reads stays in the guest. As both output streams share one window, what is
-read from one of them while nobody takes the other goes on only because the other is read too, into its sink.
+SSH's window is the only buffer: what nobody reads stays in the guest. Both output streams share one window, so a stream
+that nobody wants is read too, into its sink: else it would fill the window and hold up the other.
 """
 
 import socket
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
-from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, CommandTimeout
-from pipeline.text import printable
+from pipeline.host.deadline import Deadline
+from pipeline.text.printable import printable
 
 if TYPE_CHECKING:
     from paramiko.buffered_pipe import BufferedPipe
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 Stream = Literal["stdout", "stderr"]
 
 CHUNK = 65536
-"""Bytes that are read or written at once, at most."""
+"""The most bytes that are read or written at once."""
 
 CONSOLE = "see what the guest says: topcoat logs NAME"
-"""The hint for a guest that does not behave."""
+"""The hint of errors about a guest that does not behave."""
 
 _STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
-_FREE = 2.0  # for a lock that is held for microseconds
-_LOOK = 0.25  # while we wait to be allowed to write, the guest may wait for us to read
+_FREE = 2.0  # seconds for a lock that is held for microseconds
+_LOOK = 0.25  # seconds: while we wait to be allowed to write, the guest may wait for us to read
 
 
 class _Bell(threading.Event):
-    """Rings whenever something has come. paramiko takes it for an Event; no ring is lost between a look and a wait."""
+    """An Event that paramiko sets when data has come. It counts, so that none is lost between a look and a wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,32 +47,33 @@ class _Bell(threading.Event):
             self._changed.notify_all()
 
     def clear(self) -> None:
-        """The number of rings only grows."""
+        """Do nothing: the number of rings only grows."""
 
     def wait_since(self, rung: int, seconds: float | None) -> None:
-        """Wait until it rings more often than that, at most so many seconds."""
+        """Wait until it has rung more than `rung` times, for at most so many seconds."""
         with self._changed:
             self._changed.wait_for(lambda: self.rung != rung, seconds)
 
 
 class Vanished(CommandError):
-    """The server has ended a session before it could begin, so that nothing has been run: ask for another one.
+    """The server has ended a session before anything was run in it, so that another one can be asked for.
 
-    dropbear does so (seen in 2022.83) if another session's command ends in that moment.
+    dropbear does so (seen in 2022.83) if another session's command ends at that moment.
     """
 
 
 class Session:
-    """An open channel. `what` names it in errors. It raises Vanished, as `request` does.
+    """An open channel of an SSH connection, which errors call `what`.
 
-    All its methods raise CommandTimeout when the deadline passes that they are given, CommandError where the
-    connection breaks. A stream may be read by one thread while another one reads the other, or writes.
+    Methods raise CommandTimeout when the deadline that they are given passes, and CommandError if the connection
+    breaks. To make a session and to `request` can also raise Vanished. One thread may read a stream while another one
+    reads the other stream, or writes.
     """
 
     def __init__(self, transport: paramiko.Transport, what: str, deadline: Deadline) -> None:
         self._what = what
         self.sinks: dict[Stream, Callable[[bytes], object]] = dict.fromkeys(_STREAMS, lambda _: None)
-        """Where what nobody reads goes. A stream without a sink is taken: only `read` reads it."""
+        """What takes the data of each stream for which nobody calls `read`. Without a sink, only `read` reads it."""
         self._bell = _Bell()
         self._locks = {stream: threading.Lock() for stream in _STREAMS}
         try:
@@ -81,7 +82,7 @@ class Session:
             if deadline.expired:
                 raise self.late(deadline) from error
             # A refusal is a ChannelException; this one was opened, and closed again before paramiko could return it
-            vanished = type(error) is paramiko.SSHException and transport.is_active()
+            vanished = type(error) is paramiko.SSHException or not transport.is_active()
             raise self.broken(str(error) or "the connection is closed", vanished=vanished) from error
         self._flooded = False
         for pipe in (self._channel.in_buffer, self._channel.in_stderr_buffer):
@@ -89,7 +90,7 @@ class Session:
             self._bound(pipe)
 
     def _bound(self, pipe: "BufferedPipe[bytes]") -> None:
-        """Hold the server to the window, whether or not anybody reads: paramiko takes whatever comes."""
+        """Hold the server to SSH's window: paramiko buffers whatever comes."""
         feed = pipe.feed
 
         def checked(data: bytes) -> None:
@@ -101,7 +102,7 @@ class Session:
         pipe.feed = checked  # type: ignore[method-assign]  # paramiko offers no class to be chosen
 
     def request(self, kind: str, argument: bytes, deadline: Deadline) -> None:
-        """Ask for what the session is to be ("exec", "subsystem"), and wait until the server agrees."""
+        """Ask the server to start a command ("exec") or a service ("subsystem"), and wait until it agrees."""
         self._channel.event.clear()
         self._channel.event_ready = False
         if self._channel.closed:
@@ -114,7 +115,7 @@ class Session:
             raise self.broken(why, vanished=bool(self._channel.eof_received))
 
     def signal(self, name: str) -> None:
-        """Ask the server to send a signal to the command. Many servers do nothing of the kind."""
+        """Ask the server to send a signal, such as "KILL", to the command. Many servers ignore that."""
         self._send_request("signal", name.encode(), answered=False)
 
     def _send_request(self, kind: str, argument: bytes, *, answered: bool) -> None:
@@ -131,30 +132,30 @@ class Session:
             raise self.broken(str(error) or "the connection is closed") from error
 
     def combine(self) -> None:
-        """From now on stderr comes as stdout, in the order in which it was written."""
+        """Receive stderr as part of stdout from now on, in the order of writing."""
         self._channel.set_combine_stderr(True)
 
     def take(self, stream: Stream) -> None:
-        """From now on only `read` reads this stream."""
+        """Take the sink from this stream: from now on only `read` reads it."""
         self.sinks.pop(stream, None)
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come than what has."""
+        """Whether no more output will come than has come already."""
         return bool(self._channel.eof_received or self._channel.closed)
 
     @property
     def buffered(self) -> int:
-        """Bytes that have come and that nobody has read."""
+        """The number of bytes that have come and that nobody has read yet."""
         return len(self._channel.in_buffer) + len(self._channel.in_stderr_buffer)
 
     @property
     def status(self) -> int | None:
-        """The exit status, once it is known."""
+        """The exit status of the command; None until it is known."""
         return self._channel.exit_status if self._channel.exit_status >= 0 else None
 
     def read(self, stream: Stream, deadline: Deadline | None) -> bytes:
-        """What comes next, at most CHUNK bytes; nothing at the end of the stream."""
+        """Wait for the next data of the stream, and return at most CHUNK bytes; nothing at its end."""
         while True:
             rung, ended = self._bell.rung, self.ended
             if (data := self._received(stream)) or ended:
@@ -163,7 +164,10 @@ class Session:
                 self._wait(rung, deadline)
 
     def write(self, data: bytes, deadline: Deadline | None, *, reading: bool = True) -> None:
-        """Write all of it to the command's stdin. Without `reading` another thread reads what has sinks."""
+        """Write all of the data to the command's stdin.
+
+        Meanwhile it reads the streams that have sinks; without `reading`, another thread must do so.
+        """
         view = memoryview(data)
         self._channel.settimeout(_LOOK)
         while view:
@@ -186,12 +190,12 @@ class Session:
         return sent
 
     def end_input(self) -> None:
-        """Let the command see the end of its stdin."""
-        with suppress(paramiko.SSHException, EOFError, OSError):  # it has ended already; who waits for it is told
+        """End the command's stdin."""
+        with suppress(paramiko.SSHException, EOFError, OSError):  # it has ended already, and `finish` says so
             self._channel.shutdown_write()
 
     def finish(self, deadline: Deadline | None) -> int:
-        """Read what nobody takes until all has come, and return the exit status, once the command has ended."""
+        """Read the streams that have sinks to their end, wait for the command to end, and return its exit status."""
         while True:
             rung, ended = self._bell.rung, self.ended
             if not self._drained():
@@ -212,7 +216,7 @@ class Session:
         self._bell.wait_since(rung, None if deadline is None else deadline.remaining)
 
     def _drained(self) -> bool:
-        """Pass on what has come for the sinks. Whether there was something."""
+        """Pass what has come to the sinks. Returns whether there was anything."""
         return b"".join(self._received(stream, sink) for stream, sink in tuple(self.sinks.items())) != b""
 
     def _received(self, stream: Stream, sink: Callable[[bytes], object] = lambda _: None) -> bytes:
@@ -232,18 +236,18 @@ class Session:
         return data
 
     def leave(self, seconds: float) -> None:
-        """Wait for the end of what has been told to end, so long at most, and close the session.
+        """Wait at most so many seconds for a command that was told to end, and close the session.
 
-        dropbear takes no new session well while a command of another one ends.
+        dropbear has trouble with a new session while the command of another one ends.
         """
-        with suppress(CommandError):  # it was only waited for
+        with suppress(CommandError):  # nobody needs its result
             self.finish(Deadline(seconds))
         self.close()
 
     def close(self) -> None:
-        """Close the session. The server ends the command, or its next write does; or nothing does."""
-        # paramiko takes this lock without a limit, and Ctrl-C may have come when it had just been taken: then nobody
-        # releases it, and the whole connection goes
+        """Close the session. Depending on the server, the command ends at once, when it next writes, or not at all."""
+        # paramiko waits for this lock without a limit. If Ctrl-C came just after it was taken, nobody releases it:
+        # then the whole connection has to go
         if not self._channel.lock.acquire(timeout=_FREE):
             with suppress(OSError):
                 self._channel.get_transport().sock.shutdown(socket.SHUT_RDWR)
@@ -253,11 +257,11 @@ class Session:
             self._channel.close()
 
     def late(self, deadline: Deadline) -> CommandTimeout:
-        """The error for what did not come in time."""
+        """Make the error for a command that did not end by the deadline."""
         return CommandTimeout(f"{self._named} did not end within {deadline.seconds:g} s", hint=CONSOLE)
 
     def broken(self, why: str, *, vanished: bool = False) -> CommandError:
-        """The error for what was broken off."""
+        """Make the error for a command that was broken off, with the reason; Vanished if it had not begun."""
         kind = Vanished if vanished else CommandError
         return kind(f"{self._named} did not run to its end: {why}", hint=CONSOLE)
 

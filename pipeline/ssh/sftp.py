@@ -1,5 +1,6 @@
-"""A session with the guest's SFTP server, with many requests under way at once: what takes time is not the content of
-small files, but a round trip for each after the other. One thread does it all.
+"""A session with the guest's SFTP server that has many requests under way at once.
+
+With small files it is not the content that takes time, but one round trip after the other. One thread does it all.
 """
 
 import struct
@@ -10,36 +11,36 @@ from typing import Self, TypeVar
 from paramiko import Message
 from paramiko.sftp import CMD_INIT, CMD_STATUS, CMD_VERSION
 
-from pipeline import goglob
-from pipeline.deadline import Deadline
 from pipeline.errors import TransferRefused
+from pipeline.host.deadline import Deadline
 from pipeline.ssh.connection import Connection
-from pipeline.ssh.jobs import LARGEST_REPLY, Attributes, Job, Reply, Request, attributes_of, statting
-from pipeline.ssh.landing import Limits
+from pipeline.ssh.jobs import LARGEST_REPLY, Attributes, Job, Reply, SftpRequest, attributes_of, statting
+from pipeline.ssh.landing import TransferLimits
 from pipeline.ssh.pace import REPLY, Pace
 from pipeline.ssh.session import CONSOLE
+from pipeline.text import goglob
 
 PARALLEL = 24
-"""Jobs under way. All their requests, in which no content is, fit into dropbear's window of 24 KiB."""
+"""How many jobs are under way at once. All their requests without content fit into dropbear's window of 24 KiB."""
 
 T = TypeVar("T")
 _LEAVING = 2.0
 
 
 class _Running:
-    """A job with requests under way."""
+    """A job whose requests are under way."""
 
     def __init__(self, job: Job[None]) -> None:
         self.job = job
         self.replies: list[Reply | None] = []
 
     def got(self, place: int, reply: Reply) -> bool:
-        """Whether this was the last one."""
+        """Take the reply to the request at this place. Returns whether it was the last that was missing."""
         self.replies[place] = reply
         return None not in self.replies
 
-    def resume(self) -> Sequence[Request]:
-        """The next requests; none at the end."""
+    def resume(self) -> Sequence[SftpRequest]:
+        """Send the job its replies, and return its next requests; none at its end."""
         replies = [reply for reply in self.replies if reply]
         try:
             requests = self.job.send(replies) if replies else next(self.job)
@@ -52,15 +53,15 @@ class _Running:
 class Sftp:
     """A session with the guest's SFTP server. As a context manager it is closed after the body.
 
-    Nothing may come for at most `limits.stall` seconds. Raises CommandError; CommandTimeout when nothing comes, or too
-    slowly.
+    It and its methods raise CommandError, and CommandTimeout if nothing comes for `limits.stall` seconds, or all that
+    comes is too slow.
     """
 
-    def __init__(self, connection: Connection, limits: Limits) -> None:
+    def __init__(self, connection: Connection, limits: TransferLimits) -> None:
         self._stall = limits.stall
         self._pace = Pace(limits.stall, limits.seconds)
         self._number = 0
-        self._waiting: dict[int, tuple[_Running, int, Request]] = {}
+        self._waiting: dict[int, tuple[_Running, int, SftpRequest]] = {}
         self._buffer = bytearray()
         deadline = Deadline(limits.stall)
         self._session = connection.session(
@@ -86,18 +87,18 @@ class Sftp:
 
     @property
     def alive(self) -> bool:
-        """Whether the server has not ended."""
+        """Whether the session with the server has not ended."""
         return not self._session.ended
 
     def stat(self, path: str) -> Attributes | None:
-        """What is at the path; a link counts as what it leads to. None if nothing is."""
+        """Tell what is at the path; a link counts as what it leads to. None if nothing is there."""
         return self._one(statting(goglob.encoded(path), follow=True), attributes_of)
 
     def lstat(self, path: str) -> Attributes | None:
-        """What is at the path. None if nothing is."""
+        """Tell what is at the path; links are not followed. None if nothing is there."""
         return self._one(statting(goglob.encoded(path), follow=False), attributes_of)
 
-    def _one(self, request: Request, understand: Callable[[Reply], T]) -> T:
+    def _one(self, request: SftpRequest, understand: Callable[[Reply], T]) -> T:
         def job() -> Job[T]:
             (reply,) = yield [request]
             return understand(reply)
@@ -115,7 +116,7 @@ class Sftp:
         return results[0]
 
     def run(self, jobs: deque[Job[None]]) -> None:
-        """Run all the jobs, which may add further ones to the queue, to their end or to the first error."""
+        """Run all jobs in the queue, to which they may add further ones, to their end or to the first error."""
         running: set[_Running] = set()
         try:
             while jobs or running:
@@ -135,7 +136,7 @@ class Sftp:
             running.discard(each)
         self._send(each, requests)
 
-    def _send(self, owner: _Running, requests: Sequence[Request]) -> None:
+    def _send(self, owner: _Running, requests: Sequence[SftpRequest]) -> None:
         packets = bytearray()
         for place, request in enumerate(requests):
             self._number = (self._number + 1) & 0xFFFFFFFF
@@ -145,7 +146,7 @@ class Sftp:
         self._pace.moved(len(packets))
 
     def _answered(self) -> _Running:
-        """The next job all of whose requests have been replied to."""
+        """Receive replies until one of the jobs has all that it waits for, and return that job."""
         while True:
             kind, body = self._packet()
             message = Message(body)

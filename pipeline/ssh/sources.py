@@ -1,4 +1,4 @@
-"""What is to be put into a guest: files and directories of the host."""
+"""The files and directories of the host that are to be put into a guest."""
 
 import errno
 import logging
@@ -10,30 +10,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline import goglob
 from pipeline.errors import NoMatch
-from pipeline.faults import host_faults
-from pipeline.text import one_line
+from pipeline.host.faults import host_faults
+from pipeline.text import goglob
+from pipeline.text.printable import one_line
 
 log = logging.getLogger("topcoat")
 
-_DEEPEST = 64  # as of what comes from a guest
+_DEEPEST = 64  # nested directories, as in what comes from a guest
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file or directory of the host, and the path under which it arrives, below the target directory."""
+class Upload:
+    """A file or directory of the host, and where it arrives in the guest."""
 
     path: Path
     arrives: bytes
-    """Without "." and "..", names separated by single slashes; empty for the target directory itself."""
+    """The path below the target directory, without ".", ".." or double slashes; empty for that directory itself."""
     directory: bool
     empty: bool = False
-    """It is a directory with nothing in it."""
+    """Whether it is a directory with nothing in it."""
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
-        """Its content. Raises OSError, also for what is no regular file any more."""
+        """Open the file for reading. Raises OSError, also if it is no regular file any more."""
         descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as stream:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -41,8 +41,11 @@ class Source:
             yield stream
 
 
-def find(pattern: str) -> list[Source]:
-    """All that the pattern asks for, directories before what is in them. See Connector.put. Raises what that raises."""
+def find(pattern: str) -> list[Upload]:
+    """Find all that the pattern asks for on the host, directories before what is in them. See Connector.put.
+
+    Raises NoMatch, UsageError for a bad pattern, and StoreError if something cannot be read.
+    """
     matches = goglob.expand(pattern, os.path.lexists, _names)
     if not matches:
         raise NoMatch(f"no files matching glob: {one_line(pattern)!r}", hint="see what is there: ls -a")
@@ -57,7 +60,7 @@ def _names(directory: str) -> list[str]:
         return []
 
 
-def _tree(match: str) -> Iterator[Source]:
+def _tree(match: str) -> Iterator[Upload]:
     path = Path(match)
     if match.endswith("/") or path.name == "":
         return _walk(path, b"", path.stat().st_mode)
@@ -65,7 +68,7 @@ def _tree(match: str) -> Iterator[Source]:
     return _link(path, arrives) if path.is_symlink() else _walk(path, arrives, path.stat().st_mode)
 
 
-def _link(path: Path, arrives: bytes) -> Iterator[Source]:
+def _link(path: Path, arrives: bytes) -> Iterator[Upload]:
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -80,23 +83,23 @@ def _link(path: Path, arrives: bytes) -> Iterator[Source]:
         yield from _walk(path, arrives, mode)
 
 
-def _walk(path: Path, arrives: bytes, mode: int) -> Iterator[Source]:
+def _walk(path: Path, arrives: bytes, mode: int) -> Iterator[Upload]:
     if stat.S_ISDIR(mode):
-        if arrives.count(b"/") > _DEEPEST:  # this calls itself for each level
+        if arrives.count(b"/") > _DEEPEST:  # this function calls itself for each level
             raise OSError(0, f"directories lie in each other over {_DEEPEST} deep", str(path))
         with os.scandir(path) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
-        yield Source(path, arrives, directory=True, empty=not entries)
+        yield Upload(path, arrives, directory=True, empty=not entries)
         for entry in entries:
             name = os.fsencode(entry.name)
             yield from _inside(entry, arrives + b"/" + name if arrives else name)
     elif stat.S_ISREG(mode):
-        yield Source(path, arrives, directory=False)
+        yield Upload(path, arrives, directory=False)
     else:
         log.warning("%s is left out: it is neither a file nor a directory", one_line(str(path)))
 
 
-def _inside(entry: "os.DirEntry[str]", arrives: bytes) -> Iterator[Source]:
+def _inside(entry: "os.DirEntry[str]", arrives: bytes) -> Iterator[Upload]:
     path = Path(entry.path)
     return _link(path, arrives) if entry.is_symlink() else _walk(path, arrives, _mode(entry))
 

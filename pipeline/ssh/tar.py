@@ -1,7 +1,7 @@
 """tar streams: written for a guest, and read from one that is not to be trusted.
 
-Source of the format: POSIX ustar, with GNU's long names ("L"), as busybox and GNU tar write it. tarfile's own reader
-takes as much memory for a name as the stream says.
+Source of the format: POSIX ustar, with GNU's long names ("L"), as busybox and GNU tar write it. tarfile's own reader is
+not used, because it takes as much memory for a name as the stream says.
 """
 
 import errno
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pipeline.errors import TransferRefused
-from pipeline.faults import host_faults
-from pipeline.goglob import decoded, encoded
-from pipeline.ssh.sources import Source
+from pipeline.host.faults import host_faults
+from pipeline.ssh.sources import Upload
+from pipeline.text.goglob import decoded, encoded
 
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 1 << 16
@@ -24,10 +24,10 @@ _NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
-def write(sources: Iterable[Source], send: Callable[[bytes], object]) -> None:
-    """Send the files and the empty directories. Other directories come to be by what is in them.
+def write(sources: Iterable[Upload], send: Callable[[bytes], object]) -> None:
+    """Write a stream of the files and the empty directories; other directories are made by what is in them.
 
-    Raises StoreError if a file cannot be read, or ends before its size.
+    `send` gets the stream in pieces. Raises StoreError if a file cannot be read, or becomes shorter meanwhile.
     """
     pieces = bytearray()
 
@@ -48,7 +48,7 @@ def write(sources: Iterable[Source], send: Callable[[bytes], object]) -> None:
     send(bytes(pieces) + _END * 2)
 
 
-def _write_file(source: Source, send: Callable[[bytes], object]) -> None:
+def _write_file(source: Upload, send: Callable[[bytes], object]) -> None:
     with source.opened() as stream:
         about = os.fstat(stream.fileno())
         send(_header(source, about.st_size, int(about.st_mtime)))
@@ -62,7 +62,7 @@ def _write_file(source: Source, send: Callable[[bytes], object]) -> None:
     send(bytes(-about.st_size % _BLOCK))
 
 
-def _header(source: Source, size: int, modified: int) -> bytes:
+def _header(source: Upload, size: int, modified: int) -> bytes:
     member = tarfile.TarInfo(decoded(source.arrives))
     member.size, member.mtime = size, max(0, modified)
     member.type = tarfile.DIRTYPE if source.directory else tarfile.REGTYPE
@@ -72,19 +72,20 @@ def _header(source: Source, size: int, modified: int) -> bytes:
 
 @dataclass(frozen=True)
 class Member:
-    """An entry of a stream."""
+    """An entry of a tar stream."""
 
     name: bytes
     size: int
-    """Bytes that follow it."""
+    """The bytes of content that follow it."""
     file: bool
     directory: bool
 
 
-class Reader:
-    """The entries of a stream, one after the other; each one's content is to be taken before the next.
+class TarReader:
+    """Reads the entries of a tar stream, one after the other; content must be taken before the next entry, or is lost.
 
-    `read` gives what comes next, nothing at the end. Raises TransferRefused for what is no such stream.
+    `read` returns the next bytes of the stream, and nothing at its end. All methods raise TransferRefused for what is
+    no tar stream.
     """
 
     def __init__(self, read: Callable[[], bytes]) -> None:
@@ -93,7 +94,7 @@ class Reader:
         self._left = self._padding = 0
 
     def next(self) -> Member | None:
-        """The next entry, and None at the end of the archive."""
+        """Return the next entry; None at the end of the archive."""
         self.content(lambda _: None)
         names: dict[bytes, bytes] = {}
         while True:
@@ -123,7 +124,7 @@ class Reader:
         return bytes(name).partition(b"\0")[0]
 
     def rest(self) -> None:
-        """Read what follows the end of the archive, with which the last record is filled up."""
+        """Read what follows the end of the archive and fills up its last record."""
         most = _LONGEST_RECORD
         while most > 0 and (data := self._read()):
             most -= len(data)
@@ -131,7 +132,7 @@ class Reader:
             raise TransferRefused("the guest's files do not end where they end", hint=_HINT)
 
     def content(self, write: Callable[[bytes], object]) -> None:
-        """Pass on the content of the entry."""
+        """Pass the content of the current entry to `write`, piece by piece."""
         while self._left:
             data = self._some(self._left)
             self._left -= len(data)

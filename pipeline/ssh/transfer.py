@@ -1,4 +1,4 @@
-"""Files into a guest and out of it: by one tar stream where the guest has tar, else by many SFTP requests at once."""
+"""File transfers from and to a guest: by one tar stream if the guest has tar, else by many SFTP requests at once."""
 
 import logging
 import shlex
@@ -9,30 +9,30 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from pipeline import goglob
-from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, CommandExited, NoMatch, TransferRefused, UsageError
-from pipeline.faults import host_faults
-from pipeline.goglob import decoded, encoded
+from pipeline.host.deadline import Deadline
+from pipeline.host.faults import host_faults
 from pipeline.ssh import jobs, sources, tar
 from pipeline.ssh.command import Command
 from pipeline.ssh.connection import Connection
 from pipeline.ssh.jobs import Attributes, Job
-from pipeline.ssh.landing import LEFT_OUT, Landing, Limits, PathInside
+from pipeline.ssh.landing import LEFT_OUT, Landing, PathInside, TransferLimits
 from pipeline.ssh.pace import Pace
 from pipeline.ssh.session import CONSOLE
 from pipeline.ssh.sftp import Sftp
-from pipeline.ssh.sources import Source
-from pipeline.text import one_line
+from pipeline.ssh.sources import Upload
+from pipeline.text import goglob
+from pipeline.text.goglob import decoded, encoded
+from pipeline.text.printable import one_line
 
 log = logging.getLogger("topcoat")
 
-_FEW = 4  # so many files need no tar
-_LINE = 7000  # bytes of a command line; dropbear takes 9,000
+_FEW = 4  # up to so many files go without tar
+_LINE = 7000  # bytes of a command line, at most; dropbear takes 9,000
 
 
 class Commands(Protocol):
-    """Makes commands: Connector.command."""
+    """What makes commands for a guest: Connector.command."""
 
     def __call__(self, *words: str, shell: bool = False) -> Command:
         """See Connector.command."""
@@ -40,26 +40,26 @@ class Commands(Protocol):
 
 @dataclass(frozen=True)
 class _Match:
-    """Something in the guest that was asked for."""
+    """A file or directory in the guest that was asked for."""
 
     path: bytes
     parent: bytes
     name: PathInside
-    """Under which it lands: one name, or none for what is in "."."""
+    """Where it lands: one name; or () for ".", whose contents land in the directory itself."""
     directory: bool
     missed: bool = True
-    """Whether anybody is to be told if it is not there any more."""
+    """Whether to warn if it is not there any more."""
 
     @property
     def word(self) -> str:
-        """What tar, started in its parent, calls it."""
+        """Its name for tar, which runs in its parent directory."""
         return decoded(b"".join(self.name)) or "."
 
 
 class Transfer:
     """Transfers through one connection. See Connector.put and Connector.get."""
 
-    def __init__(self, connection: Connection, commands: Commands, limits: Limits) -> None:
+    def __init__(self, connection: Connection, commands: Commands, limits: TransferLimits) -> None:
         self._connection = connection
         self._commands = commands
         self._limits = limits
@@ -76,7 +76,7 @@ class Transfer:
     def _tar(self, count: int) -> bool:
         return count > _FEW and self._connection.facilities(Deadline(self._limits.stall)).tar
 
-    def _put_by_tar(self, found: list[Source], target: str) -> None:
+    def _put_by_tar(self, found: list[Upload], target: str) -> None:
         where = shlex.quote(target)
         command = self._commands(f"mkdir -p {where} && exec tar -x -o -f - -C {where}", shell=True)
         pace = Pace(self._limits.stall, self._limits.seconds)
@@ -107,7 +107,8 @@ class Transfer:
             try:
                 self._land(session, landing, matches)
             except CommandExited:  # tar, for which a file that has gone is an error
-                session.run(_got_by_sftp(landing, [one for one in matches if not _has(directory, one)]))
+                left = [one for one in matches if not (directory / decoded(one.name[0])).exists()]
+                session.run(_got_by_sftp(landing, left))
 
     def sizes(self, parent: str) -> dict[str, int]:
         """See Connector.sizes."""
@@ -124,14 +125,14 @@ class Transfer:
         session.run(wanted)
 
     def _get_by_tar(self, landing: Landing, batch: "list[_Match]") -> Iterator[Job[None]]:
-        """Returns the jobs for what the streams tell of, but do not hold: what links lead to."""
+        """Fetch a batch by one tar stream. Yields jobs for what the stream names but does not hold, such as links."""
         parent = _plain(decoded(batch[0].parent or b"."))
         command = self._commands("tar", "-c", "-f", "-", "-C", parent, "--", *(match.word for match in batch))
         command.stdout()
         command.start()
         with command.ending():
             pace = Pace(self._limits.stall, self._limits.seconds)
-            reader = tar.Reader(partial(self._read, command, pace))
+            reader = tar.TarReader(partial(self._read, command, pace))
             yield from _unpacked(reader, landing, batch)
             reader.rest()
         command.wait(self._limits.stall)
@@ -143,16 +144,16 @@ class Transfer:
 
 
 def _plain(path: str) -> str:
-    """The path, as no program takes for an option."""
+    """Return the path in a form that no program takes for an option."""
     return f"./{path}" if path.startswith("-") else path
 
 
 def _matches(session: Sftp, pattern: str) -> Iterator[_Match]:
-    """What the pattern finds in the guest but markers of corpora."""
+    """Find what the pattern asks for in the guest, but for files named LEFT_OUT."""
     known: dict[str, Attributes] = {}
 
     def exists(path: str) -> bool:
-        found = session.lstat(path)  # of a name with a slash at its end: what a link leads to
+        found = session.lstat(path)  # if the path ends in a slash, this follows a link
         known.update({path: found} if found else {})
         return found is not None
 
@@ -193,7 +194,7 @@ def _match(path: bytes, what: Attributes) -> _Match:
 
 
 def _batches(matches: "list[_Match]") -> Iterator["list[_Match]"]:
-    """The matches by their directories, as many at once as a command line takes."""
+    """Group the matches by their parent directories, as many in each group as a command line takes."""
     batch: list[_Match] = []
     length = 0
     for match in matches:
@@ -207,7 +208,7 @@ def _batches(matches: "list[_Match]") -> Iterator["list[_Match]"]:
         yield batch
 
 
-def _unpacked(reader: tar.Reader, landing: Landing, batch: "list[_Match]") -> Iterator[Job[None]]:
+def _unpacked(reader: tar.TarReader, landing: Landing, batch: "list[_Match]") -> Iterator[Job[None]]:
     wanted = {match.name for match in batch}
     while (member := reader.next()) is not None:
         name = tuple(part for part in member.name.split(b"/") if part != b".")
@@ -238,7 +239,7 @@ def _got_by_sftp(landing: Landing, matches: "list[_Match]") -> deque[Job[None]]:
 
 
 def _tree(queue: deque[Job[None]], landing: Landing, path: bytes, name: PathInside) -> Job[None]:
-    """Lists a directory, and adds jobs for what is in it."""
+    """List a directory, and add jobs for what is in it to the queue."""
     landing.directory(name)
     for entry, what in (yield from jobs.listing(path)):
         inside = (*name, entry)
@@ -260,7 +261,7 @@ def _fetched(landing: Landing, path: bytes, name: PathInside, *, missed: bool = 
 
 
 def _followed(landing: Landing, path: bytes, name: PathInside, *, missed: bool = True) -> Job[None]:
-    """Fetches what a path leads to, if that is a file: reading a device or a FIFO could take for ever."""
+    """Fetch what a path leads to, if that is a regular file: reading a device or a FIFO could take for ever."""
     (reply,) = yield [jobs.statting(path, follow=True)]
     there = jobs.attributes_of(reply)
     if there is not None and there.file:
@@ -279,11 +280,7 @@ def _gone(path: bytes, *, missed: bool) -> None:
     log.log(logging.WARNING if missed else logging.DEBUG, "%s in the guest has gone meanwhile", one_line(path))
 
 
-def _has(directory: Path, match: _Match) -> bool:
-    return (directory / decoded(match.name[0])).exists()
-
-
-def _put_by_sftp(session: Sftp, found: list[Source], target: str) -> None:
+def _put_by_sftp(session: Sftp, found: list[Upload], target: str) -> None:
     root = encoded(target)
     parents = [root[:at] for at in range(1, len(root)) if root[at : at + 1] == b"/" != root[at - 1 : at]]
     for path in (*parents, root):
@@ -295,10 +292,10 @@ def _put_by_sftp(session: Sftp, found: list[Source], target: str) -> None:
     session.run(deque(_stored(source, _below(root, source)) for source in found if not source.directory))
 
 
-def _below(root: bytes, source: Source) -> bytes:
+def _below(root: bytes, source: Upload) -> bytes:
     return root.rstrip(b"/") + b"/" + source.arrives
 
 
-def _stored(source: Source, path: bytes) -> Job[None]:
+def _stored(source: Upload, path: bytes) -> Job[None]:
     with host_faults("reading what is to be put into the guest", "file"), source.opened() as stream:
         yield from jobs.store(path, stream.read)

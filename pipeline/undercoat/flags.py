@@ -1,7 +1,7 @@
-"""Command lines as Go's package `flag` reads them, which is what callers of `undercoat` know.
+"""Reading command lines as Go's package `flag` does, which the callers of `undercoat` are used to.
 
-One dash or two, `-name value` or `-name=value`, the last one wins; flags end at the first word that is none, or at
-`--`. Source: the documentation of Go's flag package, and the texts of its errors.
+A flag has one dash or two, and is written `-name value` or `-name=value`; if it is repeated, the last one wins. Flags
+end before the first word that is none, or at `--`. Source: the documentation of Go's flag package, and its errors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,18 +14,18 @@ _HINT = "these are all flags that it takes; what is for a fuzzer goes behind --"
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a list of words says."""
+    """The result of reading a command line: the values of its flags, and the words after them."""
 
     values: Mapping[str, str]
-    """By the name of the flag, without dashes; the last value of each."""
+    """The last value of each flag, by the flag's name without dashes."""
     rest: Sequence[str] = field(default_factory=tuple)
-    """The words behind the flags, without `--`."""
+    """The words after the flags, without `--`."""
 
 
 def parse(words: Sequence[str], names: Sequence[str], switches: Sequence[str] = ()) -> Parsed:
-    """Read the flags at the beginning of `words`. `switches` are those that stand without a value, or have `=BOOL`.
+    """Read the flags at the beginning of `words`: `names` need a value; `switches` have none, or `=BOOL`.
 
-    Raises UsageError for a flag that is not among `names`, one without its value, and a word that is no flag's form.
+    Raises UsageError for an unknown flag, a flag without its value, and a malformed word that begins with a dash.
     """
     left, values = list(words), {}
     while left and len(left[0]) > 1 and left[0].startswith("-"):
@@ -44,7 +44,7 @@ def parse(words: Sequence[str], names: Sequence[str], switches: Sequence[str] = 
 
 
 def _flag(word: str) -> tuple[str, str | None]:
-    """The name and, where it has one of its own, the value."""
+    """The name of a flag, and its value if it is in the same word, else None. Raises UsageError if it is malformed."""
     bare = word.removeprefix("-").removeprefix("-")
     name, equals, value = bare.partition("=")
     if not name or name.startswith("-"):

@@ -1,6 +1,6 @@
 """The guests that `undercoat` starts and stops: instances of Topcoat with names of their own.
 
-Where neither TOPCOAT_ROOT nor a luigi.cfg names a store, it lies in TMPDIR, as all that the original makes: its callers
+If neither TOPCOAT_ROOT nor a luigi.cfg names a store, it lies in TMPDIR, like all that the original makes: callers
 delete that directory as a whole once no guest runs any more. What has been prepared for one guest serves the next.
 """
 
@@ -19,23 +19,28 @@ from typing import BinaryIO
 
 from pipeline import settings
 from pipeline.errors import StartFailed, StoreError, UnknownInstance, UsageError
-from pipeline.faults import host_faults
-from pipeline.instance import Instance
-from pipeline.launcher import KILL_LIMIT
-from pipeline.process import Process
-from pipeline.publish import lock_of, remove
-from pipeline.qemu.keeper import parts
-from pipeline.streams import only_telling
-from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
+from pipeline.host.faults import host_faults
+from pipeline.host.locks import lock_of
+from pipeline.host.process import Process
+from pipeline.host.stdio import only_telling
+from pipeline.store.publish import remove
+from pipeline.undercoat.handle import ConnectorPart, HandleFile, LauncherPart, UndercoatHandle
+from pipeline.vm.instance import Instance
+from pipeline.vm.launcher import KILL_LIMIT
+from pipeline.vm.qemu import stopping
+from pipeline.vm.qemu.keeper import parts
 
 log = logging.getLogger("topcoat")
 
 _PREFIXES = ("clusterfuchsia-qemu-", "undercoat-")
-"""Of the temporary directories that the original makes, and that a stop deletes."""
+"""The prefixes of the temporary directories that the original makes, and that a stop deletes."""
 
 
 def settle_store(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Say by TOPCOAT_ROOT where the store is, if nothing else says it. Raises StoreError, UsageError."""
+    """Set TOPCOAT_ROOT to a store in TMPDIR, which is made, if nothing else names a store.
+
+    Raises StoreError if others can write to that store, UsageError if TMPDIR is no directory.
+    """
     named = environ.get("TMPDIR")
     if named and not Path(named).is_dir():
         raise UsageError(f"TMPDIR={named} is no directory", hint="make it, or unset TMPDIR")
@@ -55,10 +60,10 @@ def settle_store(environ: MutableMapping[str, str] = os.environ) -> None:
 
 @contextmanager
 def started() -> Iterator[HandleFile]:
-    """Prepare the images, boot a new guest, and tell of it in a new handle, which the body hands over to the caller.
+    """Prepare the images, boot a new guest, and yield its new handle, which the body hands over to the caller.
 
-    All that happens meanwhile is told on stderr. If it fails, or the body does, nothing runs: nobody else knows of the
-    guest. Raises TopcoatError.
+    What is printed meanwhile goes to stderr. If this or the body fails, the guest is ended, because nobody else knows
+    of it. Raises TopcoatError.
     """
     instance = Instance.named(settings.load().store, f"undercoat-{secrets.token_hex(6)}")
     with ExitStack() as undone:
@@ -72,8 +77,8 @@ def started() -> Iterator[HandleFile]:
 
 
 def _end(instance: Instance) -> None:
-    """End a guest and delete all that belongs to it, its lock too: nobody else ever has this name."""
-    instance.stop(KILL_LIMIT)
+    """End a guest and delete all that belongs to it, also the lock: the random names of `started` are never reused."""
+    stopping.stop(instance, KILL_LIMIT)
     if _is_ours(instance.directory):
         shutil.rmtree(instance.directory, ignore_errors=True)
         remove(lock_of(instance.directory))
@@ -82,33 +87,33 @@ def _end(instance: Instance) -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    """Whether it is a directory of this user's in the store or in TMPDIR, which no link leads out of."""
+    """Whether a directory is this user's, no link, and below the store or TMPDIR even with all links resolved."""
     places = (os.path.realpath(settings.load().store.root), os.path.realpath(tempfile.gettempdir()))
     real = os.path.realpath(directory)
     within = any(os.path.commonpath((place, real)) == place != real for place in places)
     return within and not directory.is_symlink() and directory.is_dir() and directory.lstat().st_uid == os.geteuid()
 
 
-def _handle(instance: Instance) -> Handle:
+def _handle(instance: Instance) -> UndercoatHandle:
     live = instance.require_live()
     directory = instance.directory / "undercoat"
     with host_faults("making a directory for the connection"):
         directory.mkdir(mode=0o700, exist_ok=True)
-    return Handle(
-        Connector(live.ssh.host, live.ssh.port, live.ssh.key, str(directory)),
-        Launcher(live.process.pid, str(instance.directory)),
+    return UndercoatHandle(
+        ConnectorPart(live.ssh.host, live.ssh.port, live.ssh.key, str(directory)),
+        LauncherPart(live.process.pid, str(instance.directory)),
         live.process,
         live.boot_id,
     )
 
 
 def _boot(instance: Instance) -> None:
-    """Run the task that boots. Its errors are logged; the last one is raised again, for those who only read stdout."""
+    """Run the task that boots. Raises StartFailed with the last error that it logged, for callers who read stdout."""
     errors = _Errors()
     logging.getLogger("topcoat").addHandler(errors)
     status: object = 0
     try:
-        from tasks.command import run
+        from tasks.engine.command import run
 
         run(["BootInstance", "--name", instance.name])
     except SystemExit as end:
@@ -120,7 +125,7 @@ def _boot(instance: Instance) -> None:
 
 
 class _Errors(logging.Handler):
-    """Remembers the last error that was logged."""
+    """A handler that remembers the text of the last error that was logged."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -132,7 +137,7 @@ class _Errors(logging.Handler):
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Whatever is printed meanwhile, by whatever program, goes to stderr: the handle must stand on stdout alone."""
+    """Redirect to stderr what any program prints during the body, so that stdout has the handle alone."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -146,10 +151,10 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 
 def stop(file: HandleFile) -> None:
-    """End the guest of a handle, whatever is left of it, and delete all that belongs to it, and the handle.
+    """End the guest of a handle, if it still runs, and delete all that belongs to it, and the handle.
 
-    Handles of the original, and such as tell only a pid, are served too. No process is signalled that is not the
-    guest. Raises BadHandle if there is no such handle, StopError if the guest survives.
+    Handles that the original has written, or that have only a pid, will do. No process but the guest is signalled.
+    Raises BadHandle if there is no such handle, StopError if the guest survives.
     """
     with file.alone():
         handle = file.read()
@@ -164,8 +169,8 @@ def stop(file: HandleFile) -> None:
         file.release()
 
 
-def instance_of(handle: Handle) -> Instance | None:
-    """The instance of a handle, by its directory, or by the pidfile of the QEMU with its pid. None: not Topcoat's."""
+def instance_of(handle: UndercoatHandle) -> Instance | None:
+    """The instance of a handle, by its directory, or by the pidfile of the QEMU with its pid; None if it has none."""
     for directory in (Path(handle.launcher.directory), _directory_of(handle.launcher.pid)):
         if directory is not None and directory.is_absolute() and directory.parent.name == "instances":
             return Instance(directory.name, directory)
@@ -192,7 +197,7 @@ def _is_qemu(words: list[str]) -> bool:
     return any(re.search(r"(^|/)qemu(-system-\w+)?$", word) for word in words[:2])
 
 
-def _stop_instance(instance: Instance, handle: Handle) -> None:
+def _stop_instance(instance: Instance, handle: UndercoatHandle) -> None:
     live = instance.live_handle()
     if live and handle.boot_id not in ("", live.boot_id):
         log.warning("%s has been booted anew, which is not the guest of this handle; it is left alone", instance.name)
@@ -200,8 +205,8 @@ def _stop_instance(instance: Instance, handle: Handle) -> None:
     _end(instance)
 
 
-def _kill(handle: Handle) -> None:
-    """End a guest that the original has started: of it there is only the pid, so it must at least be a QEMU."""
+def _kill(handle: UndercoatHandle) -> None:
+    """Kill a guest that the original has started. Only its pid is known, so the process must at least be a QEMU."""
     pid, directory = handle.launcher.pid, handle.launcher.directory
     process, words = Process.find(pid), _words(pid)
     if process is None:
@@ -214,7 +219,10 @@ def _kill(handle: Handle) -> None:
 
 
 def logs(file: HandleFile, output: BinaryIO) -> None:
-    """Copy all that is kept of the guest's serial log, also when it has died. Raises BadHandle, UnknownInstance."""
+    """Copy all kept parts of the guest's serial log to `output`, even if the guest has died.
+
+    Raises BadHandle, and UnknownInstance if there is no log.
+    """
     handle = file.read()
     handle.require_whole()
     instance = instance_of(handle)

@@ -1,8 +1,8 @@
 """The handle: the JSON file whose path `start_instance` prints, and by which every later call finds its guest.
 
-Its form is that of the original, so that either can read what the other has written. Topcoat adds who the guest is,
-below "Topcoat", so that no stranger is ever signalled; the original passes that over. Names of fields count in either
-case, as for Go. Nothing in it is trusted without being compared with what runs.
+Its form is that of the original, so that each program can read what the other has written. Under "Topcoat", the
+identity of the guest is added, so that no other process is ever signalled; the original ignores that. The case of the
+fields' names does not matter, as in Go. Nothing in a handle is trusted without being compared with what runs.
 """
 
 import json
@@ -14,53 +14,54 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.aging import STICKY
 from pipeline.errors import BadHandle
-from pipeline.faults import host_faults
-from pipeline.process import Process
-from pipeline.publish import lock_of, locked, publish_json, remove
-from pipeline.trust import distrust
+from pipeline.host.aging import STICKY
+from pipeline.host.faults import host_faults
+from pipeline.host.locks import lock_of, locked
+from pipeline.host.process import Process
+from pipeline.host.trust import distrust
+from pipeline.store.publish import publish_json, remove
 
 LOCK_LIMIT = 10.0
-"""Seconds to wait for another process that writes the same handle."""
+"""Seconds to wait for another process that writes the same handle, or stops its guest."""
 
 _LONGEST = 1 << 20
 _CONNECTOR, _LAUNCHER = "SSHConnector", "QemuLauncher"
 
 
 @dataclass(frozen=True)
-class Connector:
-    """How to reach the guest. What an old handle does not tell is empty or 0."""
+class ConnectorPart:
+    """The part of a handle that says how to reach the guest by SSH. What an old handle lacks is empty or 0."""
 
     host: str = ""
     port: int = 0
     key: str = ""
-    """The path of the private key."""
+    """The path of the private SSH key."""
     directory: str = ""
-    """A directory for temporary files of the connection."""
+    """The path of a directory for temporary files of the connection."""
 
 
 @dataclass(frozen=True)
-class Launcher:
-    """What was started. What an old handle does not tell is empty or 0."""
+class LauncherPart:
+    """The part of a handle that says what was started. What an old handle lacks is empty or 0."""
 
     pid: int = 0
     directory: str = ""
-    """Of all that belongs to this guest: the instance's, or the original's temporary one."""
+    """The path of the directory of all that belongs to this guest: the instance's, or the original's temporary one."""
 
 
 @dataclass(frozen=True)
-class Handle:
-    """What a handle says."""
+class UndercoatHandle:
+    """The content of a handle."""
 
-    connector: Connector = Connector()
-    launcher: Launcher = Launcher()
+    connector: ConnectorPart = ConnectorPart()
+    launcher: LauncherPart = LauncherPart()
     process: Process | None = None
-    """The very process; None in a handle that the original has written."""
+    """The QEMU of the guest; None in a handle that the original has written."""
     boot_id: str = ""
 
     def encode(self) -> dict[str, object]:
-        """As JSON."""
+        """The content as data for JSON, with the names of the original."""
         host, port, key, directory = vars(self.connector).values()
         data: dict[str, object] = {
             "ConnectorType": _CONNECTOR,
@@ -77,23 +78,26 @@ class Handle:
         return data
 
     @classmethod
-    def decode(cls, data: Any) -> "Handle":
-        """The reverse. Fields may be missing. Raises ValueError for wrong types, and unknown kinds of parts."""
+    def decode(cls, data: Any) -> "UndercoatHandle":
+        """The content that decoded JSON holds; any field may be missing.
+
+        Raises ValueError for a value of a wrong type, and for an unknown connector or launcher.
+        """
         whole = _Fields(data)
         connector, launcher = whole.part("Connector", _CONNECTOR), whole.part("Launcher", _LAUNCHER)
         identity, pid = _Fields(whole.get("Topcoat")), launcher.number("Pid")
         ticks, host_boot_id = identity.number("StartTicks"), identity.text("HostBootId")
         return cls(
-            Connector(
+            ConnectorPart(
                 connector.text("Host"), connector.number("Port"), connector.text("Key"), connector.text("TmpDir")
             ),
-            Launcher(pid, launcher.text("TmpDir")),
+            LauncherPart(pid, launcher.text("TmpDir")),
             Process(pid, ticks, host_boot_id) if host_boot_id and pid > 0 else None,
             identity.text("BootId"),
         )
 
     def require_whole(self) -> None:
-        """Raise BadHandle if it does not tell all that is needed to work with the guest."""
+        """Raise BadHandle if the handle lacks anything that is needed to work with the guest."""
         facts = (
             ("host", self.connector.host),
             ("port", self.connector.port),
@@ -110,7 +114,7 @@ class Handle:
 
 
 class _Fields:
-    """A JSON object whose names count in either case."""
+    """A JSON object whose names are found in upper or lower case."""
 
     def __init__(self, data: Any) -> None:
         if not isinstance(data, dict | None):
@@ -147,13 +151,13 @@ class _Fields:
 
 @dataclass(frozen=True)
 class HandleFile:
-    """Where a handle lies."""
+    """The file of a handle."""
 
     path: Path
 
     @classmethod
-    def create(cls, handle: Handle) -> "HandleFile":
-        """A new one, in TMPDIR, for the user alone; not to be cleaned up before it is released. Raises StoreError."""
+    def create(cls, handle: UndercoatHandle) -> "HandleFile":
+        """Write a new file in TMPDIR, for the user alone, which systemd-tmpfiles does not delete. Raises StoreError."""
         with host_faults("making a handle"):
             descriptor, name = tempfile.mkstemp(prefix="undercoat_", suffix=".handle")
             with open(descriptor, "w") as stream:
@@ -162,13 +166,13 @@ class HandleFile:
         made.write(handle)
         return made
 
-    def read(self) -> Handle:
-        """What it says. Raises BadHandle."""
+    def read(self) -> UndercoatHandle:
+        """The content of the file. Raises BadHandle if it is missing, damaged, or not to be trusted."""
         try:
             with open(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as stream:
                 if why := distrust(os.fstat(stream.fileno()), root=False):
                     raise ValueError(f"it is not followed, as {why}")
-                return Handle.decode(json.loads(stream.read(_LONGEST)))
+                return UndercoatHandle.decode(json.loads(stream.read(_LONGEST)))
         except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise BadHandle(
@@ -176,8 +180,8 @@ class HandleFile:
                 hint="is it the whole line that start_instance has printed, and has nobody stopped it yet?",
             ) from error
 
-    def write(self, handle: Handle) -> None:
-        """Replace all that it says. Raises BadHandle if it has been released meanwhile."""
+    def write(self, handle: UndercoatHandle) -> None:
+        """Replace the content of the file. Raises BadHandle if it has been released meanwhile."""
         with self.alone():
             if not self.path.exists():
                 raise BadHandle(f"Bad handle: {self.path}: it was released", hint="start a new instance")
@@ -185,7 +189,7 @@ class HandleFile:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Let nobody else write it, or stop its guest, meanwhile. Raises InstanceBusy."""
+        """Keep others from writing the file or stopping its guest during the body. Raises BadHandle, InstanceBusy."""
         self.read()  # before anything is made beside it
         with locked(self.path, LOCK_LIMIT):
             try:
@@ -194,5 +198,5 @@ class HandleFile:
                 remove(lock_of(self.path))
 
     def release(self) -> None:
-        """Delete it. What is not there is no error."""
+        """Delete the file. Does nothing if it is already gone."""
         remove(self.path)

@@ -1,4 +1,4 @@
-"""What is done with a running guest: its fuzzers, and the files of these. Each call connects and disconnects."""
+"""Commands about the fuzzers of a running guest and their files. No connection outlives a call."""
 
 import logging
 import os
@@ -8,18 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from pipeline import build, goglob, settings
-from pipeline.build import Build
+from pipeline import settings
+from pipeline.builds import build
+from pipeline.builds.build import Build
 from pipeline.errors import TopcoatError, UnknownInstance, UsageError
-from pipeline.faults import host_faults
-from pipeline.fuzz_targets import FuzzTargets
-from pipeline.fuzzer import Fuzzer
-from pipeline.instance import SSH
-from pipeline.qemu.guest import USER
-from pipeline.ssh import Connector
-from pipeline.text import one_line
+from pipeline.fuzz.fuzzer import Fuzzer
+from pipeline.fuzz.targets import FuzzTargets
+from pipeline.host.faults import host_faults
+from pipeline.ssh.address import Address
+from pipeline.ssh.connector import Connector
+from pipeline.text import goglob
+from pipeline.text.printable import one_line
 from pipeline.undercoat import guest
-from pipeline.undercoat.handle import Handle, HandleFile
+from pipeline.undercoat.handle import HandleFile, UndercoatHandle
+from pipeline.vm.qemu.profile import USER
 
 log = logging.getLogger("topcoat")
 
@@ -30,15 +32,15 @@ def fuzzers(file: HandleFile) -> list[str]:
 
 
 def prepare(file: HandleFile, name: str) -> None:
-    """Make a fuzzer ready to run: needed before anything else, and again to delete all its data."""
+    """Prepare a fuzzer, which ends its processes and deletes all its data; needed before anything else."""
     with _fuzzer(file, name) as (fuzzer, connector):
         fuzzer.prepare(connector)
 
 
 def run(file: HandleFile, name: str, words: Sequence[str], output: BinaryIO, artifacts: Path | None) -> None:
-    """Run a fuzzer with libFuzzer's arguments; its output goes to `output`, what it finds to the directory `artifacts`.
+    """Run a fuzzer with libFuzzer's arguments; its output goes to `output`, its artifacts to the directory `artifacts`.
 
-    Raises UsageError before anything runs if there is no such directory.
+    If `artifacts` is None, the artifacts stay in the guest; if it is no directory, raises UsageError before the run.
     """
     if artifacts is not None and not artifacts.is_dir():
         raise UsageError(f"the artifact directory {artifacts} is not there", hint="make it first")
@@ -46,13 +48,13 @@ def run(file: HandleFile, name: str, words: Sequence[str], output: BinaryIO, art
         found = fuzzer.run(connector, words, output, artifacts)
         if artifacts is not None:
             for path in found:
-                connector.get(goglob.literal(path), artifacts)  # the guest chooses their names
+                connector.get(goglob.literal(path), artifacts)  # the guest chooses these names
                 _compare(artifacts / posixpath.basename(path))
 
 
 def _compare(artifact: Path) -> None:
-    """Warn of an artifact that is not what its name says: nothing crashes with it."""
-    from pipeline.crashes.artifacts import is_whole
+    """Warn about an artifact whose content does not fit the digest in its name: it would reproduce no crash."""
+    from pipeline.fuzz.crashes.artifacts import is_whole
 
     with host_faults("reading an artifact"):
         whole = not artifact.is_file() or is_whole(artifact.name, artifact.read_bytes())
@@ -61,29 +63,28 @@ def _compare(artifact: Path) -> None:
 
 
 def get(file: HandleFile, name: str, source: str, target: Path) -> None:
-    """Copy what matches `source`, a path as the fuzzer's users have it, to the directory `target` of the host."""
+    """Copy what matches `source` in the guest, such as data/corpus/*, into the directory `target` of the host."""
     with _fuzzer(file, name) as (fuzzer, connector):
         fuzzer.get(connector, source, target)
 
 
 def put(file: HandleFile, name: str, source: str, target: str) -> None:
-    """Copy what matches `source` on the host to the directory `target`, a path as the fuzzer's users have it."""
+    """Copy what matches `source` on the host into the directory `target` of the guest, such as data/corpus."""
     with _fuzzer(file, name) as (fuzzer, connector):
         fuzzer.put(connector, source, target)
 
 
-def _whole(file: HandleFile) -> Handle:
+def _whole(file: HandleFile) -> UndercoatHandle:
     handle = file.read()
     handle.require_whole()
     return handle
 
 
-def _build(handle: Handle) -> Build:
-    """The build that the environment names, with the store in which the guest is."""
+def _build(handle: UndercoatHandle) -> Build:
+    """The build that the environment names, looked up with the store in which the guest's instance is."""
     instance = guest.instance_of(handle)
-    if instance is not None:
-        os.environ["TOPCOAT_ROOT"] = str(instance.directory.parents[1])
-    return build.load(settings.load())
+    store = {} if instance is None else {"TOPCOAT_ROOT": str(instance.directory.parents[1])}
+    return build.load(settings.load({**os.environ, **store}))
 
 
 @contextmanager
@@ -95,23 +96,26 @@ def _fuzzer(file: HandleFile, name: str) -> Iterator[tuple[Fuzzer, Connector]]:
         yield fuzzer, connector
     except TopcoatError as error:
         if instance := guest.instance_of(handle):
-            error.hint = error.hint.replace("NAME", instance.name)
+            error.hinting_at(instance.name)
         raise
     finally:
         connector.close()
 
 
-def _connector(handle: Handle) -> Connector:
-    """The way into the guest. Of one that Topcoat has started, it must be that very boot, with its host key."""
+def _connector(handle: UndercoatHandle) -> Connector:
+    """The connector to the guest. One that Topcoat has started must still run the boot of the handle.
+
+    Raises UnknownInstance if it does not, and what `Instance.require_running` raises.
+    """
     instance, told = guest.instance_of(handle), handle.connector
     if instance is None:
-        address, accel = SSH(told.host, told.port, USER, told.key, None), "kvm"
+        address, accel = Address(told.host, told.port, USER, told.key, None), "kvm"
     else:
         live = instance.require_running()
         if handle.boot_id not in ("", live.boot_id):
             raise UnknownInstance(
                 f"the guest of this handle has ended; {instance.name} is another boot", hint="start a new instance"
             )
-        address, accel = live.ssh, "kvm" if "-enable-kvm" in live.argv else "tcg"
+        address, accel = live.ssh, live.accelerator
     timeouts = settings.load().boot.timeouts(cast(Literal["kvm", "tcg"], accel))
     return Connector(address, timeouts, temporary=Path(told.directory))

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from pathlib import Path
 
-from pipeline.campaign.guests import Guest, Room
-from pipeline.campaign.site import CORPUS, MERGED
+from pipeline.campaign.guest_fuzzer import CORPUS, MERGED
+from pipeline.campaign.guests import Guest, GuestWorkspace
 from pipeline.errors import BootError, CommandError, FuzzerError, FuzzerTimeout, TransferRefused
-from pipeline.pool import Boot
-from pipeline.symbolize import Writer
+from pipeline.fuzz.symbolizer import Writer
+from pipeline.vm.pool import Boot
 
 CRASH = b"""==1== ERROR: libFuzzer: deadly signal
     #7 0x55726e88fa28 in %(function)s fuzzers/planted.c:10:17
@@ -92,15 +92,19 @@ class World:
     unbootable: int = 0
     """Boots that will fail."""
     refuses_merge: bool = False
+    stopped: list[str] = field(default_factory=list)
+    """The boots in which a fuzzer was ended."""
     slow: float = 0.0
     """Seconds that each copy into a guest takes."""
+    on_fetch: Callable[[], object] | None = None
+    """Called before anything is fetched."""
     on_run: Callable[[str], None] | None = None
-    on_crash: Callable[[], object] | None = None
-    """Called when a crash was reported, and the fuzzer has not ended."""
+    on_found: Callable[[], object] | None = None
+    """Called when an artifact was reported, and the fuzzer has not ended."""
 
 
 class ScriptedSite:
-    """See Site."""
+    """See GuestFuzzer."""
 
     def __init__(self, world: World, guest: "ScriptedGuest", fuzzer: str) -> None:
         self.files: dict[str, dict[str, bytes]] = {}
@@ -115,6 +119,7 @@ class ScriptedSite:
         self.files.clear()
 
     def stop(self) -> None:
+        self._world.stopped.append(self._guest.boot_id)
         self._answer()
 
     def push(self, files: Mapping[str, Path], directory: str) -> None:
@@ -128,6 +133,8 @@ class ScriptedSite:
 
     def fetch(self, directory: str, names: Collection[str], into: Path) -> None:
         self._answer()
+        if self._world.on_fetch:
+            self._world.on_fetch()
         if directory == "forbidden":
             raise TransferRefused("the guest sends a name that is none", hint="")
         for name in names:
@@ -194,6 +201,8 @@ class ScriptedSite:
         world.clock.pass_(took)
         if behaviour.reports:
             found(behaviour.reports)
+            if world.on_found:
+                world.on_found()
         if behaviour.fate == "leaves":
             output.write(b"#9\tNEW    cov: 3 ft: 3 corp: 2/2b exec/s: 9 rss: 40Mb\n" + behaviour.last)
             return
@@ -213,8 +222,8 @@ class ScriptedSite:
             self.files.setdefault("tmp", {})[behaviour.artifact] = kept
             self._crash(behaviour, output)
             found(f"tmp/{behaviour.artifact}")
-            if self._world.on_crash:
-                self._world.on_crash()
+            if self._world.on_found:
+                self._world.on_found()
         if behaviour.fate == "fills":
             self._guest.short = "0 B are left on its disk of 237 MiB"
         if behaviour.fate == "dies":
@@ -240,16 +249,16 @@ class ScriptedGuest:
 
     def __init__(self, world: World, instance: str, boot_id: str) -> None:
         self.instance, self.boot_id = instance, boot_id
-        self.lives, self.spoilt, self.short = True, "", ""
+        self.lives, self.spoilt, self.retired, self.short = True, "", "", ""
         self._world = world
-        self._rooms: dict[str, Room] = {}
+        self._workspaces: dict[str, GuestWorkspace] = {}
 
-    def room(self, fuzzer: str) -> Room:
-        if fuzzer not in self._rooms:
-            site = ScriptedSite(self._world, self, fuzzer)
-            site.prepare()
-            self._rooms[fuzzer] = Room(site)
-        return self._rooms[fuzzer]
+    def workspace(self, fuzzer: str) -> GuestWorkspace:
+        if fuzzer not in self._workspaces:
+            guest_fuzzer = ScriptedSite(self._world, self, fuzzer)
+            guest_fuzzer.prepare()
+            self._workspaces[fuzzer] = GuestWorkspace(guest_fuzzer)
+        return self._workspaces[fuzzer]
 
     def serial(self) -> bytes:
         return b"the serial log\n"
@@ -259,6 +268,9 @@ class ScriptedGuest:
 
     def spoil(self, reason: str) -> None:
         self.spoilt = reason
+
+    def retire(self, reason: str) -> None:
+        self.retired = reason
 
 
 class ScriptedGuests:
@@ -271,21 +283,21 @@ class ScriptedGuests:
         self._lock = threading.Lock()
 
     @contextmanager
-    def lease(self, limit: float) -> Iterator[Guest]:
+    def lease(self, limit: float, anew: str = "") -> Iterator[Guest]:
         with self._lock:
-            guest = self._idle.pop() if self._idle else self._boot()
+            guest = self._idle.pop() if self._idle and not anew else self._boot(anew)
         yield guest
-        if not guest.spoilt:
+        if not guest.spoilt and not guest.retired:
             with self._lock:
                 self._idle.append(guest)
 
-    def _boot(self) -> ScriptedGuest:
+    def _boot(self, anew: str) -> ScriptedGuest:
         number = len(self.boots)
         if self._world.unbootable:
             self._world.unbootable -= 1
             self.boots.append(Boot(f"pool-{number}", "there was none", 2.0, failure="panic"))
             raise BootError("it panicked", hint="", stage="marker", cause="panic")
-        self.boots.append(Boot(f"pool-{number}", "there was none", 2.0, f"boot{number}"))
+        self.boots.append(Boot(f"pool-{number}", anew or "there was none", 2.0, f"boot{number}"))
         return ScriptedGuest(self._world, f"pool-{number}", f"boot{number}")
 
     def close(self) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.campaign.site import CORPUS
-from pipeline.corpus import Corpus
-from pipeline.crashes import artifacts
-from pipeline.crashes.report import CrashReport
-from pipeline.ledger import Crashed, Ended
+from pipeline.campaign.guest_fuzzer import CORPUS
+from pipeline.campaign.ledger import Crashed, Ended
+from pipeline.fuzz.corpus import Corpus
+from pipeline.fuzz.crashes import artifacts
+from pipeline.fuzz.crashes.report import CrashReport
+from tests.campaign.bench import A, Bench, plan
 from tests.campaign.scripted import Behaviour, ScriptedSite, unit
-from tests.campaign.test_runner import A, Bench, plan
 
 NAME, WHOLE = unit("the input")
 TORN = WHOLE[:4]
@@ -61,9 +61,9 @@ def test_what_is_not_the_input_gives_way_to_what_the_output_tells(
 def test_it_gives_way_to_what_comes_at_the_second_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch = ScriptedSite.fetch
 
-    def again(site: ScriptedSite, directory: str, names: Collection[str], into: Path) -> None:
-        fetch(site, directory, names, into)
-        site.files.get("tmp", {}).update({name: WHOLE for name in names if name == f"crash-{NAME}"})
+    def again(guest_fuzzer: ScriptedSite, directory: str, names: Collection[str], into: Path) -> None:
+        fetch(guest_fuzzer, directory, names, into)
+        guest_fuzzer.files.get("tmp", {}).update({name: WHOLE for name in names if name == f"crash-{NAME}"})
 
     monkeypatch.setattr(ScriptedSite, "fetch", again)
     assert stored(bench) == WHOLE
@@ -102,8 +102,8 @@ def test_of_a_guest_that_dies_with_a_large_one_the_loss_is_told(
 ) -> None:
     real = ScriptedSite.fetch
 
-    def fetch(site: ScriptedSite, directory: str, names: Collection[str], into: Path) -> None:
-        real(site, directory, [name for name in names if directory == CORPUS], into)
+    def fetch(guest_fuzzer: ScriptedSite, directory: str, names: Collection[str], into: Path) -> None:
+        real(guest_fuzzer, directory, [name for name in names if directory == CORPUS], into)
 
     monkeypatch.setattr(ScriptedSite, "fetch", fetch)
     assert stored(bench) == b""

@@ -3,13 +3,13 @@
 import pytest
 
 from pipeline.campaign.budget import left, left_of_slice, used_part
-from pipeline.campaign.definition import Budget, FuzzerPlan
-from pipeline.campaign.state import Slice, Standing
+from pipeline.campaign.plan.definition import Budget, FuzzerPlan
+from pipeline.campaign.state import FuzzerState, Slice
 
 
-def standing(*seconds: float, executions: int = 0) -> Standing:
+def fuzzer_state(*seconds: float, executions: int = 0) -> FuzzerState:
     """Of a fuzzer whose slices took so long."""
-    return Standing({number: Slice(1, one, executions) for number, one in enumerate(seconds, 1)})
+    return FuzzerState({number: Slice(1, one, executions) for number, one in enumerate(seconds, 1)})
 
 
 def of(seconds: int = 60, slice_: int = 20, runs: int | None = None) -> FuzzerPlan:
@@ -20,14 +20,14 @@ def of(seconds: int = 60, slice_: int = 20, runs: int | None = None) -> FuzzerPl
     ("took", "remains"), [((), 60.0), ((20.0, 20.0), 20.0), ((20.0, 20.0, 19.5), 0.0), ((63.0,), 0.0)]
 )
 def test_what_is_less_than_a_second_counts_as_used(took: tuple[float, ...], remains: float) -> None:
-    assert left(of(), standing(*took)) == remains
-    assert used_part(of(), standing(*took)) == 1 - remains / 60
+    assert left(of(), fuzzer_state(*took)) == remains
+    assert used_part(of(), fuzzer_state(*took)) == 1 - remains / 60
 
 
 def test_a_budget_of_runs() -> None:
-    assert left(of(runs=100), standing(5.0, executions=40)) == 60
-    assert left(of(runs=100), standing(5.0, executions=140)) == 0
-    assert left_of_slice(of(runs=100), standing(5.0, executions=40), 2) == 20
+    assert left(of(runs=100), fuzzer_state(5.0, executions=40)) == 60
+    assert left(of(runs=100), fuzzer_state(5.0, executions=140)) == 0
+    assert left_of_slice(of(runs=100), fuzzer_state(5.0, executions=40), 2) == 20
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_a_budget_of_runs() -> None:
 def test_a_small_rest_of_the_budget_belongs_to_the_last_slice(
     took: tuple[float, ...], number: int, seconds: float
 ) -> None:
-    assert left_of_slice(of(), standing(*took), number) == seconds
+    assert left_of_slice(of(), fuzzer_state(*took), number) == seconds

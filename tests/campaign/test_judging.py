@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.campaign import options
 from pipeline.campaign.judging import COUNTED, LIMITS, PASSED, hit_own_limit, judging, value_profile
-from pipeline.crashes.report import parse
+from pipeline.campaign.plan import options
+from pipeline.fuzz.crashes.report import parse
 
 USUAL = {"timeout": "25", "rss_limit_mb": "307"}
 ALONE = USUAL | {"max_len": "4096"}

@@ -3,8 +3,8 @@
 import pytest
 
 from pipeline.campaign.leases import BOOT_FAILURES, Leases
+from pipeline.campaign.ledger import LedgerEntry
 from pipeline.errors import BootError
-from pipeline.ledger import Entry
 from tests.campaign.scripted import ScriptedGuests, World
 
 
@@ -15,7 +15,7 @@ def failed(leases: Leases) -> BootError:
 
 
 def test_only_failures_one_after_the_other_end_a_campaign() -> None:
-    world, noted = World(), list[Entry]()
+    world, noted = World(), list[LedgerEntry]()
     leases = Leases(ScriptedGuests(world), noted.append)
     for _ in range(3):
         world.unbootable = BOOT_FAILURES - 1

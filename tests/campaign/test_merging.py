@@ -1,128 +1,27 @@
-"""Merging a corpus, with a fuzzer of a script that says what libFuzzer says."""
+"""Merging a corpus, with a fuzzer of a script."""
 
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+import tracemalloc
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
 
 from pipeline.campaign import merging
-from pipeline.campaign.definition import Budget, FuzzerPlan
-from pipeline.campaign.guests import Room
+from pipeline.campaign.guest_fuzzer import CORPUS, MERGED
 from pipeline.campaign.harvest import LONGEST_NAME
-from pipeline.campaign.merging import halt, merge
-from pipeline.campaign.site import CORPUS, MERGED
-from pipeline.corpus import Corpus
+from pipeline.campaign.ledger import Merged
+from pipeline.campaign.merging import halt
+from pipeline.campaign.plan.definition import Budget, FuzzerPlan
 from pipeline.errors import CommandError, ConnectError, FuzzerError, FuzzerTimeout, TopcoatError
-from pipeline.ledger import Merged, Subject
-from pipeline.settings import Campaign
-from pipeline.symbolize import Writer
-from pipeline.worker import Worker
-from tests.campaign.scripted import PANIC, Behaviour, ScriptedGuest, ScriptedSite, World, unit
-from tests.campaign.test_runner import Bench as Campaigns
-
-A = "fuzzers/a"
-SOON = 20.0
-SUBJECT = Subject(A, "build", "plan")
-PLAN = FuzzerPlan(A, Budget(60), 20, options=(("max_len", "9"), ("timeout", "3")))
-MEASURED = b"#%d\tINITED cov: %d ft: %d corp: %d/9b exec/s: 0 rss: 31Mb\n"
-DONE = b"Done %d runs in 0 second(s)\n"
-BEFORE, AFTER = "before", "after"
-
-
-class Fuzzer(ScriptedSite):
-    """A fuzzer with a merge: it keeps what it is told to keep, and its units cover what they are told to."""
-
-    def __init__(self, world: World, guest: ScriptedGuest) -> None:
-        super().__init__(world, guest, A)
-        self.result: dict[str, bytes] = {}
-        """What the merge writes."""
-        self.features = {BEFORE: 100, AFTER: 100}
-        """What is covered before and after the merge; nothing is said of 0."""
-        self.unfinished = ""
-        """The measurement of which the end is not told."""
-        self.skipping = ""
-        """The measurement in which one unit is not run."""
-        self.measured: list[dict[str, bytes]] = []
-        """The units that were there when their coverage was measured."""
-        self.calls: list[str] = []
-        """prepare, stop, and the words of each run."""
-        self.meanwhile: Callable[[], object] = lambda: None
-        """Called in the middle of a merge."""
-        self.pushed: Callable[[dict[str, bytes]], object] = lambda _: None
-        """Given what is in a directory each time that files have come there."""
-        self.faults: dict[str, TopcoatError] = {}
-        """What a run raises: -merge=1, or the measurement before or after it."""
-
-    def prepare(self) -> None:
-        self.calls.append("prepare")
-        super().prepare()
-
-    def stop(self) -> None:
-        self.calls.append("stop")
-        super().stop()
-
-    def push(self, files: Mapping[str, Path], directory: str) -> None:
-        super().push(files, directory)
-        self.pushed(self.files[directory])
-
-    def run(self, words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
-        self.calls.append(" ".join(words))
-        self._answer()
-        if "-merge=1" in words:
-            self.meanwhile()
-            self._raise("-merge=1")
-            self.files[MERGED].update(self.result)
-            output.write(b"MERGE-OUTER: 3 files, 0 in the initial corpus, 0 processed earlier\n")
-            return
-        self._measure(AFTER if self.measured else BEFORE, output)
-
-    def _measure(self, which: str, output: Writer) -> None:
-        self.measured.append(dict(self.files[CORPUS]))
-        self._raise(which)
-        if features := self.features[which]:
-            units = len(self.files[CORPUS])
-            output.write(MEASURED % (units, features // 2, features, units))
-            if which != self.unfinished:
-                output.write(DONE % (units - 1 if which == self.skipping else units + 1))
-
-    def _raise(self, name: str) -> None:
-        if error := self.faults.get(name):
-            raise error
-
-
-class Guest(ScriptedGuest):
-    """A guest in which that fuzzer is."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world, "pool-0", "boot")
-        self.site = Fuzzer(world, self)
-        self.place = Room(self.site)
-
-    def room(self, fuzzer: str) -> Room:
-        assert fuzzer == A
-        return self.place
-
-
-class Bench:
-    """A corpus of four units, and a guest."""
-
-    def __init__(self, root: Path) -> None:
-        self.world = World()
-        self.guest = Guest(self.world)
-        self.site = self.guest.site
-        self.corpus = Corpus.of(root, A)
-        self.names = [unit(text)[0] for text in "abcd"]
-        self.corpus.add([unit(text)[1] for text in "abcd"], "seed")
-        self.site.result = dict(map(unit, "ab"))
-
-    def merge(self, tolerance: float = 0.0) -> Merged:
-        return merge(SUBJECT, PLAN, self.guest, self.corpus, Campaign(tolerance=tolerance), self.world.clock)
-
-    @property
-    def units(self) -> set[str]:
-        return set(self.corpus.units())
+from pipeline.fuzz.corpus import Corpus
+from pipeline.fuzz.symbolizer import Writer
+from pipeline.host.worker import Worker
+from tests.campaign.bench import Bench as Campaigns
+from tests.campaign.scripted import PANIC, Behaviour, ScriptedSite, unit
+from tests.campaign.scripted_merge import AFTER, BEFORE, MEASURED, PLAN, SUBJECT, A, Bench
+from tests.waiting import SOON
 
 
 @pytest.fixture
@@ -132,18 +31,18 @@ def bench(tmp_path: Path) -> Bench:
 
 class TestResult:
     def test_one_that_covers_as_much_takes_the_place(self, bench: Bench) -> None:
-        bench.site.meanwhile = lambda: bench.world.clock.pass_(7.0)
+        bench.guest_fuzzer.meanwhile = lambda: bench.world.clock.pass_(7.0)
         assert bench.merge() == Merged(SUBJECT, 4, 2, 100, 100, True, "", seconds=7.0)
         assert bench.units == set(bench.names[:2])
 
     def test_the_fuzzer_has_the_whole_corpus_and_options_that_hide_nothing(self, bench: Bench) -> None:
         seen: list[dict[str, bytes]] = []
-        bench.site.meanwhile = lambda: seen.append(dict(bench.site.files[CORPUS]))
+        bench.guest_fuzzer.meanwhile = lambda: seen.append(dict(bench.guest_fuzzer.files[CORPUS]))
         bench.guest.place.known.update(bench.names)
         bench.merge()
         assert seen == [dict(map(unit, "abcd"))]
         options = "-max_len=4096 -rss_limit_mb=307 -timeout=25"
-        assert bench.site.calls == [
+        assert bench.guest_fuzzer.calls == [
             "prepare",
             f"{options} -merge=1 {MERGED} {CORPUS}",
             f"{options} -runs=0 {CORPUS}",
@@ -153,9 +52,11 @@ class TestResult:
         ]
 
     def test_exactly_what_is_kept_is_measured(self, bench: Bench) -> None:
-        bench.site.result = dict([unit("a"), unit("new"), (unit("b")[0], b"torn"), ("other name", b"c"), ("odd", b"x")])
+        bench.guest_fuzzer.result = dict(
+            [unit("a"), unit("new"), (unit("b")[0], b"torn"), ("other name", b"c"), ("odd", b"x")]
+        )
         merged = bench.merge()
-        assert bench.site.measured == [dict(map(unit, "abcd")), dict(map(unit, "abc"))]
+        assert bench.guest_fuzzer.measured == [dict(map(unit, "abcd")), dict(map(unit, "abc"))]
         assert (merged.before, merged.after, bench.units) == (4, 3, set(bench.names[:3]))
 
     def test_a_name_that_no_file_can_have_costs_no_other_unit(
@@ -164,19 +65,37 @@ class TestResult:
         """Whoever asks a guest for one gets nothing at all."""
         fetch = ScriptedSite.fetch
 
-        def all_or_nothing(site: ScriptedSite, directory: str, names: Collection[str], into: Path) -> None:
+        def all_or_nothing(guest_fuzzer: ScriptedSite, directory: str, names: Collection[str], into: Path) -> None:
             if all(len(os.fsencode(name)) <= LONGEST_NAME for name in names):
-                fetch(site, directory, names, into)
+                fetch(guest_fuzzer, directory, names, into)
 
         monkeypatch.setattr(ScriptedSite, "fetch", all_or_nothing)
-        bench.site.result = {"x" * (LONGEST_NAME + 1): b"a", "\N{EURO SIGN}" * 100: b"b", "y" * LONGEST_NAME: b"c"}
+        odd = {"x" * (LONGEST_NAME + 1): b"a", "\N{EURO SIGN}" * 100: b"b", "y" * LONGEST_NAME: b"c"}
+        bench.guest_fuzzer.result = odd | dict([unit("d")])
         assert bench.merge().accepted
-        assert bench.units == {bench.names[2]}
+        assert bench.units == set(bench.names[2:])
+
+    def test_one_that_grows_as_it_comes_is_not_in_memory(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A transfer ends at 512 MiB only, whatever the guest said of sizes."""
+
+        def larger(_: ScriptedSite, directory: str, names: Collection[str], into: Path) -> None:
+            for name in names:
+                (into / name).touch()
+                os.truncate(into / name, 64 << 20)
+
+        monkeypatch.setattr(ScriptedSite, "fetch", larger)
+        bench.guest_fuzzer.result = {"other name": b"c"} | dict(map(unit, "ab"))
+        tracemalloc.start()
+        try:
+            assert bench.merge().accepted
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        finally:
+            tracemalloc.stop()
 
     def test_what_is_kept_whole_need_not_be_measured_again(self, bench: Bench) -> None:
-        bench.site.result = dict(map(unit, "abcd"))
+        bench.guest_fuzzer.result = dict(map(unit, "abcd"))
         assert bench.merge() == Merged(SUBJECT, 4, 4, 100, 100, True, "", seconds=0.0)
-        assert bench.site.measured == [dict(map(unit, "abcd"))]
+        assert bench.guest_fuzzer.measured == [dict(map(unit, "abcd"))]
 
     def test_the_empty_unit_stays_as_nobody_judges_it(self, bench: Bench) -> None:
         bench.corpus.add([b""], "seed")
@@ -186,10 +105,10 @@ class TestResult:
     def test_afterwards_the_guest_has_nothing_and_is_known_to(self, bench: Bench) -> None:
         bench.guest.place.known.update(["old", *bench.names])
         bench.merge()
-        assert (bench.site.files, bench.guest.place.known) == ({}, set())
+        assert (bench.guest_fuzzer.files, bench.guest.place.known) == ({}, set())
 
     def test_one_that_covers_less_is_refused(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-        bench.site.features[AFTER] = 97
+        bench.guest_fuzzer.features[AFTER] = 97
         merged = bench.merge(tolerance=0.02)
         assert (merged.before, merged.after, merged.accepted) == (4, 4, False)
         assert merged.reason == "97 features instead of 100; the log says more"
@@ -197,13 +116,13 @@ class TestResult:
         assert bench.units == set(bench.names)
 
     def test_one_that_covers_less_within_the_tolerance_is_taken(self, bench: Bench) -> None:
-        bench.site.features[AFTER] = 98
+        bench.guest_fuzzer.features[AFTER] = 98
         merged = bench.merge(tolerance=0.02)
         assert (merged.features_before, merged.features_after, merged.accepted) == (100, 98, True)
         assert bench.units == set(bench.names[:2])
 
     def test_nothing_came_of_it(self, bench: Bench) -> None:
-        bench.site.result = {}
+        bench.guest_fuzzer.result = {}
         merged = bench.merge()
         assert (merged.accepted, merged.reason) == (False, "nothing came of it")
         assert bench.units == set(bench.names)
@@ -213,54 +132,55 @@ class TestResult:
     def test_of_what_was_not_measured_nothing_is_taken(self, bench: Bench, which: str, how: str) -> None:
         """A measurement of some units would be as good as one of all, to whoever looks at the last line alone."""
         if how == "says nothing":
-            bench.site.features[which] = 0
+            bench.guest_fuzzer.features[which] = 0
         elif how == "does not end":
-            bench.site.unfinished = which
+            bench.guest_fuzzer.unfinished = which
         else:
-            bench.site.skipping = which
+            bench.guest_fuzzer.skipping = which
         merged = bench.merge(tolerance=0.9)
         assert merged.reason == "what the corpus covers cannot be measured: not all units were run"
         assert (merged.accepted, bench.units) == (False, set(bench.names))
 
     def test_the_reason_is_what_the_fuzzer_complained_of(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        bench.site.unfinished = BEFORE
+        bench.guest_fuzzer.unfinished = BEFORE
         monkeypatch.setattr(
-            "tests.campaign.test_merging.MEASURED", MEASURED + b"==1== ERROR: libFuzzer: timeout after 26 seconds\n"
+            "tests.campaign.scripted_merge.MEASURED", MEASURED + b"==1== ERROR: libFuzzer: timeout after 26 seconds\n"
         )
         assert bench.merge().reason == "what the corpus covers cannot be measured: timeout after 26 seconds"
 
     def test_an_empty_corpus_has_no_result(self, bench: Bench, tmp_path: Path) -> None:
         bench.corpus = Corpus.of(tmp_path / "other", A)
-        bench.site.result = {}
+        bench.guest_fuzzer.result = {}
         assert (bench.merge().accepted, bench.units) == (False, set())
 
 
 class TestMeanwhile:
     def test_what_somebody_else_has_added_stays(self, bench: Bench) -> None:
-        bench.site.meanwhile = lambda: bench.corpus.add([b"new"], "somebody else")
+        bench.guest_fuzzer.meanwhile = lambda: bench.corpus.add([b"new"], "somebody else")
         merged = bench.merge()
         assert (merged.before, merged.after, merged.accepted) == (4, 3, True)
         assert bench.units == {*bench.names[:2], unit("new")[0]}
 
     def test_what_somebody_else_has_added_is_no_result_of_the_merge(self, bench: Bench) -> None:
-        bench.site.meanwhile = lambda: bench.corpus.add([b"new"], "somebody else")
-        bench.site.result = dict([unit("new")])
+        bench.guest_fuzzer.meanwhile = lambda: bench.corpus.add([b"new"], "somebody else")
+        bench.guest_fuzzer.result = dict([unit("new")])
         bench.merge()
         assert unit("new")[0] in bench.units
 
     def test_what_somebody_else_has_quarantined_does_not_come_back(self, bench: Bench) -> None:
-        bench.site.meanwhile = lambda: bench.corpus.quarantine(bench.names[0], "it crashes")
+        bench.guest_fuzzer.meanwhile = lambda: bench.corpus.quarantine(bench.names[0], "it crashes")
         assert bench.merge().accepted
+        assert bench.other.guest_fuzzer.measured == [dict(map(unit, "bcd")), dict([unit("b")])]
         assert bench.units == {bench.names[1]}
 
     def test_names_that_are_not_in_the_corpus_are_ignored(self, bench: Bench) -> None:
-        names = [unit("forged")[0], "../../x", "-rf", "\033[31m", "latin\udcff", "", bench.names[3]]
-        bench.site.result = dict.fromkeys(names, b"other content")
+        names = [unit("forged")[0], "../../x", "-rf", "\033[31m", "latin\udcff", "", *bench.names[2:]]
+        bench.guest_fuzzer.result = dict.fromkeys(names, b"other content")
         assert bench.merge().accepted
-        assert bench.units == {bench.names[3]}
+        assert bench.units == set(bench.names[2:])
 
     def test_if_there_are_no_others_nothing_came_of_it(self, bench: Bench) -> None:
-        bench.site.result = dict.fromkeys([unit("forged")[0], "../../x"], b"other content")
+        bench.guest_fuzzer.result = dict.fromkeys([unit("forged")[0], "../../x"], b"other content")
         assert bench.merge().reason == "nothing came of it"
         assert bench.units == set(bench.names)
 
@@ -277,13 +197,13 @@ class TestFaults:
         ],
     )
     def test_one_that_fails_says_why_and_changes_nothing(self, bench: Bench, error: TopcoatError, when: str) -> None:
-        bench.site.faults[when] = error
+        bench.guest_fuzzer.faults[when] = error
         merged = bench.merge()
         assert (merged.before, merged.after, merged.accepted) == (4, 4, False)
         assert merged.reason == str(error).replace("\033[31m", "").replace("\n", "\\n")
         assert bench.units == set(bench.names)
-        assert bench.site.calls[-1] == "prepare", "nothing of it is left in the guest"
-        assert bench.site.files == {}
+        assert bench.guest_fuzzer.calls[-1] == "prepare", "nothing of it is left in the guest"
+        assert bench.guest_fuzzer.files == {}
 
     @pytest.mark.parametrize("fault", ["lost", "cut off", "more"])
     @pytest.mark.parametrize("when", ["first", "last"])
@@ -291,16 +211,15 @@ class TestFaults:
         self, bench: Bench, fault: str, when: str
     ) -> None:
         """Else what never came would count neither before nor afterwards, and go."""
-
         faults = {"lost": {bench.names[0]: b""}, "cut off": {unit("long")[0]: b"lon"}, "more": dict([unit("more")])}
         bench.corpus.add([b"long"], "seed")
-        bench.site.result |= dict([unit("long")])
+        bench.guest_fuzzer.result |= dict([unit("long")])
 
         def spoil(files: dict[str, bytes]) -> None:
-            if files and bool(bench.site.measured) == (when == "last"):
+            if files and bool(bench.guest_fuzzer.measured) == (when == "last"):
                 files.update(faults[fault])
 
-        bench.site.pushed = spoil
+        bench.guest_fuzzer.pushed = spoil
         merged = bench.merge(tolerance=0.9)
         assert merged.reason == "the guest's corpus differs from what it was given: units: 1"
         assert (merged.accepted, bench.units) == (False, {*bench.names, unit("long")[0]})
@@ -310,7 +229,7 @@ class TestFaults:
             bench.guest.lives = False
             raise CommandError("the connection broke", hint="")
 
-        bench.site.meanwhile = die
+        bench.guest_fuzzer.meanwhile = die
         merged = bench.merge()
         assert (merged.accepted, merged.reason) == (False, f"{PANIC}; the connection broke")
         assert bench.guest.spoilt == f"{PLAN.name}: {PANIC}; the connection broke"
@@ -322,10 +241,10 @@ class TestFaults:
         assert bench.units == set(bench.names)
 
     def test_a_mistake_of_ours_is_raised_and_leaves_nothing_in_the_guest(self, bench: Bench) -> None:
-        bench.site.meanwhile = lambda: 1 // 0
+        bench.guest_fuzzer.meanwhile = lambda: 1 // 0
         with pytest.raises(ZeroDivisionError):
             bench.merge()
-        assert bench.site.calls[-1] == "prepare"
+        assert bench.guest_fuzzer.calls[-1] == "prepare"
         assert bench.units == set(bench.names)
 
 
@@ -338,8 +257,8 @@ class TestHalt:
             assert stopped.wait(SOON)
             raise FuzzerError("failed during wait: it was killed", hint="")
 
-        bench.site.meanwhile = run
-        monkeypatch.setattr(bench.site, "stop", stopped.set)
+        bench.guest_fuzzer.meanwhile = run
+        monkeypatch.setattr(bench.guest_fuzzer, "stop", stopped.set)
         merged: list[Merged] = []
         worker = Worker("merge", lambda: merged.append(bench.merge()))
         assert begun.wait(SOON)
@@ -371,17 +290,17 @@ class TestHalt:
     def test_a_guest_that_does_not_answer_is_no_error(self, bench: Bench) -> None:
         bench.guest.lives = False
         halt(PLAN, bench.guest)
-        assert bench.site.calls == ["stop"]
+        assert bench.guest_fuzzer.calls == ["stop"]
 
 
 def test_it_has_a_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[float] = []
-    run = bench.site.run
+    run = bench.guest_fuzzer.run
 
     def limited(words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
         limits.append(limit)
         run(words, output, limit, found)
 
-    monkeypatch.setattr(bench.site, "run", limited)
+    monkeypatch.setattr(bench.guest_fuzzer, "run", limited)
     bench.merge()
     assert limits == [merging.LIMIT] * 3

@@ -1,21 +1,23 @@
 """What no merge may ever lose, with a fuzzer whose units cover what their bytes say."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.campaign.definition import Budget, FuzzerPlan
-from pipeline.campaign.guests import Room
+from pipeline.campaign.guest_fuzzer import CORPUS, MERGED
+from pipeline.campaign.guests import GuestWorkspace
+from pipeline.campaign.ledger import Subject
 from pipeline.campaign.merging import merge
-from pipeline.campaign.site import CORPUS, MERGED
-from pipeline.corpus import Corpus
-from pipeline.ledger import Subject
-from pipeline.settings import Campaign
-from pipeline.symbolize import Writer
+from pipeline.campaign.plan.definition import Budget, FuzzerPlan
+from pipeline.fuzz.corpus import Corpus
+from pipeline.fuzz.symbolizer import Writer
+from pipeline.settings import CampaignSettings
 from tests.campaign.scripted import ScriptedGuest, ScriptedSite, World, unit
 
 FUZZER = "fuzzers/a"
@@ -84,10 +86,10 @@ class LibFuzzer(ScriptedSite):
 class Guest(ScriptedGuest):
     def __init__(self, world: World, nature: Nature) -> None:
         super().__init__(world, "pool-0", "boot")
-        self._room = Room(LibFuzzer(world, self, nature))
+        self._workspace = GuestWorkspace(LibFuzzer(world, self, nature))
 
-    def room(self, fuzzer: str) -> Room:
-        return self._room
+    def workspace(self, fuzzer: str) -> GuestWorkspace:
+        return self._workspace
 
 
 ascii_ = st.text(st.sampled_from("abc"), max_size=6).map(str.encode)
@@ -96,21 +98,30 @@ natures = st.builds(Nature, numbers, numbers, numbers, st.lists(ascii_, max_size
 chosen = st.dictionaries(st.sampled_from(["max_len", "timeout", "use_counters", "verbosity"]), st.integers(0, 9))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
-@given(st.lists(ascii_, min_size=1, max_size=8, unique=True), natures, chosen)
-@example([b"aaaabbbb", b"aaaa"], Nature(), {"max_len": 4})
-@example([b"abc", b"abcabc"], Nature(renames=frozenset({0, 1})), {})
-@example([b"abc", b"abcabc"], Nature(cuts=frozenset({1})), {})
-@example([b"aa", b"bb", b""], Nature(poison=b"a"), {})
-def test_nothing_that_was_covered_is_lost(units: list[bytes], nature: Nature, options: Mapping[str, int]) -> None:
+@given(st.lists(ascii_, min_size=1, max_size=8, unique=True), natures, chosen, st.sampled_from([0.0, 0.5, 0.99]))
+@example([b"aaaabbbb", b"aaaa"], Nature(), {"max_len": 4}, 0.5)
+@example([b"abc", b"abcabc"], Nature(renames=frozenset({0, 1})), {}, 0.99)
+@example([b"abc", b"abcabc"], Nature(cuts=frozenset({1})), {}, 0.99)
+@example([b"aa", b"bb", b""], Nature(poison=b"a"), {}, 0.5)
+def test_nothing_that_was_covered_is_lost(
+    units: list[bytes], nature: Nature, options: Mapping[str, int], believed: float
+) -> None:
     with TemporaryDirectory() as directory:
         corpus, world = Corpus.of(Path(directory), FUZZER), World()
         corpus.add(units, "seed")
         plan = FuzzerPlan(FUZZER, Budget(60), 20, options=tuple((name, str(value)) for name, value in options.items()))
         subject = Subject(FUZZER, "build", "plan")
-        merged = merge(subject, plan, Guest(world, nature), corpus, Campaign(tolerance=0.0), world.clock)
+
+        def lend(_: str) -> AbstractContextManager[Guest]:
+            return nullcontext(Guest(world, nature))
+
+        merged = merge(subject, plan, lend, corpus, CampaignSettings(tolerance=0.0, believed=believed), world.clock)
+        kept = {path.read_bytes() for path in corpus.replaced()}
         now = {corpus.path(name).read_bytes() for name in corpus.units()}
     assert now <= set(units), "it is no source of units"
+    assert now | kept == set(units)
     before, after = (set[tuple[int, int]]().union(*map(covered, some)) for some in (units, now))
     assert after == before
     assert now == set(units) or merged.accepted

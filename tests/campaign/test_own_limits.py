@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.campaign.attempt import Attempt, Places
-from pipeline.campaign.definition import FuzzerPlan
 from pipeline.campaign.failures import Failures
-from pipeline.campaign.site import CORPUS
+from pipeline.campaign.guest_fuzzer import CORPUS
+from pipeline.campaign.ledger import Crashed, Ended, LedgerEntry, Subject
+from pipeline.campaign.plan.definition import FuzzerPlan
 from pipeline.campaign.work import Work
-from pipeline.corpus import Corpus
-from pipeline.corpus.files import name_of
-from pipeline.crashes.vault import Vault
-from pipeline.ledger import Crashed, Ended, Entry, Subject
+from pipeline.fuzz.corpus import Corpus
+from pipeline.fuzz.corpus.files import name_of
+from pipeline.fuzz.crashes.store import CrashStore
+from tests.campaign.bench import CHOSEN, A, Bench, plan
 from tests.campaign.scripted import Behaviour, ScriptedGuest
-from tests.campaign.test_runner import CHOSEN, A, Bench, plan
 
 SLOW, FAST = b"slow", b"fast"
 
@@ -51,9 +51,9 @@ def test_it_is_not_run_again_when_the_campaign_goes_on_and_guests_are_new(bench:
 def test_it_is_taken_from_a_guest_that_has_it(bench: Bench, tmp_path: Path) -> None:
     root, guest, work = bench.store.root, ScriptedGuest(bench.world, "i0", "boot"), hasty()
     (given := tmp_path / "given").write_bytes(SLOW)
-    guest.room(A).site.push({name_of(SLOW): given}, CORPUS)
-    noted: list[Entry] = []
-    places = Places(Corpus.of(root, A), Vault(root), Failures(root), noted.append, frozenset({name_of(SLOW)}))
+    guest.workspace(A).guest_fuzzer.push({name_of(SLOW): given}, CORPUS)
+    noted: list[LedgerEntry] = []
+    places = Places(Corpus.of(root, A), CrashStore(root), Failures(root), noted.append, frozenset({name_of(SLOW)}))
     attempt = Attempt(Work(Subject(A, "", ""), work, 2, 1, 20, None, 1), guest, places, CHOSEN, bench.world.clock)
     assert attempt.run().result == "done"
 

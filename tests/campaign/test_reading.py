@@ -13,19 +13,19 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from pipeline import ledger
-from pipeline.campaign import reading
+from pipeline.campaign import ledger, reading
 from pipeline.campaign.attempt import Attempt
-from pipeline.campaign.definition import Definition
 from pipeline.campaign.display import Lines, Reporter
+from pipeline.campaign.ledger import Ended, Harvested, LedgerEntry, Opened, Proved, Subject
+from pipeline.campaign.plan.definition import Definition
 from pipeline.campaign.proofs import Claim, Proofs
-from pipeline.campaign.runner import Only, Runner
+from pipeline.campaign.runner import Runner
+from pipeline.campaign.schedule import Only
 from pipeline.campaign.status import Author, Status
 from pipeline.errors import BootError, CampaignBusy, InstanceBusy, NotProved, StoreError
-from pipeline.ledger import Ended, Entry, Harvested, Opened, Proved, Subject
-from pipeline.settings import Campaign
+from pipeline.settings import CampaignSettings
+from tests.campaign.bench import A, B, Bench, C, Killed, interrupted, kill, plan
 from tests.campaign.scripted import Behaviour, ScriptedSite
-from tests.campaign.test_runner import A, B, Bench, C, Killed, interrupted, kill, plan
 
 OLD = (
     b'{"at": "2026-11-25T14:00:00Z", "definition": {"allocation": "gain", "fuzzers": [{"budget": {"seconds": '
@@ -60,7 +60,7 @@ def directory(bench: Bench) -> Path:
 
 
 def told(bench: Bench) -> Status:
-    return Status.decode(json.loads((directory(bench) / "status.json").read_bytes()))
+    return Status.decode((directory(bench) / "status.json").read_bytes())
 
 
 def reporting(bench: Bench, before: Callable[[Runner], object] = lambda _: None) -> Callable[[Runner], None]:
@@ -91,7 +91,7 @@ def test_interrupted_it_says_so_and_has_all_that_the_ledger_has(bench: Bench) ->
 @pytest.mark.parametrize("error", [BootError, NotProved])
 def test_what_ends_it_before_anything_runs_leaves_no_running_one(bench: Bench, error: type[Exception]) -> None:
     bench.run(bench.definition(plan()))
-    bench.chosen = Campaign(canary_crash=B, canary_clean=C)
+    bench.chosen = CampaignSettings(canary_crash=B, canary_clean=C)
     bench.world.unbootable = 9 if error is BootError else 0
     with pytest.raises(error):
         bench.runner(bench.definition(plan(seconds=90))).run(reporting(bench))
@@ -103,7 +103,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_why_it_ended(bench: Bench
         raise StoreError("No space left on device", hint="")
 
     bench.world.unbootable = 9
-    bench.chosen = Campaign(canary_crash=B, canary_clean=C)
+    bench.chosen = CampaignSettings(canary_crash=B, canary_clean=C)
     ticks: list[Callable[[Runner], None]] = [lambda _: None]
     with pytest.raises(BootError, match="it panicked"):
         bench.runner(bench.definition(plan())).run(lambda runner: (ticks.pop() if ticks else full)(runner))
@@ -117,6 +117,7 @@ def test_an_empty_ledger_has_a_hint_with_the_campaign_s_name(tmp_path: Path) -> 
     assert caught.value.hint == "run it: luigi --module tasks FuzzCampaign --name nightly"
 
 
+@pytest.mark.slow
 @given(at=st.integers(1, 40), before=st.booleans())
 @hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_killed_at_any_moment_the_ledger_tells(tmp_path_factory: pytest.TempPathFactory, at: int, before: bool) -> None:
@@ -130,8 +131,8 @@ def test_killed_at_any_moment_the_ledger_tells(tmp_path_factory: pytest.TempPath
             reading.read(directory(bench))
         return
     found = reading.read(directory(bench))
-    standings = map(found.state.standing, found.present)
-    over = [one.checkpoint for standing in standings for one in standing.slices.values() if one.checkpoint]
+    fuzzer_states = map(found.state.fuzzer_state, found.present)
+    over = [one.checkpoint for fuzzer_state in fuzzer_states for one in fuzzer_state.slices.values() if one.checkpoint]
     seconds, executions = spent(bench)
     assert found.status.state in ("stopped", "done")
     assert {one.state for one in found.status.fuzzers} <= {"waiting", "done", "benched"}
@@ -221,7 +222,7 @@ def test_no_total_ever_falls(bench: Bench, monkeypatch: pytest.MonkeyPatch, halt
         status = runner.status()
         seen.append((status.seconds, status.executions))
 
-    def noted(entry: Entry) -> None:
+    def noted(entry: LedgerEntry) -> None:
         look()
         note(entry)
         look()
@@ -232,8 +233,8 @@ def test_no_total_ever_falls(bench: Bench, monkeypatch: pytest.MonkeyPatch, halt
         look()
         fetch(*arguments)
 
-    def ran(site: ScriptedSite, *arguments: Any) -> None:
-        run(site, *arguments)
+    def ran(guest_fuzzer: ScriptedSite, *arguments: Any) -> None:
+        run(guest_fuzzer, *arguments)
         look()
         if halted and len(seen) > 30:
             runner.stop()
@@ -258,14 +259,14 @@ def test_crashes_of_earlier_builds_are_counted_by_themselves(bench: Bench) -> No
     found = reading.read(directory(bench))
     (slug,) = found.state.crashes(found.present)
     assert found.state.crashes(found.present)[slug] == 2
-    (group,) = bench.runner(bench.definition(plan(A))).groups()
+    (group,) = bench.runner(bench.definition(plan(A))).buckets()
     assert group.count == 14
 
 
 class TestCanary:
     @pytest.fixture
     def proved(self, bench: Bench) -> Bench:
-        bench.chosen = Campaign(canary_crash=B, canary_clean=C)
+        bench.chosen = CampaignSettings(canary_crash=B, canary_clean=C)
         bench.world.behaviours[B] = Behaviour(crash="boom")
         bench.run(bench.definition(plan(A)))
         bench.world.runs.clear()
@@ -299,7 +300,7 @@ class TestCanary:
             monkeypatch.setattr("socket.gethostname", lambda: "another")
         if changed == "canary":
             proved.world.behaviours["fuzzers/d"] = Behaviour(crash="boom")
-            proved.chosen = Campaign(canary_crash="fuzzers/d", canary_clean=C)
+            proved.chosen = CampaignSettings(canary_crash="fuzzers/d", canary_clean=C)
         whole = "other" if changed == "build" else "whole"
         proved.runner(proved.definition(plan(A), name="weekly"), whole=whole).run()
         assert len({fuzzer for fuzzer, _ in proved.world.runs}) == 3
@@ -326,11 +327,11 @@ def test_of_many_proofs_the_latest_are_kept(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_where_it_is_known_how_far_an_open_attempt_came_that_counts(bench: Bench) -> None:
-    bench.chosen = Campaign(canary="off", harvest=3600.0)
+    bench.chosen = CampaignSettings(canary="off", harvest=3600.0)
     runner = bench.runner(bench.definition(plan(A)))
     real = runner.note
 
-    def note(entry: Entry) -> None:
+    def note(entry: LedgerEntry) -> None:
         if isinstance(entry, Ended):
             real(Harvested(entry.subject, entry.slice, entry.attempt, 5.0, 500, 1, 2, 3))
             raise Killed
@@ -352,6 +353,7 @@ class TestBusy:
         file.write_text(file.read_text().replace('"state": "done",\n  "unproved', f'"state": "{state}",\n  "unproved'))
         return directory(bench) / "ledger.jsonl"
 
+    @pytest.mark.slow
     def test_one_that_runs_is_told_at_once(self, bench: Bench) -> None:
         with ledger.opened(self.works(bench, "running")), pytest.raises(CampaignBusy) as busy:
             bench.run(bench.definition(plan(A)))
@@ -359,10 +361,12 @@ class TestBusy:
         assert busy.value.hint == "see how it stands: topcoat campaign status nightly"
         assert busy.value.exit_code == 10
 
+    @pytest.mark.slow
     def test_one_that_has_only_just_begun_is_told(self, bench: Bench) -> None:
         with ledger.opened(directory(bench) / "ledger.jsonl"), pytest.raises(CampaignBusy, match="begins the campaign"):
             bench.run(bench.definition(plan(A)))
 
+    @pytest.mark.slow
     def test_one_that_is_ending_is_waited_for(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("pipeline.campaign.runner._LOCK_LIMIT", 0.1)
         with ledger.opened(self.works(bench, "stopped")):

@@ -11,16 +11,17 @@ from typing import Any, get_args
 import fastjsonschema
 import pytest
 
-from pipeline.campaign import definition, result, status
-from pipeline.campaign.definition import Budget, Definition, FuzzerPlan
-from pipeline.campaign.status import Author, CampaignState, FuzzerState, FuzzerStatus, Status
-from pipeline.crashes.vault import Group
-from pipeline.ledger import Point, Result
-from pipeline.publish import publish_json
-from pipeline.settings import Allocation, Campaign
+from pipeline.campaign import result, status
+from pipeline.campaign.ledger import Point, Result
+from pipeline.campaign.plan import definition
+from pipeline.campaign.plan.definition import Budget, Definition, FuzzerPlan
+from pipeline.campaign.status import Activity, Author, CampaignState, FuzzerStatus, Status
+from pipeline.fuzz.crashes.store import Bucket
+from pipeline.settings import Allocation, CampaignSettings
+from pipeline.store.publish import publish_json
 from tests.campaign import test_status
+from tests.campaign.bench import A, B, Bench, C, plan
 from tests.campaign.scripted import Behaviour
-from tests.campaign.test_runner import A, B, Bench, C, plan
 
 DOCS = Path(__file__).parents[2] / "docs"
 STATUS, CAMPAIGN = "status.schema.json", "campaign.schema.json"
@@ -162,7 +163,7 @@ class Watched:
         runner.run()
         stands = runner.status()
         validator(STATUS)(self._written(stands.encode()))
-        encoded = result.encode(stands, runner.definition, runner.state, runner.subjects, runner.groups())
+        encoded = result.encode(stands, runner.definition, runner.state, runner.subjects, runner.buckets())
         return self._written(encoded)
 
 
@@ -185,7 +186,7 @@ class TestRuns:
 
     def test_a_canary_that_is_not_found(self, tmp_path: Path) -> None:
         bench = Bench(tmp_path)
-        bench.chosen = Campaign(canary="warn", canary_crash=B, canary_clean=C)
+        bench.chosen = CampaignSettings(canary="warn", canary_crash=B, canary_clean=C)
         whole = Watched(bench, plan(A)).result()
         validator(CAMPAIGN)(whole)
         assert (whole["status"]["proved"], whole["lost"]["canary"] > 0) == (False, True)
@@ -209,7 +210,7 @@ class TestDrift:
             ((CAMPAIGN, "definition"), {field.name for field in fields(Definition)} | {"schema"}),
             ((CAMPAIGN, "plan"), {field.name for field in fields(FuzzerPlan)} | {"digest"}),
             ((CAMPAIGN, "fuzzer"), set(test_status.result()["fuzzers"]["p/a"])),
-            ((CAMPAIGN, "group"), {field.name for field in fields(Group)} | {"directory", "present"}),
+            ((CAMPAIGN, "group"), {field.name for field in fields(Bucket)} | {"directory", "present"}),
             ((CAMPAIGN, "boots"), set(test_status.result()["boots"])),
         ],
     )
@@ -224,7 +225,7 @@ class TestDrift:
 
     def test_all_that_can_be_chosen(self) -> None:
         assert part(STATUS)["properties"]["state"]["enum"] == list(get_args(CampaignState))
-        assert part(STATUS, "fuzzer")["properties"]["state"]["enum"] == list(get_args(FuzzerState))
+        assert part(STATUS, "fuzzer")["properties"]["state"]["enum"] == list(get_args(Activity))
         assert part(CAMPAIGN, "definition")["properties"]["allocation"]["enum"] == list(get_args(Allocation))
         assert set(part(CAMPAIGN, "results")["properties"]) == set(get_args(Result))
         assert set(part(STATUS, "budget")["properties"]) == {field.name for field in fields(Budget)}

@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import ledger
-from pipeline.campaign import seeds
-from pipeline.campaign.definition import Budget, FuzzerPlan
-from pipeline.campaign.runner import Only
+from pipeline.campaign import ledger, seeds
+from pipeline.campaign.ledger import LedgerEntry, Merged, Seeded, Started
+from pipeline.campaign.plan.definition import Budget, FuzzerPlan
+from pipeline.campaign.schedule import Only
 from pipeline.campaign.state import State
-from pipeline.corpus import Corpus, Limits
-from pipeline.ledger import Entry, Merged, Seeded, Started
+from pipeline.fuzz.corpus import Corpus, CorpusLimits
+from tests.campaign.bench import Bench, Killed
 from tests.campaign.scripted import Behaviour, unit
-from tests.campaign.test_runner import Bench, Killed
 
 A, B = "fuzzers/a", "fuzzers/b"
 SEEDS = tuple("abcdefgh")
@@ -118,7 +117,7 @@ class TestOnce:
         definition = bench.definition(plan(directory))
         append = ledger.Ledger.append
 
-        def killed(book: ledger.Ledger, entry: Entry) -> None:
+        def killed(book: ledger.Ledger, entry: LedgerEntry) -> None:
             if isinstance(entry, Seeded) and when == "before":
                 raise Killed
             append(book, entry)
@@ -162,7 +161,7 @@ class TestGone:
     def test_one_whose_units_are_all_in_quarantine_does_not(self, bench: Bench, directory: Path) -> None:
         one = plan(directory)
         corpus = Corpus.of(bench.store.root, A)
-        noted: list[Entry] = []
+        noted: list[LedgerEntry] = []
         seeds.bring([one], lambda _: corpus, {}, lambda _: False, noted.append)
         for text in SEEDS:
             corpus.quarantine(text.encode(), "it crashes")
@@ -262,12 +261,13 @@ class TestLeftOut:
 contents = st.lists(st.binary(max_size=6), max_size=6)
 
 
+@pytest.mark.slow
 @given(contents, contents, st.integers(0, 3))
 def test_what_is_judged_is_what_comes(
     tmp_path_factory: pytest.TempPathFactory, there: list[bytes], given_: list[bytes], capacity: int
 ) -> None:
     root = tmp_path_factory.mktemp("judged")
-    corpus = Corpus.of(root, A, Limits(unit_size=4, units=capacity))
+    corpus = Corpus.of(root, A, CorpusLimits(unit_size=4, units=capacity))
     corpus.add(there, "x")
     for number, content in enumerate(given_):
         (root / str(number)).write_bytes(content)
@@ -277,7 +277,7 @@ def test_what_is_judged_is_what_comes(
     was = corpus.manifest()
     assert seeds.judge(one, corpus) == judged
     assert corpus.manifest() == was
-    noted: list[Entry] = []
+    noted: list[LedgerEntry] = []
     seeds.bring([one], lambda _: corpus, {}, lambda _: False, noted.append)
     assert noted == [Seeded(A, tuple(sorted(judged.names)), judged.new)]
     assert set(corpus.units()) == set(was.units) | judged.names

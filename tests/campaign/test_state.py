@@ -2,15 +2,14 @@
 
 import pytest
 
-from pipeline.campaign.state import State
-from pipeline.ledger import (
+from pipeline.campaign.ledger import (
     Benched,
     Booted,
     Closed,
     Crashed,
     Ended,
-    Entry,
     Harvested,
+    LedgerEntry,
     Merged,
     Opened,
     Proved,
@@ -18,6 +17,7 @@ from pipeline.ledger import (
     Started,
     Subject,
 )
+from pipeline.campaign.state import State
 
 A, B = Subject("p/a", "build", "plan"), Subject("p/b", "build", "plan")
 OPENED = Opened("host", 1, {})
@@ -41,52 +41,59 @@ def ended(
 
 
 def test_attempts_add_up() -> None:
-    entries: list[Entry] = [OPENED, started(), ended(seconds=4), started(attempt=2), ended(attempt=2, features=8)]
-    standing = State.of([*entries, Closed(A, 1, "time"), started(2), ended(2, seconds=2)]).standing(A)
-    assert (standing.seconds, standing.executions, standing.attempts, standing.current) == (16, 3000, 3, 2)
-    assert (standing.edges, standing.features, standing.units, standing.peak_rss) == (2, 8, 7, 40)
-    assert [standing.curve[2], standing.curve[-1]] == [(5, 1100, 1, 2, 1), (16, 3000, 2, 4, 1)]
+    entries: list[LedgerEntry] = [OPENED, started(), ended(seconds=4), started(attempt=2), ended(attempt=2, features=8)]
+    fuzzer_state = State.of([*entries, Closed(A, 1, "time"), started(2), ended(2, seconds=2)]).fuzzer_state(A)
+    assert (fuzzer_state.seconds, fuzzer_state.executions, fuzzer_state.attempts, fuzzer_state.current) == (
+        16,
+        3000,
+        3,
+        2,
+    )
+    assert (fuzzer_state.edges, fuzzer_state.features, fuzzer_state.units, fuzzer_state.peak_rss) == (2, 8, 7, 40)
+    assert [fuzzer_state.curve[2], fuzzer_state.curve[-1]] == [(5, 1100, 1, 2, 1), (16, 3000, 2, 4, 1)]
 
 
 def test_another_build_is_another_subject() -> None:
     state = State.of([started(), ended(), Closed(A, 1, "time")])
-    assert state.standing(Subject("p/a", "new build", "plan")).seconds == 0
-    assert state.standing(Subject("p/a", "build", "new plan")).current == 1
+    assert state.fuzzer_state(Subject("p/a", "new build", "plan")).seconds == 0
+    assert state.fuzzer_state(Subject("p/a", "build", "new plan")).current == 1
 
 
 def test_an_attempt_that_has_not_ended_counts_for_nothing_yet_and_is_known() -> None:
     state = State.of([started(), Harvested(A, 1, 1, 5.0, 500, 1, 2, 3)])
     assert state.interrupted() == [started()]
-    assert state.standing(A).slices[1].checkpoint == Harvested(A, 1, 1, 5.0, 500, 1, 2, 3)
-    assert state.standing(A).seconds == 0
+    assert state.fuzzer_state(A).slices[1].checkpoint == Harvested(A, 1, 1, 5.0, 500, 1, 2, 3)
+    state.add(Harvested(A, 1, 1, 9.0, 900, 1, 2, 0))
+    assert state.fuzzer_state(A).slices[1].checkpoint == Harvested(A, 1, 1, 9.0, 900, 1, 2, 3), "all that it has added"
+    assert state.fuzzer_state(A).seconds == 0
     state.add(ended(result="interrupted", seconds=5))
     assert state.interrupted() == []
-    assert state.standing(A).seconds == 5
+    assert state.fuzzer_state(A).seconds == 5
 
 
 @pytest.mark.parametrize("result", ["failed", "hang", "guest died"])
 def test_failures_in_a_row_are_strikes(result: Result) -> None:
     state = State.of([OPENED, started(), ended(result=result), started(), ended(result=result)])
-    assert (state.standing(A).strikes, state.standing(A).failure) == (2, "why")
+    assert (state.fuzzer_state(A).strikes, state.fuzzer_state(A).failure) == (2, "why")
     state.add(ended())
-    assert state.standing(A).strikes == 0
+    assert state.fuzzer_state(A).strikes == 0
 
 
 @pytest.mark.parametrize("result", ["stopped", "interrupted", "host"])
 def test_what_is_not_the_fuzzer_s_fault_is_no_strike_and_no_pardon(result: Result) -> None:
-    assert State.of([ended(result="failed"), ended(result=result)]).standing(A).strikes == 1
+    assert State.of([ended(result="failed"), ended(result=result)]).fuzzer_state(A).strikes == 1
 
 
 def test_whoever_starts_it_again_gives_all_another_chance() -> None:
     state = State.of([ended(result="failed"), Benched(A, "too bad")])
-    assert state.standing(A).benched == "too bad"
+    assert state.fuzzer_state(A).benched == "too bad"
     state.add(OPENED)
-    assert (state.standing(A).benched, state.standing(A).strikes, state.processes) == ("", 0, 1)
+    assert (state.fuzzer_state(A).benched, state.fuzzer_state(A).strikes, state.processes) == ("", 0, 1)
 
 
 def test_gain_is_of_what_was_never_covered_before() -> None:
     state = State.of([ended(features=10), ended(features=10), ended(features=40), ended(features=20)])
-    assert state.standing(A).recent_gain == 30 / 30
+    assert state.fuzzer_state(A).recent_gain == 30 / 30
 
 
 def test_crashes_merges_boots_and_proofs() -> None:
@@ -95,16 +102,16 @@ def test_crashes_merges_boots_and_proofs() -> None:
     booted = Booted("pool-0", "boot", 2.0, "there was none")
     crashed = Crashed(A, 1, 1, "group", True, "sha")
     state = State.of([ended(), crashed, crashed, merged, proved, booted])
-    standing = state.standing(A)
-    assert (standing.crashes, standing.units, standing.unmerged) == ({"group": 2}, 3, 0)
+    fuzzer_state = state.fuzzer_state(A)
+    assert (fuzzer_state.crashes, fuzzer_state.units, fuzzer_state.unmerged) == ({"group": 2}, 3, 0)
     assert (state.boots, state.proofs, state.merging) == ([booted], {("host", "build"): proved}, 2.0)
 
 
 def test_a_merge_that_is_not_taken_leaves_the_units() -> None:
-    standing = State.of([ended(), Merged(A, 7, 7, 9, 1, False, "covers less", 2.0)]).standing(A)
-    assert (standing.units, standing.unmerged) == (7, 0)
+    fuzzer_state = State.of([ended(), Merged(A, 7, 7, 9, 1, False, "covers less", 2.0)]).fuzzer_state(A)
+    assert (fuzzer_state.units, fuzzer_state.unmerged) == (7, 0)
 
 
 def test_fuzzers_do_not_mix() -> None:
     state = State.of([ended(), ended(subject=B, seconds=3)])
-    assert (state.standing(A).seconds, state.standing(B).seconds) == (10, 3)
+    assert (state.fuzzer_state(A).seconds, state.fuzzer_state(B).seconds) == (10, 3)

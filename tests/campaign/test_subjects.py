@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build import Build, Resource
+from pipeline.builds.build import Build, Resource
 from pipeline.campaign import subjects
-from pipeline.campaign.definition import Budget, Definition, FuzzerPlan
-from pipeline.digests import digest
+from pipeline.campaign.plan.definition import Budget, Definition, FuzzerPlan
 from pipeline.errors import NotSupported, SettingsError
-from pipeline.fuzz_targets import FuzzTargets
+from pipeline.fuzz.targets import FuzzTargets
 from pipeline.images import cpio
-from tests.fuzzer.test_targets import v2
+from pipeline.store.digests import digest
+from tests.fuzz.test_targets import v2
 
 A, B, CANARY = "fuzzers/a", "fuzzers/b", "fuzzers/canary"
 LISTS = ("fuzzers.json", "tests.json")

@@ -12,11 +12,15 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from pipeline.errors import BootError
-from pipeline.freshness import Key
-from pipeline.instance import SSH, Handle, Instance
-from pipeline.launcher import KILL_LIMIT, Connector
-from pipeline.process import Process, owner_of_pidfile
-from pipeline.tie import Tie
+from pipeline.host.pidfile import owner_of_pidfile
+from pipeline.host.process import Process
+from pipeline.ssh.address import Address
+from pipeline.store.freshness import Key
+from pipeline.vm.handle import Handle
+from pipeline.vm.instance import Instance
+from pipeline.vm.keepalive import KeepAlive
+from pipeline.vm.launcher import KILL_LIMIT, GuestShell
+from pipeline.vm.qemu.stopping import stop
 from tests.fakes.launcher import ShellConnector
 from tests.waiting import SOON, eventually
 
@@ -52,7 +56,7 @@ class FakeLauncher:
     def prepare(self) -> None:
         pass
 
-    def start(self) -> Connector:
+    def start(self) -> GuestShell:
         self.guests.starts.append(self.instance.name)
         if self.guests.failures:
             raise self.guests.failures.pop(0)
@@ -67,7 +71,7 @@ class FakeLauncher:
         return self.instance.live_handle() is not None
 
     def kill(self) -> None:
-        self.instance.stop(KILL_LIMIT)
+        stop(self.instance, KILL_LIMIT)
 
     def get_logs(self, into: BinaryIO) -> None:
         into.write(b"")
@@ -81,13 +85,16 @@ class FakeGuests:
     memory: int = MEMORY
     failures: list[BootError] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
-    ties: list[Tie] = field(default_factory=list)
+    keepalives: list[KeepAlive] = field(default_factory=list)
     while_booting: Callable[[Instance], object] = lambda _: None
     after_boot: Callable[[Process], object] = lambda _: None
 
-    def launcher(self, instance: Instance, tie: Tie) -> FakeLauncher:
-        self.ties.append(tie)
+    def launcher(self, instance: Instance, keepalive: KeepAlive) -> FakeLauncher:
+        self.keepalives.append(keepalive)
         return FakeLauncher(instance, self)
+
+    def end(self, instance: Instance) -> None:
+        stop(instance, KILL_LIMIT)
 
     def fits(self, handle: Handle) -> str | None:
         found = handle.made_of.task
@@ -101,8 +108,8 @@ class FakeGuests:
             started="2026-11-23T17:53:35Z",
             argv=("qemu",),
             process=process,
-            sockets=str(instance.sockets),
-            ssh=SSH("127.0.0.1", 1, "user", "/key", None),
+            accelerator="tcg",
+            ssh=Address("127.0.0.1", 1, "user", "/key", None),
             made_of=Key(self.version, 0, {}, {}, {}),
         )
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import AlreadyRunning, BootError, HostFault, MissingResource, StoreError
-from pipeline.launcher import Connector, Result
+from pipeline.ssh.result import Result
+from pipeline.vm.launcher import GuestShell
 
 READY = b"ready\n"
 
@@ -45,7 +46,7 @@ class ShellLauncher:
             raise MissingResource(f"there is no {self.base}", hint="make it")
         self.directory = self.directory or Path(tempfile.mkdtemp(dir=self.base))
 
-    def start(self) -> Connector:
+    def start(self) -> GuestShell:
         if self.is_running():
             raise AlreadyRunning("it is running already", hint="kill it")
         self.prepare()

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from pipeline import settings
-from pipeline.deadline import Deadline
 from pipeline.errors import StopError
-from pipeline.instance import Instance
-from pipeline.pool import Lease, Pool
-from pipeline.process import Process
+from pipeline.host.deadline import Deadline
+from pipeline.host.process import Process
 from pipeline.settings import Fresh, Settings
-from pipeline.slot import Slot
+from pipeline.vm.instance import Instance
+from pipeline.vm.pool import Lease, Pool
+from pipeline.vm.qemu.stopping import stop
+from pipeline.vm.slot import Slot
 from tests.conftest import qemus_of
 from tests.fakes.guests import FakeGuests
 from tests.waiting import SOON, eventually
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 def settings_for(root: Path, size: int = 1, fresh: Fresh = "on_crash", attempts: int = 1) -> Settings:
     found = settings.load({"TOPCOAT_ROOT": str(root)}, Path("/"))
-    return replace(found, pool=settings.Pool(size, fresh), boot=replace(found.boot, attempts=attempts))
+    return replace(found, pool=settings.PoolSettings(size, fresh), boot=replace(found.boot, attempts=attempts))
 
 
 class World:
@@ -64,7 +65,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     for pool in made.opened:
         pool.close()
     for instance in Instance.all(settings.Store(made.root)):
-        instance.stop(10)
+        stop(instance, 10)
 
 
 def soon() -> Deadline:
@@ -109,7 +110,7 @@ def waiting(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
 def killed_owner(world: World, after: str = "os.kill(os.getpid(), 9)") -> tuple[int, str]:
     """A process that is killed while it has a lease, or `after` that. Returns its pid and the guest's boot id."""
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom pipeline.deadline import Deadline\n"
+        "import os, sys\nfrom pathlib import Path\nfrom pipeline.host.deadline import Deadline\n"
         "from tests.fakes.guests import FakeGuests\nfrom tests.fakes.pools import Pool, settings_for\n"
         "pool = Pool(settings_for(Path(sys.argv[1])), FakeGuests(), available=lambda: 1 << 40)\n"
         f"with pool.lease(Deadline({SOON})) as lease:\n"

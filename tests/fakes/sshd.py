@@ -1,6 +1,7 @@
 """A real SSH server (paramiko's side of it) on loopback, which can be told to misbehave.
 
-It runs commands in a real shell, and serves files by SFTP, both with `root` for the directory in which they start.
+It runs commands in a real shell, where they can harm nobody, and serves files by SFTP, both with `root` for the
+directory in which they start.
 """
 
 import os
@@ -17,6 +18,7 @@ import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, MSG_CHANNEL_SUCCESS, OPEN_SUCCEEDED
 from paramiko.sftp import SFTP_OK
 
+from tests.fakes.cage import Cage, CageClosed
 from tests.waiting import SOON
 
 Fault = Literal[
@@ -42,6 +44,8 @@ class Server:
     host_key: paramiko.ECDSAKey
     authorized: str
     """ "TYPE BASE64" of the one key that may log in."""
+    cage: Cage
+    """Where its commands run."""
     fault: Fault = "none"
     users: list[str] = field(default_factory=list)
     stop: Callable[[], object] = lambda: None
@@ -50,6 +54,8 @@ class Server:
     """So many of the next connections are closed at once."""
     vanishing: int = 0
     """So many of the next sessions end before they can begin."""
+    losses: int = 0
+    """So many of the next sessions cost their whole connection before they can begin, as dropbear's can."""
     without_eof: bool = False
     """They are closed without the word that no more will come."""
     root: Path = Path("/")
@@ -109,6 +115,9 @@ class _Session(paramiko.ServerInterface):
         return AUTH_SUCCESSFUL if accepted else AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
+        if self.server.losses:
+            self.server.losses -= 1
+            self.transport.sock.close()
         if self.server.vanishing:
             self.server.vanishing -= 1
             self._vanishing[chanid] = threading.Event()
@@ -204,14 +213,17 @@ def _execute(channel: paramiko.Channel, command: bytes, server: Server) -> None:
     pipe = subprocess.PIPE
     if server.fault == "no window":
         channel.out_window_size = 1 << 40
+    try:
+        words = server.cage.words(command, server.root)
+    except CageClosed:
+        return
     path = os.environ["PATH"] if server.programs is None else f"{server.programs}:{os.environ['PATH']}"
     with subprocess.Popen(
-        ["sh", "-c", command],
+        words,
         bufsize=0,
         stdin=pipe,
         stdout=pipe,
         stderr=pipe,
-        cwd=server.root,
         env={**os.environ, "PATH": path},
     ) as shell:
         assert shell.stdin
@@ -281,7 +293,10 @@ def _close(listener: socket.socket) -> None:
 def running(authorized: str, root: Path = Path("/")) -> Iterator[Server]:
     """A server that lets the key `authorized` in, until the end of the body."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Server(listener.getsockname()[1], paramiko.ECDSAKey.generate(), authorized, root=root, sftp=Files)
+        cage = Cage(root)
+        server = Server(
+            listener.getsockname()[1], paramiko.ECDSAKey.generate(), authorized, cage, root=root, sftp=Files
+        )
         server.stop = lambda: _close(listener)
         thread = threading.Thread(target=_serve, args=(listener, server), daemon=True)
         thread.start()
@@ -291,6 +306,7 @@ def running(authorized: str, root: Path = Path("/")) -> Iterator[Server]:
             server.over.set()
             _close(listener)
             thread.join(SOON)
+            cage.close()
             for stream in server.opened:
                 with suppress(OSError):  # what it still holds does not fit on a small disk
                     stream.close()

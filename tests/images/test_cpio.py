@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ImageError, UsageError
 from pipeline.images import cpio
-from pipeline.images.cpio import Entry
+from pipeline.images.cpio import CpioEntry
 
 _PART = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=12)
 _NAMES = st.lists(_PART, min_size=1, max_size=4).map("/".join).filter(lambda name: name != "TRAILER!!!")
 _KINDS = st.sampled_from([stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
 _ENTRIES = st.lists(
     st.builds(
-        Entry,
+        CpioEntry,
         name=_NAMES,
         mode=st.builds(lambda kind, mode: kind | mode, _KINDS, st.integers(0, 0o7777)),
         data=st.binary(max_size=40),
@@ -35,7 +35,7 @@ def number(*values: int) -> bytes:
 
 @settings(deadline=None)
 @given(_ENTRIES)
-def test_decode_gives_back_what_encode_took(entries: list[Entry]) -> None:
+def test_decode_gives_back_what_encode_took(entries: list[CpioEntry]) -> None:
     archive = cpio.encode(entries)
     assert list(cpio.decode(archive)) == entries
     assert len(archive) % 512 == 0
@@ -44,7 +44,9 @@ def test_decode_gives_back_what_encode_took(entries: list[Entry]) -> None:
 
 @settings(deadline=None)
 @given(_ENTRIES, _ENTRIES, st.integers(0, 5))
-def test_archives_may_follow_each_other_with_nuls_between(first: list[Entry], second: list[Entry], blocks: int) -> None:
+def test_archives_may_follow_each_other_with_nuls_between(
+    first: list[CpioEntry], second: list[CpioEntry], blocks: int
+) -> None:
     archive = cpio.encode(first) + bytes(4 * blocks) + cpio.encode(second)
     assert list(cpio.decode(archive)) == first + second
 
@@ -70,7 +72,7 @@ def test_the_bytes_of_a_tiny_archive() -> None:
     ],
     ids=["directory", "private directory", "file", "link", "device"],
 )
-def test_kinds_of_entries(entry: Entry, mode: int, data: bytes) -> None:
+def test_kinds_of_entries(entry: CpioEntry, mode: int, data: bytes) -> None:
     assert (entry.mode, entry.data) == (mode, data)
 
 
@@ -160,7 +162,7 @@ class Command:
     def entry(self, target: str, name: str = "key") -> tuple[str, str]:
         return "-e", f"{target}={self.directory / name}"
 
-    def made(self, out: str = "OUT") -> list[Entry]:
+    def made(self, out: str = "OUT") -> list[CpioEntry]:
         return list(cpio.decode((self.directory / out).read_bytes()))
 
 

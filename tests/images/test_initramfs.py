@@ -82,7 +82,7 @@ def test_an_owner(path: Path) -> None:
 
 
 def test_a_kind_of_file_that_does_not_exist(path: Path) -> None:
-    image = told(path, cpio.encode([cpio.Entry("a", 0o644), cpio.file("b", b"")]))
+    image = told(path, cpio.encode([cpio.CpioEntry("a", 0o644), cpio.file("b", b"")]))
     assert [part.problems for part in image.parts] == [("mode 644 is of no kind of file",), ()]
 
 
@@ -134,7 +134,7 @@ def test_more_entries_than_anybody_needs(path: Path, monkeypatch: pytest.MonkeyP
 
 _ENTRIES = st.lists(
     st.builds(
-        cpio.Entry,
+        cpio.CpioEntry,
         st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=9),
         st.sampled_from([stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777]),
         st.binary(max_size=20),
@@ -144,8 +144,9 @@ _ENTRIES = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(entries=_ENTRIES)
-def test_it_tells_what_decode_reads(tmp_path_factory: pytest.TempPathFactory, entries: list[cpio.Entry]) -> None:
+def test_it_tells_what_decode_reads(tmp_path_factory: pytest.TempPathFactory, entries: list[cpio.CpioEntry]) -> None:
     image = told(tmp_path_factory.getbasetemp() / "initramfs", cpio.encode(entries))
     assert [(part.name, part.size) for part in image.parts] == [(entry.name, len(entry.data)) for entry in entries]
 

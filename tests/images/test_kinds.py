@@ -22,10 +22,10 @@ HEADS = {
     "fvm": (b"FVM PART", Kind.FVM),
     "sparse fvm": (b"FVM SPRS", Kind.SPARSE_FVM),
     "cpio": (CPIO, Kind.CPIO),
-    "elf": (b"\x7fELF", Kind.ELF),
-    "qcow2": (b"QFI\xfb", Kind.QCOW2),
 }
 REFUSED = {
+    "elf": (b"\x7fELF", Kind.ELF, "readelf --all"),
+    "qcow2": (b"QFI\xfb", Kind.QCOW2, "qemu-img info"),
     "cpio with checksums": (b"070702" + CPIO[6:], Kind.OTHER_CPIO, "cpio -o -H newc"),
     "old cpio": (b"070707", Kind.OTHER_CPIO, "cpio -o -H newc"),
     "binary cpio": (b"\xc7\x71\0\0", Kind.OTHER_CPIO, "cpio -o -H newc"),

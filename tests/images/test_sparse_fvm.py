@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.digests import digest
 from pipeline.errors import ImageDamaged, ImageError
 from pipeline.images import sparse_fvm
 from pipeline.images.part import Part
+from pipeline.store.digests import digest
 
 SLICE = 32768
 RAW = "make a raw one: fvm OUT.blk decompress --sparse FILE"

@@ -88,11 +88,11 @@ def read_at(stream: BinaryIO, start: int, size: int) -> bytes:
     return stream.read(size)
 
 
-def header_at(stream: BinaryIO, start: int) -> fvm.Header:
-    return fvm.Header.decode(read_at(stream, start, fvm.BLOCK))
+def header_at(stream: BinaryIO, start: int) -> fvm.FvmHeader:
+    return fvm.FvmHeader.decode(read_at(stream, start, fvm.BLOCK))
 
 
-def check_header(header: fvm.Header, wanted: Case) -> None:
+def check_header(header: fvm.FvmHeader, wanted: Case) -> None:
     assert wanted == {
         "magic_ok": True,
         "hash_ok": True,
@@ -241,7 +241,7 @@ def zbi_item(item: container.Item) -> Case:
 
 
 def bootfs_files(item: container.Item) -> list[Case]:
-    reader = bootfs.Reader(item)
+    reader = bootfs.BootfsReader(item)
     content = b"".join(map(bytes, compression.unpacked(item)))
     return [
         {

@@ -8,10 +8,11 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from pipeline import ssh_keys
-from pipeline.instance import SSH
+from pipeline.builds import ssh_keys
 from pipeline.settings import Timeouts
-from pipeline.ssh import Connector, Limits, Retries
+from pipeline.ssh.address import Address
+from pipeline.ssh.connector import Connector, Retries
+from pipeline.ssh.landing import TransferLimits
 from tests.fakes import sshd
 from tests.waiting import SOON
 
@@ -46,8 +47,8 @@ def written(directory: Path, kind: ssh_keys.KeyType) -> Path:
     return directory / "sshid"
 
 
-def address(server: sshd.Server, key: Path) -> SSH:
-    return SSH("127.0.0.1", server.port, "clusterfuchsia", str(key), server.host_key_line)
+def address(server: sshd.Server, key: Path) -> Address:
+    return Address("127.0.0.1", server.port, "clusterfuchsia", str(key), server.host_key_line)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def server(key: Path, root: Path) -> Iterator[sshd.Server]:
 def connector(server: sshd.Server, key: Path) -> Iterator[Connector]:
     """A connector to the server. It leaves no thread."""
     before = set(threading.enumerate())
-    made = Connector(address(server, key), PATIENT, PROMPT, Limits(stall=SOON))
+    made = Connector(address(server, key), PATIENT, PROMPT, TransferLimits(stall=SOON))
     yield made
     made.close()
     left = set(threading.enumerate()) - before - set(server.transports)

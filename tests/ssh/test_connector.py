@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CommandError, ConnectError, KeyGone, KeyRefused, SettingsError, StoreError, WrongServer
-from pipeline.instance import SSH
 from pipeline.settings import Timeouts
-from pipeline.ssh import Connector, Retries
+from pipeline.ssh.address import Address
+from pipeline.ssh.connector import Connector, Retries
 from tests.fakes import sshd
 from tests.ssh.conftest import PATIENT, PROMPT, address, program
 from tests.waiting import NEVER, SOON, eventually
@@ -60,7 +60,7 @@ def test_a_refused_key_is_not_tried_again(server: sshd.Server, connector: Connec
 
 
 def test_a_wrong_host_key_is_not_tried_again(server: sshd.Server, key: Path) -> None:
-    wrong = Connector(SSH("127.0.0.1", server.port, "x", str(key), "ssh-ed25519 AAAA"), PATIENT, PROMPT)
+    wrong = Connector(Address("127.0.0.1", server.port, "x", str(key), "ssh-ed25519 AAAA"), PATIENT, PROMPT)
     with pytest.raises(WrongServer):
         wrong.connected()
     assert len(server.transports) == 1
@@ -172,6 +172,7 @@ def test_c18_isdir(connector: Connector, root: Path) -> None:
     assert [connector.isdir(name) for name in ("d", "f", "no", "l", ".")] == [True, False, False, True, True]
 
 
+@pytest.mark.slow
 def test_syslog_comes_while_a_command_runs(server: sshd.Server, connector: Connector, tmp_path: Path) -> None:
     program(server, tmp_path, "log_listener", 'echo "$@"')
     running = connector.command("cat; sleep 1000", shell=True)

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CommandError, TransferRefused
-from pipeline.ssh import Connector, Limits, jobs
+from pipeline.ssh import jobs
+from pipeline.ssh.connector import Connector
+from pipeline.ssh.landing import TransferLimits
 from tests.ssh.conftest import PATIENT, PROMPT, make, tree
 
 UNITS: dict[str, bytes | None] = {f"corpus/{number:040x}": b"x" * number for number in range(300)}
@@ -66,7 +68,7 @@ class TestFetch:
         there = sorted(connector.sizes("corpus"))[:4]
         opening = jobs.opening
 
-        def opened_late(path: bytes, *, write: bool) -> jobs.Request:
+        def opened_late(path: bytes, *, write: bool) -> jobs.SftpRequest:
             (root / "corpus" / there[1]).unlink(missing_ok=True)
             return opening(path, write=write)
 
@@ -83,7 +85,7 @@ class TestFetch:
 
     def test_what_is_fetched_is_limited(self, connector: Connector, root: Path, here: Path) -> None:
         make(root, UNITS)
-        limited = Connector(connector.address, PATIENT, PROMPT, Limits(bytes=1000))
+        limited = Connector(connector.address, PATIENT, PROMPT, TransferLimits(bytes=1000))
         try:
             with pytest.raises(TransferRefused, match="more than 1000 bytes"):
                 limited.fetch("corpus", [name.removeprefix("corpus/") for name in sorted(UNITS)], here)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ssh
-from pipeline.deadline import Deadline
 from pipeline.errors import CommandError, ConnectError
-from pipeline.instance import SSH
+from pipeline.host.deadline import Deadline
+from pipeline.ssh.address import Address
+from pipeline.ssh.connection import connect
 from pipeline.ssh.packets import LARGEST
 from tests.fakes import sshd
 from tests.ssh.conftest import PATIENT, address
@@ -56,8 +56,8 @@ def saying(words: bytes, over_and_over: bytes) -> Iterator[tuple[int, list[int]]
 )
 def test_before_the_login(key: Path, words: bytes, over_and_over: bytes, reason: str) -> None:
     with saying(words, over_and_over) as (port, sent):
-        guest = SSH("127.0.0.1", port, "x", str(key), None)
-        with pytest.raises(ConnectError) as caught, ssh.connect(guest, PATIENT, SOON):
+        guest = Address("127.0.0.1", port, "x", str(key), None)
+        with pytest.raises(ConnectError) as caught, connect(guest, PATIENT, SOON):
             pass
     assert sent[0] < 64 << 20, "what the kernel's buffers hold, which is much less, and what was read"
     assert reason in str(caught.value)
@@ -66,7 +66,7 @@ def test_before_the_login(key: Path, words: bytes, over_and_over: bytes, reason:
 @pytest.mark.parametrize("stream", ["1", "2"])
 def test_a_session_that_nobody_reads(server: sshd.Server, key: Path, stream: str) -> None:
     server.fault = "no window"
-    with ssh.connect(address(server, key), PATIENT, SOON) as connection:
+    with connect(address(server, key), PATIENT, SOON) as connection:
         session = connection.session("flood", "exec", f"cat /dev/zero >&{stream}", Deadline(SOON))
         with closing(session):
             eventually(lambda: not connection.alive)
@@ -76,7 +76,7 @@ def test_a_session_that_nobody_reads(server: sshd.Server, key: Path, stream: str
 
 
 def test_a_server_that_keeps_to_the_window_is_let_wait(server: sshd.Server, key: Path) -> None:
-    with ssh.connect(address(server, key), PATIENT, SOON) as connection:
+    with connect(address(server, key), PATIENT, SOON) as connection:
         session = connection.session("all", "exec", "head -c 9000000 /dev/zero; echo over >&2", Deadline(SOON))
         with closing(session):
             eventually(lambda: session.buffered == 2 << 20)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import NoMatch, StoreError, TransferRefused, UsageError
-from pipeline.ssh import Connector, Limits, jobs
+from pipeline.ssh import jobs
+from pipeline.ssh.connector import Connector
+from pipeline.ssh.landing import TransferLimits
 from tests.fakes import sshd
 from tests.ssh.conftest import FILES, PATIENT, PROMPT, address, below, make, tree
 
@@ -32,7 +34,7 @@ def test_one_that_goes_before_it_is_fetched_is_told_and_the_others_come(
     make(root, {"d/a": b"first", "d/b": b"second"})
     opening = jobs.opening
 
-    def opened_late(path: bytes, *, write: bool) -> jobs.Request:
+    def opened_late(path: bytes, *, write: bool) -> jobs.SftpRequest:
         (root / "d/a").unlink(missing_ok=True)
         return opening(path, write=write)
 
@@ -141,10 +143,14 @@ class TestGet:
 
     @pytest.mark.parametrize(
         ("limits", "what"),
-        [(Limits(bytes=1000), "1000 bytes"), (Limits(entries=5), "5 files"), (Limits(depth=2), "2 nested")],
+        [
+            (TransferLimits(bytes=1000), "1000 bytes"),
+            (TransferLimits(entries=5), "5 files"),
+            (TransferLimits(depth=2), "2 nested"),
+        ],
     )
     def test_more_than_allowed(
-        self, server: sshd.Server, key: Path, root: Path, here: Path, limits: Limits, what: str
+        self, server: sshd.Server, key: Path, root: Path, here: Path, limits: TransferLimits, what: str
     ) -> None:
         make(root, FILES)
         strict = Connector(address(server, key), PATIENT, PROMPT, limits)

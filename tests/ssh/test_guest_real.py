@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -11,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CommandError, CommandExited, CommandTimeout, NoMatch
-from pipeline.instance import Instance
 from pipeline.settings import TCG_SCALE, Timeouts
-from pipeline.ssh import Connector, Limits
+from pipeline.ssh.connector import Connector
 from pipeline.ssh.facilities import Facilities
+from pipeline.ssh.landing import TransferLimits
+from pipeline.vm.instance import Instance
+from pipeline.vm.qemu.stopping import stop
 from tests.conftest import Workspace
 from tests.ssh.conftest import PROMPT
-from tests.waiting import SOON
+from tests.waiting import SOON, meanwhile
 
 pytestmark = pytest.mark.timeout(300)  # without KVM, on a host with other work
 
@@ -27,7 +28,7 @@ def connected(workspace: Workspace) -> Iterator[Connector]:
     """A connector to the guest of a workspace."""
     handle = workspace.instance().live_handle()
     assert handle
-    with closing(Connector(handle.ssh, Timeouts().scaled(TCG_SCALE), PROMPT, Limits(stall=SOON))) as connector:
+    with closing(Connector(handle.ssh, Timeouts().scaled(TCG_SCALE), PROMPT, TransferLimits(stall=SOON))) as connector:
         yield connector
 
 
@@ -182,9 +183,10 @@ def assert_many_sessions_work(guest: Connector) -> None:
 
 def assert_its_end_is_told(instance: Instance, guest: Connector, tmp_path: Path) -> None:
     guest.run("dd if=/dev/zero of=/tmp/large bs=1M count=300", 60)
-    stopping = threading.Timer(0.5, instance.stop, (3,))
-    stopping.start()
-    with pytest.raises(CommandError, match="did not run to its end"):
+
+    def come() -> bool:
+        return any(tmp_path.iterdir())
+
+    with pytest.raises(CommandError, match="did not run to its end"), meanwhile(come, lambda: stop(instance, 3)):
         guest.get("/tmp/large", tmp_path)
-    stopping.join(SOON)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".topcoat", "large"))] == []

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CommandExited, CommandTimeout, TransferRefused
-from pipeline.ssh import Connector, Limits
+from pipeline.ssh.connector import Connector
+from pipeline.ssh.landing import TransferLimits
 from tests.fakes import sshd
 from tests.ssh.conftest import FILES, PATIENT, PROMPT, address, make, program, tree
 
@@ -84,6 +85,7 @@ def test_a_link_in_a_stream_and_then_a_file_through_it(
     assert tree(here) == {"d": None, "d/l": None, "d/l/passwd": b"x", "d/n": b"n"}
 
 
+@pytest.mark.slow
 def test_an_endless_stream_ends_at_the_limit(
     server: sshd.Server, key: Path, root: Path, here: Path, tmp_path: Path
 ) -> None:
@@ -91,13 +93,14 @@ def test_an_endless_stream_ends_at_the_limit(
     member = tarfile.TarInfo("d/x")
     member.size = 1 << 32
     sending(server, tmp_path, member.tobuf(tarfile.GNU_FORMAT), "exec cat /dev/zero")
-    strict = Connector(address(server, key), PATIENT, PROMPT, Limits(bytes=1_000_000))
+    strict = Connector(address(server, key), PATIENT, PROMPT, TransferLimits(bytes=1_000_000))
     with pytest.raises(TransferRefused, match="more than 1000000 bytes"):
         strict.get("d", here)
     strict.close()
     assert tree(here) == {"d": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start",
     [
@@ -112,18 +115,19 @@ def test_a_stream_that_goes_on_for_ever_does_not(
 ) -> None:
     (root / "d").mkdir()
     sending(server, tmp_path, start, f"while cat {tmp_path}/stream; do :; done")
-    strict = Connector(address(server, key), PATIENT, PROMPT, Limits(entries=100))
+    strict = Connector(address(server, key), PATIENT, PROMPT, TransferLimits(entries=100))
     with pytest.raises(TransferRefused):
         strict.get("d", here)
     strict.close()
 
 
+@pytest.mark.slow
 def test_a_marker_of_endless_size(server: sshd.Server, key: Path, root: Path, here: Path, tmp_path: Path) -> None:
     (root / "d").mkdir()
     member = tarfile.TarInfo("d/.live_corpus")
     member.size = 1 << 32
     sending(server, tmp_path, member.tobuf(tarfile.GNU_FORMAT), "exec cat /dev/zero")
-    strict = Connector(address(server, key), PATIENT, PROMPT, Limits(bytes=1_000_000))
+    strict = Connector(address(server, key), PATIENT, PROMPT, TransferLimits(bytes=1_000_000))
     with pytest.raises(TransferRefused, match="more than 1000000 bytes"):
         strict.get("d", here)
     strict.close()
@@ -134,7 +138,7 @@ def test_a_stream_that_stops_is_given_up(
 ) -> None:
     (root / "d").mkdir()
     sending(server, tmp_path, archive(("d/x", FILE, b"x" * 2000))[:1000], "exec sleep 1020")
-    hasty = Connector(address(server, key), PATIENT, PROMPT, Limits(stall=0.5))
+    hasty = Connector(address(server, key), PATIENT, PROMPT, TransferLimits(stall=0.5))
     with pytest.raises(CommandTimeout) as failure:
         hasty.get("d", here)
     hasty.close()

@@ -8,8 +8,8 @@ import paramiko
 import pytest
 
 from pipeline.errors import CommandTimeout
-from pipeline.ssh import Connector
-from pipeline.ssh.landing import Limits
+from pipeline.ssh.connector import Connector
+from pipeline.ssh.landing import TransferLimits
 from pipeline.ssh.pace import LEAST_RATE, Pace
 from tests.fakes import sshd
 from tests.ssh.conftest import PATIENT, address, program
@@ -53,12 +53,13 @@ class TestPace:
 
 
 def hasty(server: sshd.Server, key: Path) -> Connector:
-    return Connector(address(server, key), PATIENT, limits=Limits(stall=1.0))
+    return Connector(address(server, key), PATIENT, limits=TransferLimits(stall=1.0))
 
 
 DRIP = "while :; do printf '\\0'; sleep 0.1; done"
 
 
+@pytest.mark.slow
 def test_a_tar_that_drips(server: sshd.Server, key: Path, root: Path, here: Path, tmp_path: Path) -> None:
     (root / "d").mkdir()
     (root / "d/file").touch()
@@ -69,13 +70,14 @@ def test_a_tar_that_drips(server: sshd.Server, key: Path, root: Path, here: Path
     connector.close()
 
 
+@pytest.mark.slow
 def test_a_guest_that_takes_little_by_little(server: sshd.Server, key: Path, here: Path, tmp_path: Path) -> None:
     """However large the pieces are that it takes in time."""
     (here / "large").mkdir()
     for number in range(8):
         (here / "large" / str(number)).write_bytes(bytes(4_000_000))
     program(server, tmp_path, "tar", '[ "$1" = -x ] || exec /bin/tar "$@"; while head -c 100000; do sleep 0.1; done')
-    connector = Connector(address(server, key), PATIENT, limits=Limits(stall=SOON, seconds=1.0))
+    connector = Connector(address(server, key), PATIENT, limits=TransferLimits(stall=SOON, seconds=1.0))
     with pytest.raises(CommandTimeout, match="a transfer is not over after 1 s"):
         connector.put(str(here / "large"), ".")
     connector.close()

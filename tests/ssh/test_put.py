@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CommandError, NoMatch, StoreError, UsageError
-from pipeline.ssh import Connector
+from pipeline.ssh.connector import Connector
 from tests.ssh.conftest import FILES, below, make, tree
 
 
@@ -93,6 +93,7 @@ class TestPut:
         with pytest.raises(CommandError, match="to"):
             connector.put(str(here / "d"), "to/below")
 
+    @pytest.mark.slow
     def test_what_cannot_be_read(self, connector: Connector, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         make(here, FILES)
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,15 @@ from typing import Any
 import pytest
 
 from pipeline.errors import CommandError
-from pipeline.ssh import Connector
+from pipeline.ssh.connector import Connector
 from tests.fakes import sshd
 from tests.ssh.conftest import make, tree
-from tests.waiting import SOON
+from tests.waiting import SOON, meanwhile
+
+
+def interrupt() -> None:
+    """As Ctrl-C does."""
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def got(connector: Connector, source: str, directory: str) -> None:
@@ -28,21 +32,20 @@ def test_a_server_that_dies_in_the_middle(
     large: dict[str, bytes | None] = {f"d/{number}": bytes(9_000_000) for number in range(8)}
     make(root if direction == "get" else here, large)
     connector.connected()
-    threading.Timer(0.2, server.drop).start()
     transfer = connector.put if direction == "put" else partial(got, connector)
-    with pytest.raises(CommandError):
+    arrives = root / "to" if direction == "put" else here
+    with pytest.raises(CommandError), meanwhile(lambda: any(arrives.rglob("*")), server.drop):
         transfer(str(here / "d") if direction == "put" else "d", str(here if direction == "get" else "to"))
     if direction == "get":
         assert [name for name in tree(here) if ".part" in name] == []
         assert all(data in (None, large["d/0"]) for data in tree(here).values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("way")
 def test_ctrl_c_in_the_middle_of_a_get(connector: Connector, root: Path, here: Path) -> None:
     make(root, {f"d/{number}": bytes(9_000_000) for number in range(20)})
-    connector.connected()
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), meanwhile(lambda: any(here.rglob("*")), interrupt):
         connector.get("d", here)
     assert [name for name in tree(here) if ".part" in name] == []
     assert connector.run("echo usable", SOON).stdout == b"usable\n"
@@ -69,6 +72,7 @@ def test_ctrl_c_just_when_a_file_was_made(
     assert [name for name in tree(here) if ".part" in name] == []
 
 
+@pytest.mark.slow
 def test_thousands_of_files_there_and_back(way: str, connector: Connector, root: Path, here: Path) -> None:
     count = {"tar": 2000, "sftp": 500}[way]
     files: dict[str, bytes | None] = {f"c/{number:04d}": b"%d" % number for number in range(count)}

@@ -10,7 +10,7 @@ REFUSED = "error: i0 is running, but it is not what a boot would make now: "
 
 MODULE = """
 import os, tasks
-from tasks.base import WrapperTask
+from tasks.engine.artifact import WrapperTask
 if "BUMP" in os.environ:
     getattr(tasks, os.environ["BUMP"]).version += 1
 class Both(WrapperTask):

@@ -1,11 +1,12 @@
 """The main job with the real QEMU and the real demo guest."""
 
 import json
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline import ssh_keys
-from pipeline.digests import digest
+from pipeline.builds import ssh_keys
+from pipeline.store.digests import digest
 from tests.conftest import Workspace, qemus_of
 from tests.waiting import SOON
 
@@ -99,8 +100,8 @@ def test_an_rsa_key_opens_the_guest_too(demo: Workspace) -> None:
     assert demo.topcoat("ssh", "i0", "--", "true").status == 0
 
 
-def test_a_store_with_blanks_and_commas_in_its_path_boots(demo: Workspace) -> None:
-    moved = demo.directory / "my store, really"
+def test_a_store_with_a_long_path_that_has_blanks_and_commas_boots(demo: Workspace) -> None:
+    moved = demo.directory / ("my store, really" * 8)  # longer than the address of a socket can be
     demo.store.root.rename(moved)
     demo.environment["TOPCOAT_ROOT"] = str(moved)
     done = demo.luigi("BootInstance")
@@ -110,6 +111,34 @@ def test_a_store_with_blanks_and_commas_in_its_path_boots(demo: Workspace) -> No
         assert demo.topcoat("ssh", "i0", "--", "true").status == 0
     finally:
         assert demo.topcoat("stop", "i0").status == 0
+
+
+def test_a_guest_can_be_used_when_its_store_was_moved(demo: Workspace) -> None:
+    assert demo.luigi("BootInstance").status == 0
+    moved = demo.directory / "moved"
+    demo.store.root.rename(moved)
+    demo.environment["TOPCOAT_ROOT"] = str(moved)
+    done = demo.topcoat("ssh", "i0", "--", "echo here")
+    assert (done.status, done.stdout) == (0, b"here\n"), done.text
+    assert demo.run("topcoat", "console", "i0", stdin=b"echo $((6*7))\n").status == 0
+    assert demo.topcoat("stop", "i0").stdout == b"i0: stopped\n"
+    assert not demo.instance().has_remains
+
+
+def test_programs_in_a_relative_directory_of_path(demo: Workspace) -> None:
+    """QEMU works in the directory of its instance, where that would be another one."""
+    (demo.directory / "programs").mkdir()
+    for name in ("qemu-system-x86_64", "qemu-img"):
+        found = shutil.which(name)
+        assert found
+        (demo.directory / "programs" / name).symlink_to(found)
+    demo.environment["PATH"] = f"programs:{demo.environment['PATH']}"
+    done = demo.luigi("BootInstance")
+    assert done.status == 0, done.text
+    handle = demo.instance().live_handle()
+    assert handle
+    assert handle.argv[0] == str(demo.directory / "programs/qemu-system-x86_64")
+    assert demo.topcoat("stop", "i0").status == 0
 
 
 def test_the_timeline_tells_every_stage_in_order(demo: Workspace) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ledger
-from pipeline.demo.compiler import TARGET, Compiler, unpack
-from pipeline.ledger import Ended
-from pipeline.tools import run
+from pipeline.builds.demo.compiler import TARGET, Compiler, unpack
+from pipeline.campaign import ledger
+from pipeline.campaign.ledger import Ended
+from pipeline.host.tools import run
 from tests.conftest import Workspace, qemus_of
-from tests.fuzzer.test_targets import v2
+from tests.fuzz.test_targets import v2
 from tests.tasks.test_campaign_hostile import LIMIT, SLICE, Hostile
 
 pytestmark = pytest.mark.timeout(10 * LIMIT)

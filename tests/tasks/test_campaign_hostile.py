@@ -7,6 +7,7 @@ import shlex
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ from typing import TypeVar
 
 import pytest
 
-from pipeline import ledger
-from pipeline.corpus import Corpus
-from pipeline.crashes.vault import OUTPUT_LIMIT
-from pipeline.ledger import Ended, Entry, Merged
+from pipeline.campaign import ledger
+from pipeline.campaign.ledger import Ended, LedgerEntry, Merged
+from pipeline.fuzz.corpus import Corpus
+from pipeline.fuzz.crashes.store import OUTPUT_LIMIT
 from tests.conftest import Workspace, qemus_of
 
 FUZZER = "example-fuzzers/noop_fuzzer"
@@ -27,7 +28,7 @@ BUDGET = ("--budget", f"{SECONDS}s", "--slice-length", f"{SECONDS}s")
 SLICE = ("RunFuzzer", "--name", "nightly", "--fuzzer", FUZZER, *BUDGET)
 CAMPAIGN = ("FuzzCampaign", "--name", "nightly", "--fuzzers", FUZZER, *BUDGET)
 LIMIT = 60
-MEMORY = 400 << 20
+MEMORY = 256 << 20
 MARK = "escaped-from-the-guest"
 """Nothing on the host may have a name that begins so."""
 
@@ -39,24 +40,40 @@ HURRIED = "from pipeline.campaign import work\nwork.GRACE, work.UNIT_TIMEOUT = 4
 LENDER = """
 import sys
 from contextlib import closing
-from pipeline.deadline import Deadline
-from pipeline.pool import Pool
-from pipeline.qemu.guests import QemuGuests
-from pipeline.ssh import Connector
-from tasks.base import digests
+from pipeline.host.deadline import Deadline
+from pipeline.vm.pool import Pool
+from pipeline.vm.qemu.pooled import QemuGuests
+from pipeline.ssh.connector import Connector
 from tasks.boot import BootInstance
-from tasks.build import current
-chosen, build = current()
-guests = QemuGuests(chosen, build, "ssh", lambda: BootInstance(name="pool").key(digests()))
+from tasks.engine.context import context
+chosen, build = context().settings, context().build
+guests = QemuGuests(chosen, build, "ssh", lambda: BootInstance(name="pool").key(context().digests))
 with Pool(chosen, guests) as pool:
     with pool.lease(Deadline(60)) as lease:
         timeouts = chosen.boot.timeouts("kvm" if "-enable-kvm" in lease.handle.argv else "tcg")
         with closing(Connector(lease.handle.ssh, timeouts)) as guest:
             guest.put(sys.argv[1], sys.argv[2])
+            if sys.argv[3]:
+                guest.command(sys.argv[3], shell=True).run(60)
     print(lease.handle.boot_id, flush=True)
     sys.stdin.read()
 """
-"""Boots the guest that the campaign will be lent, and replaces the fuzzer in it by another program."""
+"""Boots the guest that the campaign will be lent, replaces the fuzzer in it by another program, and runs a command."""
+
+SHELLS = {
+    "floods": "/bin/busybox yes GARBAGE >&2 & exec /bin/busybox yes GARBAGE",
+    "drips": "while :; do printf x; /bin/busybox sleep 1; done",
+    "does nothing": "exit 0",
+    "kills itself": "kill -9 $$",
+}
+"""What the guest's shell does instead of any command."""
+
+
+def as_shell(program: str) -> str:
+    """A command for the guest, after which its shell is this script."""
+    script = shlex.quote(f"#!/bin/busybox sh\n{program}\n")
+    return f"printf %s {script} >/bin/harm && chmod 755 /bin/harm && ln -sf harm /bin/sh"
+
 
 FLOOD = """#!/bin/sh
 echo input >tmp/crash-flood
@@ -140,7 +157,7 @@ ODD = (
 """As far from a name as a file can have it."""
 
 
-T = TypeVar("T", bound=Entry)
+T = TypeVar("T", bound=LedgerEntry)
 
 Listing = Mapping[Path, tuple[int, int, int]]
 """Of all that is below a directory: mode, size and time of change."""
@@ -173,12 +190,12 @@ class Hostile:
         )
 
     @contextmanager
-    def lent(self, program: str) -> Iterator[None]:
-        """The guest, in which the fuzzer is this program."""
+    def lent(self, program: str = "#!/bin/sh\n", command: str = "") -> Iterator[None]:
+        """The guest, in which the fuzzer is this program, and a command was run."""
         file = self.program / FUZZER.rpartition("/")[2]
         file.write_bytes(os.fsencode(program.replace("MARK", MARK)))
         with subprocess.Popen(
-            [sys.executable, "-c", LENDER, str(file), f"/data/fuzz/{FUZZER}/pkg"],
+            [sys.executable, "-c", LENDER, str(file), f"/data/fuzz/{FUZZER}/pkg", command],
             cwd=self.workspace.directory,
             env=self.workspace.environment,
             stdin=subprocess.PIPE,
@@ -188,7 +205,7 @@ class Hostile:
             self.boot = lender.stdout.readline().decode().strip()
             yield
 
-    def run(self, *words: str) -> Outcome:
+    def run(self, *words: str, limit: float = LIMIT) -> Outcome:
         """Run luigi, which is lent the guest."""
         command = self.workspace.command("luigi", "--module", "hurried", *words)
         with self.said.open("wb") as stream:
@@ -200,11 +217,11 @@ class Hostile:
                 stderr=stream,
             )
         with open(os.pidfd_open(process.pid)) as ended:
-            if not select.select([ended], [], [], LIMIT)[0]:
+            if not select.select([ended], [], [], limit)[0]:
                 process.kill()
         status = process.wait()
-        boots = {one.boot_id for one in self.of(ledger.Started)}
-        assert boots == {self.boot}, "it had the guest that was prepared"
+        first = self.of(ledger.Started)[0]
+        assert first.boot_id == self.boot, "it had the guest that was prepared"
         return Outcome(status, self.said.read_text(), int(self.peak.read_text()) << 10)
 
     def of(self, kind: type[T]) -> list[T]:
@@ -290,3 +307,20 @@ def test_one_that_is_benched_by_a_slice_of_its_own_is_told(hostile: Hostile) -> 
     assert done.status == 30, done.text
     assert "Traceback" not in done.text
     assert "hint: " in done.text
+
+
+@pytest.mark.timeout(6 * LIMIT)
+@pytest.mark.parametrize("kind", SHELLS)
+def test_a_guest_whose_shell_is_hostile_is_replaced(hostile: Hostile, kind: str) -> None:
+    hostile.workspace.configure("[pool]\nsize = 1\n[campaign]\nharvest = 1s\ncanary = off\n")
+    with hostile.lent(command=as_shell(SHELLS[kind])):
+        began = time.monotonic()
+        done = hostile.run(*SLICE, limit=5 * LIMIT)
+        print(f"{kind}: {time.monotonic() - began:.0f} s, {done.memory >> 20} MiB")
+    print(done.text)
+    assert "Traceback" not in done.text
+    assert done.memory < MEMORY
+    first, *others = hostile.of(Ended)
+    assert first.result in ("failed", "guest died", "hang")
+    assert [one.result for one in others] == ["done"]
+    assert done.status == 0

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ledger
+from pipeline.campaign import ledger
+from pipeline.campaign.ledger import Booted, Ended, Harvested, LedgerEntry, Merged, Proved, Started
 from pipeline.campaign.state import State
-from pipeline.corpus import Corpus
-from pipeline.ledger import Ended, Entry, Harvested, Merged, Proved, Started
-from pipeline.publish import is_locked
+from pipeline.fuzz.corpus import Corpus
+from pipeline.host.locks import is_locked
 from tests.campaign.test_schemas import CAMPAIGN, validator
 from tests.conftest import Outcome, Workspace, qemus_of
 from tests.tasks.runs import in_a_namespace
@@ -65,13 +65,13 @@ class Nightly:
                     os.killpg(process.pid, signal.SIGKILL)
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LedgerEntry]:
         return list(ledger.read(self.ledger))
 
     def units(self, fuzzer: str) -> set[str]:
         return set(Corpus.of(self.workspace.store.root, fuzzer).units())
 
-    def wait(self, process: "subprocess.Popen[bytes]", reached: Callable[[list[Entry]], bool]) -> None:
+    def wait(self, process: "subprocess.Popen[bytes]", reached: Callable[[list[LedgerEntry]], bool]) -> None:
         """Wait until the ledger is as wanted."""
         end = time.monotonic() + LIMIT / 2  # with the boots of guests before
         while not reached(self.entries):
@@ -85,11 +85,11 @@ class Nightly:
         `others` have budgets of their own. Within a slice, and what a fuzzer takes to start on a host that is busy:
         simulated time tells it exactly.
         """
-        standings = State.of(self.entries).standings
-        assert standings
-        for subject, standing in standings.items():
+        fuzzer_states = State.of(self.entries).fuzzer_states
+        assert fuzzer_states
+        for subject, fuzzer_state in fuzzer_states.items():
             whole = others.get(subject.fuzzer.rpartition("/")[2], budget)
-            assert whole - 1 < standing.seconds <= whole + length + BUSY
+            assert whole - 1 < fuzzer_state.seconds <= whole + length + BUSY
         attempts = [(one.subject, one.slice, one.attempt) for one in self.entries if isinstance(one, Ended)]
         assert len(attempts) == len(set(attempts))
 
@@ -97,24 +97,28 @@ class Nightly:
         """Whoever asks is told what the ledger has, also of attempts that nobody has ended."""
         told = self.workspace.topcoat("campaign", "status", "nightly", "--json")
         assert told.status == 0, told.text
-        slices = [one for standing in State.of(self.entries).standings.values() for one in standing.slices.values()]
+        slices = [
+            one
+            for fuzzer_state in State.of(self.entries).fuzzer_states.values()
+            for one in fuzzer_state.slices.values()
+        ]
         known = sum(one.executions + (one.checkpoint.executions if one.checkpoint else 0) for one in slices)
         status = json.loads(told.stdout)
         assert (status["state"], status["executions"]) == (state, known)
 
 
-def harvested(entries: list[Entry]) -> bool:
+def harvested(entries: list[LedgerEntry]) -> bool:
     """Whether units have come, and the fuzzer that never crashes is in the middle of its slice."""
     came = [one for one in entries if isinstance(one, Harvested)]
     runs = any(one.subject.fuzzer == NOOP and one.seconds > 2 for one in came)
     return runs and (any(one.added for one in came) or not any(mazes(one) for one in entries))
 
 
-def mazes(entry: Entry) -> bool:
+def mazes(entry: LedgerEntry) -> bool:
     return isinstance(entry, Started) and entry.subject.fuzzer == MAZE
 
 
-def merged(entries: list[Entry]) -> bool:
+def merged(entries: list[LedgerEntry]) -> bool:
     return any(isinstance(one, Merged) and one.accepted for one in entries)
 
 
@@ -175,8 +179,7 @@ def test_three_fuzzers_by_two_workers_find_what_was_planted(proving: Nightly) ->
 
 @pytest.mark.parametrize("whom", ["luigi", "all"])
 def test_killed_in_the_middle_of_a_slice_it_goes_on(proving: Nightly, whom: str) -> None:
-    arguments = words(MAZE, NOOP, budget=14, length=14)
-    with proving.running(*arguments) as process:
+    with proving.running(*words(MAZE, NOOP, budget=600, length=14)) as process:  # never done before it is killed
         proving.wait(process, harvested)
         before = proving.units(MAZE)
         kill = os.kill if whom == "luigi" else os.killpg
@@ -185,7 +188,7 @@ def test_killed_in_the_middle_of_a_slice_it_goes_on(proving: Nightly, whom: str)
     assert before, "it had harvested"
     if whom == "all":
         proving.check_status("stopped")
-    done = proving.run(*arguments)
+    done = proving.run(*words(MAZE, NOOP, budget=14, length=14))
     assert done.status == 0, done.text
     proving.check_budgets(14, 14)
     results = [one.result for one in proving.entries if isinstance(one, Ended)]
@@ -195,8 +198,7 @@ def test_killed_in_the_middle_of_a_slice_it_goes_on(proving: Nightly, whom: str)
 
 
 def test_interrupted_it_takes_in_what_runs(nightly: Nightly) -> None:
-    arguments = words(MAZE, NOOP, budget=14, length=14)
-    with nightly.running(*arguments) as process:
+    with nightly.running(*words(MAZE, NOOP, budget=600, length=14)) as process:  # never done before that
         nightly.wait(process, harvested)
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=LIMIT)
@@ -209,7 +211,7 @@ def test_interrupted_it_takes_in_what_runs(nightly: Nightly) -> None:
     assert json.loads((nightly.directory / "status.json").read_bytes())["state"] == "stopped"
     assert qemus_of(nightly.workspace.directory) == []
     assert {one.result for one in nightly.entries if isinstance(one, Ended)} & {"stopped"}
-    done = nightly.run(*arguments)
+    done = nightly.run(*words(MAZE, NOOP, budget=14, length=14))
     assert done.status == 0, done.text
     nightly.check_budgets(14, 14)
 
@@ -255,19 +257,34 @@ def test_a_disk_that_is_full_ends_it_with_a_reason_and_it_goes_on_later(nightly:
 
 
 def test_one_slice_and_one_merge_by_themselves(nightly: Nightly) -> None:
-    slice_ = ["RunFuzzer", "--name", "nightly", "--fuzzer", MAZE, "--budget", "9s", "--slice-length", "3s"]
+    budget = ["--name", "nightly", "--fuzzer", MAZE, "--budget", "600s"]  # which one slice never uses up
+    slice_ = ["RunFuzzer", *budget, "--slice-length", "3s"]
     done = nightly.run(*slice_, "--slice", "2")
     assert done.status == 0, done.text
     assert {one.slice for one in nightly.entries if isinstance(one, Started)} == {2}
     units = nightly.units(MAZE)
     assert units
-    by_hand = nightly.run("MergeCorpus", "--name", "nightly", "--fuzzer", MAZE, "--budget", "9s")
+    by_hand = nightly.run("MergeCorpus", *budget)
     assert by_hand.status == 0, by_hand.text
     assert merged(nightly.entries)
     assert nightly.units(MAZE) <= units
     assert nightly.run(*slice_, "--slice", "2").text.count("booting") == 0
     assert not (nightly.directory / "status.json").exists(), "that is of the whole campaign"
     nightly.check_status("stopped")
+
+
+def test_a_merge_that_keeps_little_of_an_import_is_confirmed_by_another_boot(nightly: Nightly) -> None:
+    """In a pool of one guest: nobody waits for himself."""
+    nightly.workspace.configure("[pool]\nsize = 1\n[campaign]\ncanary = off\n")
+    corpus = Corpus.of(nightly.workspace.store.root, MAZE)
+    corpus.add((b"z" * length for length in range(1, 101)), "import")
+    done = nightly.run("FuzzCampaign", "--name", "nightly", "--fuzzers", MAZE, "--budget", "3s", "--slice-length", "3s")
+    assert done.status == 0, done.text
+    (made,) = (one for one in nightly.entries if isinstance(one, Merged))
+    assert (made.before > 100, made.after < made.before / 2, made.accepted) == (True, True, True), made
+    first, second = (one for one in nightly.entries if isinstance(one, Booted))
+    assert made.confirmed_by == second.boot_id != first.boot_id
+    assert len(corpus.replaced()) >= made.before - made.after
 
 
 def test_a_mistake_is_explained(nightly: Nightly) -> None:

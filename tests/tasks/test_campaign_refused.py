@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ledger
-from pipeline.deadline import utc_now
-from pipeline.ledger import Opened
-from tasks.campaign import CampaignTask
+from pipeline.campaign import ledger
+from pipeline.campaign.ledger import Opened
+from pipeline.campaign.run import guests_at_once
+from pipeline.host.deadline import utc_now
+from tests.cli.test_campaigns import fuzzers
 from tests.conftest import Workspace
-from tests.test_commands_campaigns import fuzzers
 
 NOOP = "example-fuzzers/noop_fuzzer"
 BUDGET = ("--budget", "60s", "--slice-length", "20s")
@@ -85,12 +85,9 @@ def test_a_campaign_at_which_a_process_works(known: Workspace) -> None:
     assert [json.loads(told.stdout)[name] for name in ("state", "pid")] == ["running", os.getpid()]
 
 
-def test_more_workers_than_the_pool_has_guests_are_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_more_workers_than_the_pool_has_guests_are_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "topcoat")
-    monkeypatch.setattr("tasks.campaign.workers", lambda: 4)
-    assert CampaignTask.guests_at_once(2) == 2
+    assert guests_at_once(4, 2) == 2
     assert caplog.messages == ["--workers 4: the pool has 2 guests at once, and no more are used: [pool] size"]
-    assert CampaignTask.guests_at_once(4) == 4
+    assert guests_at_once(4, 4) == 4
     assert len(caplog.messages) == 1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.builds.demo import debs
 from tests.conftest import Workspace
-from tests.demo import debs
 
 LIBC = "libc6_1_amd64.deb"
 

@@ -1,12 +1,14 @@
 """Exit codes, and the words that go with them, from any directory, with and without luigi.cfg."""
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from pipeline import settings
 from pipeline.settings import RESOURCE_KEYS, known_keys
-from tasks.defaults import DEFAULTS
+from tasks.engine.defaults import DEFAULTS
 from tests.conftest import Workspace
 from tests.waiting import SOON, eventually
 
@@ -164,6 +166,20 @@ def test_the_shipped_settings_file_lists_every_setting() -> None:
         body = shipped.split(f"[{section}]\n")[1].split("\n[")[0]
         for key in keys:
             assert f"#{key} =" in body or (key in RESOURCE_KEYS and key in body), f"[{section}] {key}"
+
+
+def test_the_shipped_settings_file_has_the_defaults(tmp_path: Path) -> None:
+    """Of what has no default, such as [boot] timeout, it has an example."""
+    usual = settings.load({}, tmp_path)
+    sections = {"qemu": usual.qemu, "boot": usual.boot, "pool": usual.pool, "campaign": usual.campaign}
+    lines = []
+    for section, values in sections.items():
+        body = SHIPPED.read_text().split(f"[{section}]\n")[1].split("\n[")[0]
+        defaults = [name for name, value in vars(values).items() if value is not None]
+        lines += [f"[{section}]", *re.findall(rf"^#((?:{'|'.join(defaults)}) = .*)$", body, re.MULTILINE)]
+    (tmp_path / "luigi.cfg").write_text("\n".join(lines))
+    assert len(lines) > 25
+    assert settings.load({}, tmp_path) == usual
 
 
 def test_luigi_s_parser_is_built_once_for_each_task(bundle: Workspace) -> None:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.digests import digest
+from pipeline.store.digests import digest
 from tests.conftest import Workspace
 from tests.tasks.edits import BLK, DISK, INITRD, KEY, ZBI, append
 from tests.tasks.runs import ran
 
 FAULTS = """
 import os, tasks
-from pipeline import prepare
+from pipeline.builds import prepare
 fault = os.environ["FAULT"]
 def full(*_, **__): raise OSError(28, "No space left on device")
 def changed(*_, **__): open(os.environ["SOURCE"], "ab").write(b"#more")

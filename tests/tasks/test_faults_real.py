@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.process import Process
+from pipeline.host.process import Process
 from tests.conftest import Workspace, processes_with, qemus_of
 from tests.tasks.runs import in_a_namespace
 from tests.waiting import SOON, eventually
 
 KILL = """
 import os, signal, tasks
-from pipeline import lease, prepare, timeline
-from pipeline.instance import Instance
-from pipeline.qemu import disk, launcher, machine
+from pipeline.builds import prepare
+from pipeline.vm import timeline
+from pipeline.vm.instance import Instance
+from pipeline.vm.qemu import disk, launcher, machine
 step = os.environ["KILL_AT"]
 def dead(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 def then_dead(real):
@@ -35,7 +36,7 @@ timeline.Timeline.reached = dead_at(timeline.Timeline.reached)
 if step == "making a key": prepare.ssh_keys = None; __import__("tasks.prepare").prepare.SSHKeyPair.make = dead
 if step == "adding the key": prepare.require_output = dead
 if step == "extending the disk": prepare.free_bytes = dead
-if step == "making the sockets": Instance.make_sockets = then_dead(Instance.make_sockets)
+if step == "trying sockets": launcher.require_sockets = dead
 if step == "making the overlay": disk.publish = dead
 if step == "starting QEMU": machine._detach = then_dead(machine._detach)
 if step == "starting the keeper": launcher.boot.__globals__["keeper"].start = dead
@@ -45,7 +46,7 @@ if step == "after the handle": Instance.publish_handle = then_dead(Instance.publ
 
 IN_PREPARE = ["making a key", "adding the key", "extending the disk"]
 IN_BOOT = [
-    "making the sockets", "making the overlay", "starting QEMU", "starting the keeper", "spawn", "port", "first byte",
+    "trying sockets", "making the overlay", "starting QEMU", "starting the keeper", "spawn", "port", "first byte",
     "marker", "tcp", "banner", "auth", "echo", "writing the handle",
 ]  # fmt: skip
 IN_RUN = ["after the handle", "ready"]
@@ -54,7 +55,6 @@ IN_RUN = ["after the handle", "ready"]
 def assert_nothing_is_left(workspace: Workspace) -> None:
     """Neither processes, nor sockets, nor files of instances but logs, nor half-made files."""
     eventually(lambda: not processes_with(bytes(workspace.store.root)))  # a keeper ends after its QEMU
-    assert not workspace.instance().sockets.exists()
     logs = ("serial.log", "qemu.log", "timeline.jsonl")
     files = [Path(name) for name in workspace.files()]
     assert [str(file) for file in files if ".tmp" in str(file)] == []
@@ -62,12 +62,11 @@ def assert_nothing_is_left(workspace: Workspace) -> None:
 
 
 def garbage(workspace: Workspace, *options: str) -> list[dict[str, Any]]:
-    """What `topcoat gc` says of this store: other stores of this user may be gone, and have left something too."""
+    """What `topcoat gc` says."""
     told = workspace.topcoat("gc", "--json", *options)
     assert told.status == 0, told.text
-    ours = (str(workspace.store.root), str(workspace.instance().sockets))
-    rows = json.loads(told.stdout)["items"]
-    return [row for row in rows if row["what"].startswith(ours) or row["kind"] == "process"]
+    rows: list[dict[str, Any]] = json.loads(told.stdout)["items"]
+    return rows
 
 
 def kill_at(workspace: Workspace, step: str) -> None:
@@ -135,7 +134,7 @@ def test_qemu_killed_and_gc(running: tuple[Workspace, Process]) -> None:
     demo, process = running
     process.send(signal.SIGKILL)
     assert process.wait(SOON)
-    assert [row["kind"] for row in garbage(demo, "--yes")] == ["sockets", "disk"]
+    assert [row["kind"] for row in garbage(demo, "--yes")] == ["disk"]
     assert_nothing_is_left(demo)
     assert b"{{{reset}}}" in demo.topcoat("logs", "i0").stdout, "its logs stay"
     assert demo.topcoat("gc", "--yes", "--keep", "0").status == 0

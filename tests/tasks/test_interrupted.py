@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from pipeline.process import Process
+from pipeline.host.process import Process
 from tests.conftest import Workspace
 from tests.tasks.edits import INITRD, ZBI, append
 from tests.waiting import SOON
@@ -15,12 +15,13 @@ RECORD = f"{INITRD}.made.json"
 
 KILL = """
 import os, signal, tasks
-from pipeline import digest_cache, freshness, prepare, publish
-from tasks import base
+from pipeline.builds import prepare
+from pipeline.store import digest_cache, freshness, publish
+from tasks.engine import artifact
 digest_cache.RACY = 0  # on a slow machine all is old enough, and digests are saved before anything is made
 step = os.environ["KILL_AT"]
 def dead(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
-if step == "before temp": base.replacing = dead
+if step == "before temp": artifact.replacing = dead
 if step == "after tool": prepare.require_output = dead
 if step == "before rename": publish._replace = dead
 if step == "after rename": freshness.write = dead

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
-from pipeline.publish import write_new
-from tasks.base import ArtifactTask, Check, Tasks, WrapperTask, digests
+from pipeline.store.publish import write_new
+from tasks.engine.artifact import ArtifactTask, Check, Tasks, WrapperTask
+from tasks.engine.context import context
 
 
 @dataclass
@@ -78,7 +79,7 @@ class RandomRoot(WrapperTask):
 def foretold(world: World) -> tuple[set[int], set[int]]:
     """Which nodes would be made for certain, and which at the most."""
     RandomNode.world = world
-    check = Check(digests())
+    check = Check(context().digests)
     reasons = {node: check.why(RandomNode(number=node)) for node in range(len(world.needs))}
     certain = {node for node, reason in reasons.items() if reason and reason.certain}
     return certain, {node for node, reason in reasons.items() if reason}
@@ -112,6 +113,7 @@ HARMFUL = ("output", "lost output", "record", "corrupt record", "newer record")
 KINDS = ("source", "touch", "other need", *HARMFUL)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(graphs(), st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 5), st.binary(max_size=2)), max_size=4))
 def test_what_runs_is_what_is_out_of_date(needs: list[set[int]], edits: list[tuple[str, int, bytes]]) -> None:
@@ -189,7 +191,7 @@ def test_an_input_that_cannot_be_read_is_told_and_nothing_is_removed(
     world.source(0).write_bytes(b"x")
     assert run(world) == {0}
     world.source(0).unlink()
-    reason = Check(digests()).why(RandomNode(number=0))
+    reason = Check(context().digests).why(RandomNode(number=0))
     assert str(reason) == f"an input cannot be read: No such file or directory: {world.source(0)}"
     with pytest.raises(StoreError, match=r"^reading what RandomNode\(number=0\) is made of: No such file"):
         RandomNode(number=0).run()

@@ -12,7 +12,7 @@ import luigi.lock
 import pytest
 
 from pipeline.settings import Store
-from tasks.repetition import refuse_repetitions
+from tasks.engine.repetition import refuse_repetitions
 from tests.conftest import Workspace
 from tests.waiting import SOON, eventually
 
@@ -74,7 +74,7 @@ def test_another_command_runs(bundle: Workspace) -> None:
 
 
 def test_several_may_be_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--lock-size"""
+    """By --lock-size."""
     monkeypatch.setattr(luigi.lock, "acquire_for", None)
     refuse_repetitions(Store(tmp_path))
     assert luigi.lock.acquire_for("", 2)
@@ -86,7 +86,7 @@ import signal, sys
 from pathlib import Path
 import luigi.lock
 from pipeline.settings import Store
-from tasks.repetition import refuse_repetitions
+from tasks.engine.repetition import refuse_repetitions
 root = Path(sys.argv.pop())
 signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))
 refuse_repetitions(Store(root))

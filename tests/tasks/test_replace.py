@@ -6,18 +6,7 @@ import sys
 import pytest
 
 from tests.conftest import Workspace, qemus_of
-from tests.tasks.edits import (
-    BLK,
-    INITRD,
-    KERNEL,
-    KEY,
-    ZBI,
-    Edit,
-    append,
-    configure,
-    rewrite,
-    unlink,
-)
+from tests.tasks.edits import BLK, INITRD, KERNEL, KEY, ZBI, Edit, append, configure, rewrite, unlink
 from tests.tasks.runs import REFUSED, reasons
 
 
@@ -89,7 +78,7 @@ def test_an_image_that_changes_while_it_is_booted_is_told(bundle: Workspace) -> 
     """Played by a module that edits the kernel once QEMU runs."""
     bundle.module(
         "edit",
-        "import tasks\nfrom pipeline.qemu import boot\nreal = boot._Boot._until_ready\n"
+        "import tasks\nfrom pipeline.vm.qemu import boot\nreal = boot._Boot._until_ready\n"
         "def wait(self, process):\n"
         f"    open('{bundle.directory / KERNEL}', 'ab').write(b'more')\n"
         "    return real(self, process)\n"
@@ -106,7 +95,7 @@ def test_a_guest_that_ends_as_soon_as_it_is_ready_is_told(bundle: Workspace) -> 
     """Played by a module that ends it then."""
     bundle.module(
         "end",
-        "import tasks\nfrom pipeline.qemu import launcher\nreal = launcher.boot\n"
+        "import tasks\nfrom pipeline.vm.qemu import launcher\nreal = launcher.boot\n"
         "def boot_and_end(plan, *rest):\n"
         "    handle = real(plan, *rest)\n"
         "    handle.process.send(9)\n    handle.process.wait(60)\n"
@@ -130,4 +119,6 @@ def test_with_everything_fresh_nothing_heavy_is_imported(running: Workspace) -> 
     assert code == "0"
     heavy = {"paramiko", "sh", "rich", "matplotlib", "cryptography", "lz4", "zstandard"}
     assert not heavy & set(modules)
-    assert not {"pipeline.ssh", "pipeline.qemu.boot", "pipeline.images.fvm", "pipeline.proof"} & set(modules)
+    assert not {"pipeline.ssh.session", "pipeline.vm.qemu.boot", "pipeline.images.fvm", "pipeline.builds.proof"} & set(
+        modules
+    )

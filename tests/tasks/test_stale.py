@@ -161,7 +161,7 @@ BOOT = {
     "record deleted": BootCell(unlink(HANDLE), BOOTED),
     "record corrupt": BootCell(write(HANDLE, "{"), BROKEN),
     "record from a newer schema": BootCell(
-        replace_in(HANDLE, '"schema": 2', '"schema": 3'), BROKEN + "its schema is 3"
+        replace_in(HANDLE, '"schema": 3', '"schema": 4'), BROKEN + "its schema is 4"
     ),
     "store moved": BootCell(move_store, FRESH),
     "mtime set back": BootCell(touch(*EVERYTHING, seconds=-1e8), FRESH),
@@ -265,7 +265,7 @@ def test_a_source_that_changes_while_it_is_used_is_told(bundle: Workspace, edit:
     path = ZBI if edit.__closure__ and ZBI in [cell.cell_contents for cell in edit.__closure__] else ZBI_TOOL
     bundle.module(
         "edit",
-        "import tasks\nfrom pipeline import prepare\nreal = prepare.require_output\n"
+        "import tasks\nfrom pipeline.builds import prepare\nreal = prepare.require_output\n"
         "def require(*arguments):\n"
         f"    open('{bundle.directory / path}', 'ab').write(b'#more\\n')\n"
         "    return real(*arguments)\n"
@@ -285,7 +285,7 @@ def test_a_rebuild_that_yields_the_same_makes_nothing_downstream_stale(prepared:
     bump("SSHKeyPair")(prepared)
     prepared.module(
         "equal",
-        "import tasks, both\nfrom pipeline.publish import write_new\n"
+        "import tasks, both\nfrom pipeline.store.publish import write_new\n"
         "def make(self, made):\n"
         "    for path in made:\n"
         f"        write_new(path, open('{prepared.directory}/' + path.name, 'rb').read(), 0o600)\n"

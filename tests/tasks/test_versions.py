@@ -8,11 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import tasks
-from pipeline import prepare, ssh_keys
-from pipeline.demo import apt, compiler, disk, fuzzers, gathering, initramfs, kernel, libraries, packages
-from pipeline.demo.fuzzers import making
+from pipeline.builds import prepare, ssh_keys
+from pipeline.builds.demo import apt, compiler, disk, fuzzers, gathering, initramfs, kernel, libraries, packages
+from pipeline.builds.demo.fuzzers import making
 from pipeline.images import cpio, fvm
-from tasks.base import ArtifactTask
+from tasks.engine.artifact import ArtifactTask
 
 PARTS: dict[str, tuple[Callable[..., object] | ModuleType, ...]] = {
     "SSHKeyPair": (ssh_keys,),

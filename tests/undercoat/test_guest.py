@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.digests import digest
 from pipeline.errors import StoreError
-from pipeline.instance import Instance
-from pipeline.process import Process
+from pipeline.host.process import Process
 from pipeline.settings import Store
+from pipeline.store.digests import digest
 from pipeline.undercoat import guest
-from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
+from pipeline.undercoat.handle import ConnectorPart, HandleFile, LauncherPart, UndercoatHandle
+from pipeline.vm.instance import Instance
 from tests.cleaning import CLEANERS, Cleaner, age
 from tests.conftest import Outcome, Workspace, qemus_of
 from tests.fakes import sshd
@@ -103,7 +103,7 @@ def test_nothing_that_a_running_guest_needs_is_cleaned_up(caller: Workspace, cle
     assert list(temporary(caller).iterdir()) == [], "once no guest runs it is nobody's any more"
 
 
-def process_of_dead(handle: Handle) -> Process:
+def process_of_dead(handle: UndercoatHandle) -> Process:
     assert handle.process
     return handle.process
 
@@ -221,7 +221,7 @@ def server(caller: Workspace) -> Iterator[sshd.Server]:
     store.mkdir(mode=0o700)
     assert caller.luigi("SSHKeyPair", TOPCOAT_ROOT=str(store)).status == 0
     with sshd.running((store / "keys/sshid.pub").read_text().strip()) as running:
-        caller.environment["FAKE_QEMU_PORT"] = str(running.port)
+        caller.environment["QEMU_FAKE_PORT"] = str(running.port)
         yield running
 
 
@@ -247,7 +247,7 @@ def test_i7_a_guest_that_cannot_be_entered_is_no_guest(
 
 def test_i5_a_guest_that_dies_after_its_marker_is_told(caller: Workspace, server: sshd.Server) -> None:
     server.fault = "close"
-    caller.environment["FAKE_QEMU"] = "marker-die"
+    caller.environment["QEMU_FAKE"] = "marker-die"
     outcome = caller.run("undercoat", "start_instance")
     assert outcome.status == 1
     assert b"Error executing command: " in outcome.stdout
@@ -256,7 +256,7 @@ def test_i5_a_guest_that_dies_after_its_marker_is_told(caller: Workspace, server
 
 @pytest.mark.parametrize("part", ["refuse", "die", "silent"])
 def test_i4_l4_l5_a_guest_that_does_not_come_up(caller: Workspace, part: str) -> None:
-    caller.environment["FAKE_QEMU"] = part
+    caller.environment["QEMU_FAKE"] = part
     hasty(caller)
     outcome = caller.run("undercoat", "start_instance")
     assert outcome.status == 1
@@ -315,7 +315,7 @@ def test_a_stranger_with_the_pid_is_left_alone(tmp_path: Path, monkeypatch: pyte
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]) as stranger:
         try:
             for directory in ("", str(tmp_path / "clusterfuchsia-qemu-1")):
-                file = HandleFile.create(Handle(Connector(), Launcher(stranger.pid, directory)))
+                file = HandleFile.create(UndercoatHandle(ConnectorPart(), LauncherPart(stranger.pid, directory)))
                 guest.stop(file)
                 assert not file.path.exists()
                 assert stranger.poll() is None
@@ -334,7 +334,7 @@ def test_a_guest_of_the_original_is_ended_and_its_directory_deleted(
     program.write_text("#!/bin/sh\nread line\n")
     program.chmod(0o755)
     with subprocess.Popen([program, "-serial", f"file:{directory}/qemu.log"], stdin=subprocess.PIPE) as qemu:
-        file = HandleFile.create(Handle(Connector(), Launcher(qemu.pid, str(directory))))
+        file = HandleFile.create(UndercoatHandle(ConnectorPart(), LauncherPart(qemu.pid, str(directory))))
         guest.stop(file)
         assert qemu.wait(SOON) == -signal.SIGKILL
     assert not directory.exists()
@@ -398,5 +398,5 @@ def test_nothing_is_deleted_that_is_elsewhere(tmp_path: Path, monkeypatch: pytes
         said.symlink_to(precious)
     if way == "up":
         said = temporary / ".." / "undercoat-precious"
-    guest.stop(HandleFile.create(Handle(Connector(directory=str(said)), Launcher(0, str(said)))))
+    guest.stop(HandleFile.create(UndercoatHandle(ConnectorPart(directory=str(said)), LauncherPart(0, str(said)))))
     assert (precious / "file").exists()

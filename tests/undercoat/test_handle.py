@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import BadHandle, StoreError
-from pipeline.process import Process
-from pipeline.publish import lock_of
-from pipeline.undercoat.handle import Connector, Handle, HandleFile, Launcher
+from pipeline.host.locks import lock_of
+from pipeline.host.process import Process
+from pipeline.undercoat.handle import ConnectorPart, HandleFile, LauncherPart, UndercoatHandle
 from tests.waiting import SOON
 
 SAMPLE = {
@@ -24,8 +24,8 @@ SAMPLE = {
 }
 """Frozen. All but "Topcoat" is the original's."""
 
-HANDLE = Handle(
-    Connector("127.0.0.1", 4022, "/k/sshid", "/t/c"), Launcher(77, "/t/l"), Process(77, 123, "h0st"), "b00t"
+HANDLE = UndercoatHandle(
+    ConnectorPart("127.0.0.1", 4022, "/k/sshid", "/t/c"), LauncherPart(77, "/t/l"), Process(77, 123, "h0st"), "b00t"
 )
 
 
@@ -47,17 +47,17 @@ def test_l1_c1_the_frozen_sample(file: HandleFile) -> None:
 def test_one_of_the_original_s(file: HandleFile) -> None:
     theirs = {name: value for name, value in SAMPLE.items() if name != "Topcoat"}
     file.path.write_text(json.dumps(theirs))
-    assert file.read() == Handle(HANDLE.connector, HANDLE.launcher)
+    assert file.read() == UndercoatHandle(HANDLE.connector, HANDLE.launcher)
 
 
 def test_names_count_in_either_case(file: HandleFile) -> None:
     theirs = {"connectortype": "SSHConnector", "CONNECTOR": {"host": "x", "PORT": 1}, "launcherType": "QemuLauncher"}
     file.path.write_text(json.dumps(theirs))
-    assert file.read() == Handle(Connector("x", 1))
+    assert file.read() == UndercoatHandle(ConnectorPart("x", 1))
 
 
 def test_h1_non_ascii_paths_survive(file: HandleFile) -> None:
-    japanese = Handle(HANDLE.connector, Launcher(1, "/tmp/ファジング"))
+    japanese = UndercoatHandle(HANDLE.connector, LauncherPart(1, "/tmp/ファジング"))
     file.write(japanese)
     assert file.read() == japanese
 
@@ -87,9 +87,9 @@ def test_h3_a_bad_path(tmp_path: Path) -> None:
 
 def test_h4_an_empty_one_loads(file: HandleFile) -> None:
     file.path.write_text("{}")
-    assert file.read() == Handle()
+    assert file.read() == UndercoatHandle()
     file.path.write_text('{"ConnectorType": "", "Connector": null, "LauncherType": "", "Launcher": null}')
-    assert file.read() == Handle()
+    assert file.read() == UndercoatHandle()
 
 
 @pytest.mark.parametrize(
@@ -147,17 +147,18 @@ _JSON = st.recursive(
 @given(_JSON)
 def test_nothing_else_comes_of_any_json(data: object) -> None:
     try:
-        handle = Handle.decode(data)
+        handle = UndercoatHandle.decode(data)
     except ValueError:
         return
-    assert Handle.decode(handle.encode()) == handle
+    assert UndercoatHandle.decode(handle.encode()) == handle
 
 
 def _write(path: Path, number: int) -> None:
     for count in range(20):
-        HandleFile(path).write(Handle(HANDLE.connector, Launcher(number * 1000 + count + 1, "/t/l")))
+        HandleFile(path).write(UndercoatHandle(HANDLE.connector, LauncherPart(number * 1000 + count + 1, "/t/l")))
 
 
+@pytest.mark.slow
 def test_several_processes_may_write_it(file: HandleFile) -> None:
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_write, args=(file.path, number)) for number in range(3)]

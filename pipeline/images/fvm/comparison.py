@@ -1,4 +1,4 @@
-"""Whether two volumes hold the same in their slices, wherever these lie in the files."""
+"""Comparison of the content of two volumes, wherever in the files their slices lie."""
 
 import os
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from pipeline.faults import host_faults, image_faults
+from pipeline.host.faults import host_faults, image_faults
 from pipeline.images.fvm.header import ENTRY_SIZE
 from pipeline.images.fvm.metadata import Metadata, check_within, read
 from pipeline.images.fvm.slices import CHUNK, Extents, check_reaches, cut_off
-from pipeline.images.source import opened
+from pipeline.images.reader import opened
 
 _THREADS = 2
 _ZEROS = bytes(CHUNK)
@@ -22,10 +22,11 @@ _ZEROS = bytes(CHUNK)
 def first_difference(source: Path, other: Path) -> str | None:
     """Compare all allocated slices of `source` with those of `other`; None if they are equal.
 
-    Otherwise a sentence that names the first physical slice which belongs to another partition or place in it, or
-    holds something else, with its partition and the byte. `other` may be larger, have other tables and more slices.
-    Holes are zeros and not read. Raises what `read` raises for either file, ImageDamaged if one lacks a slice, and
-    StoreError if it cannot be read, UsageError if it is no regular file or cannot be opened.
+    Otherwise returns a sentence about the first physical slice that belongs to another partition, or to another place
+    in its partition, or holds something else: it names the slice, its partition and the byte. `other` may be larger,
+    have other tables and more slices. Holes count as zeros and are not read. Raises what `read` raises for either file,
+    ImageDamaged if one lacks a slice, StoreError if it cannot be read, and UsageError if it is no regular file or
+    cannot be opened.
     """
     with ExitStack() as stack:
         stack.enter_context(host_faults("comparing FVMs", "file"))
@@ -72,7 +73,7 @@ def _first_other_entry(mine: Metadata, theirs: Metadata, first: int, count: int)
 
 
 def _named(metadata: Metadata, number: int) -> str:
-    """A physical slice, with what it is in its partition."""
+    """The words for a physical slice: its number, its partition, and its place in that."""
     extent = next(extent for extent in metadata.extents if extent.pslice <= number < extent.end)
     names = {partition.index: partition.name for partition in metadata.partitions}
     name = names.get(extent.partition, "")
@@ -81,7 +82,7 @@ def _named(metadata: Metadata, number: int) -> str:
 
 
 class _Pair(NamedTuple):
-    """Places in both files that should hold the same, and which of them are no holes."""
+    """Places in both files that should hold the same `size` bytes, and whether each of them is data and not a hole."""
 
     left: int
     right: int
@@ -91,7 +92,7 @@ class _Pair(NamedTuple):
 
 
 def _pairs(left: _Volume, right: _Volume) -> Iterator[_Pair]:
-    """All that has to be compared, in the order of the source: what is a hole in both is left out."""
+    """All places that have to be compared, in the order of the source. What is a hole in both files is left out."""
     mine, theirs = Extents(left.descriptor), Extents(right.descriptor)
     slice_size = left.metadata.header.slice_size
     for first, count in left.metadata.runs():
@@ -132,9 +133,10 @@ class _Search:
         self._over = False
 
     def run(self) -> int | None:
-        """The first differing byte of the source that this thread has met.
+        """The position in the source of the first differing byte that this thread has met, or None.
 
-        Pairs are handed out in order, and those that others work on are finished: so the least of all is the first.
+        Pairs are handed out in order, and a thread finishes the one that it works on: so the least position of all
+        threads is that of the first difference.
         """
         buffers = bytearray(CHUNK), bytearray(CHUNK)
         try:
@@ -143,7 +145,7 @@ class _Search:
                 if byte is not None:
                     return pair.left + byte
         finally:
-            self._over = True  # by the first one that ends, in whatever way
+            self._over = True  # set by the first thread that ends, in whatever way
         return None
 
     def _next(self) -> _Pair | None:
@@ -154,7 +156,7 @@ class _Search:
         left, right = self._files
         one = _content(left, pair.left, pair.size, mine) if pair.left_data else _ZEROS
         two = _content(right, pair.right, pair.size, theirs) if pair.right_data else _ZEROS
-        # Whole buffers are compared by memcmp; views are not, and cuts are copies
+        # Whole buffers are compared by memcmp, but views are not, and slices of buffers are copies
         if pair.size == CHUNK:
             return None if one == two else _first_other_byte(one, two)
         return _first_other_byte(one[: pair.size], two[: pair.size])

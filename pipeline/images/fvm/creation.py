@@ -1,4 +1,4 @@
-"""New volumes."""
+"""Creation of new volumes."""
 
 import uuid
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 from pipeline.errors import ImageError, UsageError
 from pipeline.images.fvm import slices
-from pipeline.images.fvm.header import TABLES, Header, check_slice_size, smallest_disk, table_size
+from pipeline.images.fvm.header import TABLES, FvmHeader, check_slice_size, smallest_disk, table_size
 from pipeline.images.fvm.metadata import Metadata
 from pipeline.images.fvm.tables import DATA_TYPE, MOST_PARTITIONS, Extent, Partition, check_name, encode_partitions
-from pipeline.images.source import opened
+from pipeline.images.reader import opened
 
 
 def create(
@@ -21,12 +21,13 @@ def create(
     length: int | None = None,
     max_disk_size: int | None = None,
 ) -> None:
-    """Write to the empty file `output` a new FVM with one data partition for each name, filled from its first slice on.
+    """Write a new FVM to the empty file `output`, with a data partition for each name, filled from its first slice on.
 
-    The contents are bytes or those of a file, whose holes stay holes. The volume gets `length` bytes, and is just large
-    enough without. `max_disk_size` makes its tables large enough for a disk of so many bytes, so that it can grow to
-    that in place. Raises UsageError for names that the format does not allow, ImageError for slices or a length that it
-    does not, OSError if a file cannot be read.
+    A content is either bytes or the path of a file, whose holes stay holes. `length` is the size of the volume in
+    bytes; without it, the volume is just large enough. `max_disk_size` makes the tables large enough for a disk of so
+    many bytes, so that the volume can grow to that in place. Raises UsageError for names or a number of partitions that
+    the format does not allow, ImageError for a slice size or length that it does not allow, and OSError if a file
+    cannot be read.
     """
     check_slice_size(slice_size)
     sizes = [len(data) if isinstance(data, bytes) else data.stat().st_size for data in partitions.values()]
@@ -42,14 +43,14 @@ def create(
     output.truncate(length or header.partition_size)
 
 
-def _geometry(count: int, slice_size: int, length: int | None, max_disk_size: int | None) -> Header:
+def _geometry(count: int, slice_size: int, length: int | None, max_disk_size: int | None) -> FvmHeader:
     table = table_size(max_disk_size, slice_size) if max_disk_size else None
     size = length or (2 * (TABLES + table) + count * slice_size if table else smallest_disk(count, slice_size))
     if max_disk_size and max_disk_size < size:
         raise ImageError(
             f"a volume of {size} bytes on a disk of at most {max_disk_size}", hint=f"ask for at least {size}"
         )
-    header = Header.for_disk(size, slice_size, table)
+    header = FvmHeader.for_disk(size, slice_size, table)
     if header.slices < count:
         raise ImageError(
             f"{count} slices of {slice_size} do not fit in {size} bytes",
@@ -70,7 +71,7 @@ def _partition_table(names: Mapping[str, object], counts: list[int]) -> bytes:
     )
 
 
-def _allocation_table(header: Header, counts: list[int]) -> bytes:
+def _allocation_table(header: FvmHeader, counts: list[int]) -> bytes:
     table = bytearray(8)  # entry 0 is unused
     for index, count in enumerate(counts, start=1):
         table += Extent(len(table) // 8, index, 0, count).encode()

@@ -1,4 +1,4 @@
-"""Growing a volume: written anew beside the file, or in the file itself."""
+"""Growth of a volume, which is either written anew beside the file or changed within the file."""
 
 import fcntl
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import ImageError, InstanceBusy
-from pipeline.faults import host_faults, image_faults
+from pipeline.host.faults import host_faults, image_faults
 from pipeline.images.fvm import slices
-from pipeline.images.fvm.header import Header, smallest_disk
+from pipeline.images.fvm.header import FvmHeader, smallest_disk
 from pipeline.images.fvm.metadata import Metadata, check_nothing_hidden, check_within, read, read_copies
-from pipeline.images.source import opened
-from pipeline.publish import publish
+from pipeline.images.reader import opened
+from pipeline.store.publish import publish
 
 
 def extend_file(
@@ -23,13 +23,13 @@ def extend_file(
 ) -> None:
     """Grow the volume in a file to `length` bytes, and the file with it.
 
-    The new file replaces the old one in one step, with the same permission bits; a link stays one. `lower_bound`: a
-    file that is longer is left as it is, and a volume that is larger than its file is not made smaller. `to_fit`: the
-    file ends with the last allocated slice. `in_place`: the file itself may be changed, see `extend_in_place`; if that
-    cannot be done it is written anew all the same.
+    The new file replaces the old one in one step, with the same permission bits; a symbolic link stays one. With
+    `lower_bound`, a file that is longer than `length` is left as it is, and a volume that is larger than its file is
+    not made smaller. With `to_fit`, the file ends with the last allocated slice. With `in_place`, the file itself is
+    changed if that is possible, see `extend_in_place`; otherwise it is written anew all the same.
 
     Raises what `extend` raises, UsageError for anything but a regular file, InstanceBusy if another process works on
-    the file, StoreError if it cannot be read or written.
+    the file, and StoreError if it cannot be read or written.
     """
     with host_faults("extending an FVM"), image_faults(str(path)), _held(path, writable=in_place) as source:
         present = os.fstat(source.fileno()).st_size
@@ -54,7 +54,7 @@ def _rewrite(source: BinaryIO, path: Path, length: int, *, to_fit: bool) -> None
 
 @contextmanager
 def _held(path: Path, *, writable: bool) -> Iterator[BinaryIO]:
-    """The file, which nobody else extends meanwhile."""
+    """Open the file and lock it, so that nobody else extends it during the body. Raises InstanceBusy."""
     while True:
         with opened(path, writable=writable) as file:
             stream = file.stream
@@ -72,11 +72,11 @@ def _lock(stream: BinaryIO, path: Path) -> None:
 
 
 def extend(source: BinaryIO, output: BinaryIO, length: int, *, to_fit: bool = False) -> None:
-    """Write to the empty file `output` the volume of `source`, grown to `length` bytes.
+    """Write the volume of `source`, grown to `length` bytes, to the empty file `output`.
 
-    The geometry is that of a new disk of this length; tables may grow, and slices then move. Partitions, slice numbers
+    The geometry is that of a new disk of this length; if the tables grow, the slices move. Partitions, slice numbers
     and generation stay. Only allocated slices are copied; all else is a hole. With `to_fit` the file ends with the last
-    allocated slice. Raises ImageError if the volume cannot become this long, ImageDamaged if contents would be lost,
+    allocated slice. Raises ImageError if the volume cannot have this length, ImageDamaged if contents would be lost,
     and what `read` raises.
     """
     old = read(source)
@@ -90,12 +90,13 @@ def extend(source: BinaryIO, output: BinaryIO, length: int, *, to_fit: bool = Fa
 
 
 def extend_in_place(stream: BinaryIO, length: int, *, to_fit: bool = False) -> bool:
-    """Grow the volume in the file itself, if no slice has to move: a few writes, however large it is.
+    """Grow the volume in the file itself, if no slice has to move: this takes a few writes, however large it is.
 
     Returns False, having changed nothing, if the allocation table has to grow. A kill or a loss of power at any moment
-    leaves the old volume or the new one, with all its contents: the copy that does not count is written first, and is
-    on the disk before the other one is touched. That relies on a sector of 512 bytes being written whole. What the file
-    holds outside of allocated slices stays there. Raises what `extend` raises; then nothing has been changed.
+    leaves either the old volume or the new one, with all its contents: the copy of the tables that does not count is
+    written first, and is on the disk before the other one is touched. That relies on a sector of 512 bytes being
+    written as a whole. What the file holds outside of allocated slices stays there. Raises what `extend` raises; then
+    nothing has been changed.
     """
     copies = read_copies(stream)
     old, descriptor = copies.current, stream.fileno()
@@ -119,7 +120,7 @@ def _resize(descriptor: int, size: int) -> None:
 
 
 def _grown(old: Metadata, length: int, present: int) -> Metadata:
-    """The metadata of the longer volume. `present` is the size of the file."""
+    """The metadata of the volume of `length` bytes. `present` is the size of the file. Raises what `extend` raises."""
     header = old.header
     if length < header.partition_size:
         raise ImageError(
@@ -131,9 +132,9 @@ def _grown(old: Metadata, length: int, present: int) -> Metadata:
     return old.grown(_larger(header, length))
 
 
-def _larger(old: Header, length: int) -> Header:
+def _larger(old: FvmHeader, length: int) -> FvmHeader:
     new = replace(
-        Header.for_disk(length, old.slice_size),
+        FvmHeader.for_disk(length, old.slice_size),
         generation=old.generation,
         major_version=old.major_version,
         oldest_minor_version=old.oldest_minor_version,

@@ -14,48 +14,48 @@ SPARSE_MAGIC = b"FVM SPRS"
 """The first eight bytes of a sparse FVM (`fvm.sparse.blk`), a different format."""
 
 BLOCK = 8192
-"""Bytes: the tables and the slices are multiples of this."""
+"""Bytes of a block: the sizes of the tables and of a slice are multiples of this."""
 
 MAJOR_VERSION = 1
 MINOR_VERSION = 1
 PARTITION_TABLE_SIZE = 65536
 TABLES = BLOCK + PARTITION_TABLE_SIZE
-"""Where in a metadata copy the allocation table starts."""
+"""Where the allocation table starts in a metadata copy, in bytes."""
 
 ENTRY_SIZE = 8
 """Bytes of an entry of the allocation table."""
 
 MOST_SLICES = 2**31
 MOST_TABLE = 128 << 20
-"""Bytes of allocation table that are read into memory: enough for 512 GiB in slices of 32 KiB."""
+"""The most bytes of an allocation table that are read: enough for 512 GiB in slices of 32 KiB."""
 
 MOST_BYTES = 2**63 - 1
-"""The largest size of a file."""
+"""The largest size of a file in bytes."""
 
 HASH = slice(64, 96)
-"""Where in the header block the SHA-256 is."""
+"""Where the SHA-256 stands in the header block."""
 
 _HEADER = struct.Struct("<8sQQQQQQQ32sQ")
 
 
 def round_up(value: int, block: int) -> int:
-    """The next multiple of `block`."""
+    """The smallest multiple of `block` that is not below `value`."""
     return -(-value // block) * block
 
 
 def check_slice_size(size: int) -> None:
-    """Raise ImageError unless slices can have so many bytes."""
+    """Raise ImageError unless a slice can have this size in bytes."""
     if size <= 0 or size % BLOCK:
         raise ImageError(f"slices of {size} bytes", expected=f"a multiple of {BLOCK}", hint="choose another slice size")
 
 
 def table_size(disk: int, slice_size: int) -> int:
-    """Bytes of the allocation table of a disk of `disk` bytes, by today's rule. Before 2021 it had one entry less."""
+    """Bytes of the allocation table for a disk of `disk` bytes, by today's rule. Before 2021 it had one entry less."""
     return round_up(ENTRY_SIZE * (disk // slice_size + 1), BLOCK)
 
 
 def smallest_disk(slices: int, slice_size: int, table: int = BLOCK) -> int:
-    """Bytes of the smallest disk that holds so many slices and whose allocation table has at least `table` bytes."""
+    """Bytes of the smallest disk that holds so many slices and has an allocation table of at least `table` bytes."""
     while True:
         size = max(2 * (TABLES + table) + slices * slice_size, (table - BLOCK) // ENTRY_SIZE * slice_size)
         wanted = table_size(size, slice_size)
@@ -65,13 +65,13 @@ def smallest_disk(slices: int, slice_size: int, table: int = BLOCK) -> int:
 
 
 @dataclass(frozen=True)
-class Header:
-    """The fields of the header block, without the hash. Sizes are in bytes, `slices` counts the usable slices."""
+class FvmHeader:
+    """The fields of the header block, without the hash. Sizes are in bytes; `slices` counts the usable slices."""
 
     slices: int
     slice_size: int
     partition_size: int
-    """Both metadata copies and all slices. Tools before 2021 wrote the size of the disk here."""
+    """Bytes of both metadata copies and all slices. Tools before 2021 wrote the size of the disk here."""
     allocation_table_size: int
     generation: int = 0
     major_version: int = MAJOR_VERSION
@@ -81,8 +81,8 @@ class Header:
     def for_disk(cls, size: int, slice_size: int, table: int | None = None) -> Self:
         """The geometry of a new disk of `size` bytes: as many slices as fit.
 
-        `table` are the bytes of the allocation table, if it is to be larger than this disk needs, so that the volume
-        can grow in place. Raises ImageError if not even one slice fits or the slices are no multiple of BLOCK,
+        `table` is the size of the allocation table in bytes, if it is to be larger than this disk needs, so that the
+        volume can grow in place. Raises ImageError if not even one slice fits or their size is no multiple of BLOCK,
         ImageTooLarge for more slices than the format allows or Topcoat reads.
         """
         check_slice_size(slice_size)
@@ -102,11 +102,11 @@ class Header:
 
     @property
     def metadata_size(self) -> int:
-        """Bytes of one metadata copy; copy B starts here."""
+        """Bytes of one metadata copy. Copy B starts at this position."""
         return TABLES + self.allocation_table_size
 
     def slice_offset(self, number: int) -> int:
-        """Where physical slice `number` (from 1) starts."""
+        """Where the physical slice `number` (from 1) starts, in bytes from the start of the file."""
         return 2 * self.metadata_size + (number - 1) * self.slice_size
 
     @property
@@ -116,7 +116,7 @@ class Header:
         return tuple(min(TABLES + round_up(ENTRY_SIZE * count, BLOCK), self.metadata_size) for count in counts)
 
     def encode(self, digest: bytes = bytes(32)) -> bytes:
-        """The header block with this hash."""
+        """The encoded header block, with this hash."""
         packed = _HEADER.pack(
             MAGIC,
             self.major_version,
@@ -133,10 +133,10 @@ class Header:
 
     @classmethod
     def decode(cls, block: bytes, offset: int = 0) -> Self:
-        """Read a header block, which lies at `offset`, and check what can be checked of it alone.
+        """Read a header block, which lies at `offset` of the file, and check its fields as far as they alone allow.
 
-        Raises WrongFormat if it is none or of a later version, ImageDamaged if a field cannot be true, ImageTooLarge if
-        the tables are larger than Topcoat reads.
+        Raises WrongFormat if it is no header block or one of a later version, ImageDamaged if a field cannot be true,
+        and ImageTooLarge if the tables are larger than Topcoat reads.
         """
         _check_magic(block, offset)
         _, major, slices, slice_size, size, partition_table, table, generation, _, minor = _HEADER.unpack_from(block)
@@ -178,7 +178,7 @@ REMEDY = "make or copy the image anew"
 """The hint for an image that cannot be used as it is."""
 
 
-def _impossible(header: Header, partition_table: int, offset: int) -> Iterator[ImageError]:
+def _impossible(header: FvmHeader, partition_table: int, offset: int) -> Iterator[ImageError]:
     slices, slice_size, table = header.slices, header.slice_size, header.allocation_table_size
     needed = ENTRY_SIZE * (slices + 1)
     if not 0 < slices <= MOST_SLICES:

@@ -1,4 +1,4 @@
-"""The metadata of an FVM: header and tables, kept in two copies, of which the newest valid one counts."""
+"""The metadata of an FVM: a header and two tables, kept in two copies, of which the newer valid one counts."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import BinaryIO
 
 from pipeline.errors import ImageDamaged, ImageError
-from pipeline.images.fvm.header import BLOCK, ENTRY_SIZE, HASH, REMEDY, TABLES, Header
+from pipeline.images.fvm.header import BLOCK, ENTRY_SIZE, HASH, REMEDY, TABLES, FvmHeader
 from pipeline.images.fvm.tables import Extent, Partition, decode_extents, decode_partitions
 
 _GENERATIONS = 2**64
@@ -16,20 +16,20 @@ _GENERATIONS = 2**64
 
 @dataclass(frozen=True)
 class Metadata:
-    """One metadata copy: its header and its two tables, as bytes."""
+    """One metadata copy: its header, and its two tables as bytes."""
 
-    header: Header
+    header: FvmHeader
     partition_table: bytes
     allocation_table: bytes
 
     @cached_property
     def partitions(self) -> tuple[Partition, ...]:
-        """The partitions, by their index."""
+        """The partitions, in the order of their index."""
         return decode_partitions(self.partition_table)
 
     @cached_property
     def entries(self) -> tuple[Extent, ...]:
-        """All that stands in the allocation table, sound or not; see `decode_extents`."""
+        """All used entries of the allocation table, sound or not; see `decode_extents`. Raises ImageTooLarge."""
         return tuple(decode_extents(self.allocation_table))
 
     @cached_property
@@ -39,7 +39,7 @@ class Metadata:
         return tuple(extent for extent in inside if extent.slices > 0)
 
     def runs(self) -> Iterator[tuple[int, int]]:
-        """The same slices without regard to whose they are: the first number and the count of neighbours."""
+        """The slices of `extents`, whatever their partition, as runs: the number of the first slice, and the count."""
         first, count = 1, 0
         for extent in self.extents:
             if count and extent.pslice == first + count:
@@ -53,24 +53,24 @@ class Metadata:
 
     @property
     def least_size(self) -> int:
-        """Bytes up to the end of the last allocated slice: shorter than this, a file lacks contents."""
+        """Bytes up to the end of the last allocated slice: a shorter file lacks contents."""
         return self.header.slice_offset(max((first + count for first, count in self.runs()), default=1))
 
-    def grown(self, header: Header) -> "Metadata":
-        """The same tables under another header with as large or larger ones."""
+    def grown(self, header: FvmHeader) -> "Metadata":
+        """The same content under another header, whose tables are as large or larger."""
         return replace(
             self, header=header, allocation_table=self.allocation_table.ljust(header.allocation_table_size, b"\0")
         )
 
     def encode(self) -> tuple[bytes, bytes, bytes]:
-        """What a copy consists of, to be written one after the other: header with a fresh hash, and both tables."""
+        """What a copy consists of, to be written one after the other: the header with a new hash, and both tables."""
         size = self.header.hashed_sizes[0]
         digest = _hash(self.header.encode(), self.partition_table, self.allocation_table, size)
         return self.header.encode(digest), self.partition_table, self.allocation_table
 
 
 def _hash(block: bytes, partition_table: bytes, allocation_table: bytes, size: int) -> bytes:
-    """SHA-256 over the first `size` bytes of a copy, taking the hash in it for zeros."""
+    """The SHA-256 of the first `size` bytes of a copy, with zeros in the place of the hash."""
     digest = hashlib.sha256(block[: HASH.start] + bytes(32) + block[HASH.stop :])
     digest.update(partition_table)
     digest.update(memoryview(allocation_table)[: size - TABLES])
@@ -79,7 +79,7 @@ def _hash(block: bytes, partition_table: bytes, allocation_table: bytes, size: i
 
 @dataclass(frozen=True)
 class Copies:
-    """Copy A and copy B, or what is wrong with them. At least one is valid."""
+    """Copy A (`first`) and copy B (`second`), or the error that says what is wrong with it. At least one is valid."""
 
     first: Metadata | ImageError
     second: Metadata | ImageError
@@ -110,10 +110,10 @@ def read(stream: BinaryIO) -> Metadata:
 
 
 def read_copies(stream: BinaryIO) -> Copies:
-    """Both copies. Raises the same as `read`."""
+    """Both copies of the metadata. Raises what `read` raises."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
-    first = Header.decode(stream.read(BLOCK))  # where copy B is, only A's header can tell
+    first = FvmHeader.decode(stream.read(BLOCK))  # where copy B is, only A's header can tell
     copies = Copies(*(_copy_at(stream, start, first, size) for start in (0, first.metadata_size)))
     if isinstance(copies.first, ImageError) and isinstance(copies.second, ImageError):
         raise ImageDamaged(
@@ -124,20 +124,20 @@ def read_copies(stream: BinaryIO) -> Copies:
     return copies
 
 
-def _copy_at(stream: BinaryIO, start: int, first: Header, size: int) -> Metadata | ImageError:
+def _copy_at(stream: BinaryIO, start: int, first: FvmHeader, size: int) -> Metadata | ImageError:
     try:
         return _valid_copy(stream, start, first, size)
     except ImageError as error:
         return error
 
 
-def _valid_copy(stream: BinaryIO, start: int, first: Header, size: int) -> Metadata:
+def _valid_copy(stream: BinaryIO, start: int, first: FvmHeader, size: int) -> Metadata:
     end = start + first.metadata_size
     if size < end:
         raise ImageDamaged("the tables are cut off", offset=size, expected=f"{end} bytes", hint=REMEDY)
     stream.seek(start)
     block = stream.read(BLOCK)
-    header = Header.decode(block, start)
+    header = FvmHeader.decode(block, start)
     if header.metadata_size != first.metadata_size:
         raise _unequal_tables(header, first, start)
     tables = (stream.read(TABLES - BLOCK), stream.read(header.allocation_table_size))
@@ -148,7 +148,7 @@ def _valid_copy(stream: BinaryIO, start: int, first: Header, size: int) -> Metad
     return Metadata(header, *tables)
 
 
-def _unequal_tables(header: Header, first: Header, start: int) -> ImageDamaged:
+def _unequal_tables(header: FvmHeader, first: FvmHeader, start: int) -> ImageDamaged:
     return ImageDamaged(
         f"an allocation table of {header.allocation_table_size} bytes",
         offset=start + 48,

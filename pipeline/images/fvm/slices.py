@@ -1,27 +1,27 @@
-"""The contents of a file by its data and its holes: walked through, copied, hashed, without reading holes."""
+"""The contents of a file, told apart into data and holes: walked through, copied and hashed without reading holes."""
 
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from pipeline.digests import threads
 from pipeline.errors import ImageDamaged
+from pipeline.store.digests import threads
 
 CHUNK = 256 << 10
-"""Bytes that are read at once: they stay in the processor's cache."""
+"""Bytes that are read at once: so many stay in the processor's cache."""
 
 _HASHED = 1 << 20  # BLAKE3 shares this much among threads
 _REFUSED = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
-_AT_ONCE = 1 << 30  # what copy_file_range takes for sure
+_AT_ONCE = 1 << 30  # bytes that copy_file_range takes for sure
 
 
 _Mover = Callable[[int, int, int, int, int], int]
-"""Copies at most so many bytes from a place of one file to one of another, and says how many."""
+"""A function (source, start, output, target, size) that copies at most `size` bytes and returns how many it has."""
 
 
 class Stretch(NamedTuple):
-    """Bytes of a file from `start` to `end`: all data, or a hole."""
+    """Bytes of a file from `start` up to `end`, which are either all data or a hole."""
 
     start: int
     end: int
@@ -29,14 +29,14 @@ class Stretch(NamedTuple):
 
 
 class Extents:
-    """Where in a file the data is, and where holes. One user at a time: it moves the descriptor's position."""
+    """The data and the holes of a file. It moves the descriptor's position, so only one may use it at a time."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._last = Stretch(0, 0, data=False)
 
     def at(self, position: int) -> Stretch:
-        """The stretch around a position, at least from there on. Behind the last data, the hole has no end."""
+        """The stretch that `position` lies in, at least from there on. A hole after the last data has no end."""
         if not self._last.start <= position < self._last.end:
             self._last = self._find(position)
         return self._last
@@ -53,7 +53,7 @@ class Extents:
         return Stretch(position, max(os.lseek(self._descriptor, position, os.SEEK_HOLE), position + 1), data=True)
 
     def within(self, start: int, end: int) -> Iterator[Stretch]:
-        """The stretches from `start` to `end`, in order."""
+        """The stretches from `start` up to `end`, in order."""
         while start < end:
             stretch = self.at(start)
             yield Stretch(start, min(stretch.end, end), stretch.data)
@@ -61,9 +61,9 @@ class Extents:
 
 
 def copy(source: int, start: int, output: int, target: int, size: int) -> None:
-    """Copy `size` bytes of a file to a place of another one that is a hole. Holes stay holes.
+    """Copy `size` bytes from `start` of a file to `target` of another one, where there is a hole. Holes stay holes.
 
-    Raises ImageDamaged if the source ends before, OSError.
+    Raises ImageDamaged if the source ends before that, and OSError.
     """
     move: _Mover = _in_kernel
     for stretch in Extents(source).within(start, start + size):
@@ -73,7 +73,7 @@ def copy(source: int, start: int, output: int, target: int, size: int) -> None:
 
 
 def _move(move: _Mover, source: int, start: int, output: int, target: int, stretch: Stretch) -> _Mover:
-    """Copy a stretch of data. Returns the way that works between these two files."""
+    """Copy a stretch of data. Returns the function that works between these two files."""
     while start < stretch.end:
         try:
             done = move(source, start, output, target, stretch.end - start)
@@ -99,7 +99,7 @@ def _by_hand(source: int, start: int, output: int, target: int, size: int) -> in
 
 
 def write(descriptor: int, start: int, content: bytes) -> None:
-    """Write all of `content` at a place of a file. Raises OSError."""
+    """Write all of `content` at `start` of a file. Raises OSError."""
     left = memoryview(content)
     while left:
         done = os.pwrite(descriptor, left, start)
@@ -109,7 +109,8 @@ def write(descriptor: int, start: int, content: bytes) -> None:
 def digest(descriptor: int, ranges: Iterable[tuple[int, int]]) -> str:
     """The BLAKE3 of ranges of a file, each a start and a size, one after the other, as "b3:HEX".
 
-    Holes are hashed as zeros without being read. Raises ImageDamaged if the file ends before, OSError.
+    Holes are hashed as zeros without being read. Raises ImageDamaged if the file ends before the end of a range, and
+    OSError.
     """
     from blake3 import blake3
 
@@ -127,14 +128,14 @@ def digest(descriptor: int, ranges: Iterable[tuple[int, int]]) -> str:
 
 
 def pieces(stretches: Iterable[Stretch], size: int) -> Iterator[Stretch]:
-    """The same, cut into pieces of at most `size` bytes."""
+    """The stretches, cut into pieces of at most `size` bytes."""
     for start, end, data in stretches:
         for position in range(start, end, size):
             yield Stretch(position, min(position + size, end), data)
 
 
 def check_reaches(descriptor: int, end: int) -> None:
-    """Raise ImageDamaged if a file ends before `end`: then there are no zeros, though it looks like a hole."""
+    """Raise ImageDamaged if a file ends before `end`: there are no zeros then, though it looks like a hole."""
     if os.fstat(descriptor).st_size < end:
         raise cut_off(descriptor)
 

@@ -1,4 +1,4 @@
-"""What is in an FVM, and whether it can be relied upon."""
+"""The content of an FVM as a tree, and whether it can be relied upon."""
 
 import os
 from collections import defaultdict
@@ -8,39 +8,39 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import ImageError
-from pipeline.faults import host_faults, image_faults
+from pipeline.host.faults import host_faults, image_faults
 from pipeline.images.fvm import slices
 from pipeline.images.fvm.metadata import Copies, Metadata, read_copies
 from pipeline.images.fvm.tables import Extent, Partition
 from pipeline.images.part import Fact, Part
-from pipeline.images.source import opened
+from pipeline.images.reader import opened
 
 MOST_PROBLEMS = 20
-"""Sentences about one part; of more, only the number is told."""
+"""The most problems that are told of one part; beyond that a last sentence says that there are more."""
 
 MOST_HASHED = 128 << 30
-"""Bytes: a sparse file can claim more than there is time for, and has no digest then."""
+"""The most bytes of a partition that are hashed; one that claims more, as a file with holes can, has no digest."""
 
 MOST_VSLICES = 2**31
-"""Slices that a partition can have, whether allocated or not."""
+"""The most slices that a partition can have, allocated or not."""
 
 
 def check(path: Path) -> tuple[str, ...]:
-    """What is wrong with an FVM, as sentences; nothing if it is sound. Contents of slices are not looked at.
+    """What is wrong with an FVM, as sentences; none if it is sound. The contents of slices are not looked at.
 
-    That a file ends before its volume does is sound, as long as all allocated slices are in it. Raises what `inspect`
-    raises.
+    It is sound that a file ends before its volume does, as long as all allocated slices are in it. Raises what
+    `inspect` raises.
     """
     part = inspect(path, digests=False)
     return tuple(problem for each in part.walk() for problem in each.problems)
 
 
 def inspect(path: Path, *, digests: bool = True) -> Part:
-    """An FVM as a tree, with its partitions. What can be read in spite of a damage stands in `problems`.
+    """An FVM as a tree of its partitions. Damage that leaves the tables readable is told as problems of the parts.
 
-    The digest of a partition is that of its allocated slices, by their place in the partition, and the reason to read
-    all of its data; `digests=False` spares it. Raises WrongFormat, ImageDamaged and ImageTooLarge as `read` does, and
-    StoreError if the file cannot be read, UsageError if it is no regular one.
+    The digest of a partition is that of its allocated slices, in the order of their place in the partition. It takes
+    all of their data to be read, which `digests=False` spares. Raises WrongFormat, ImageDamaged and ImageTooLarge as
+    `read` does, StoreError if the file cannot be read, and UsageError if it is no regular one.
     """
     with host_faults("reading an FVM", "file"), image_faults(str(path)), opened(path) as file:
         stream = file.stream
@@ -90,7 +90,7 @@ def _copy_problems(copies: Copies) -> Iterator[str]:
 
 
 def _table_problems(metadata: Metadata, present: int) -> Iterator[str]:
-    """What is wrong with the allocation table as a whole, or with entries that belong to no partition."""
+    """The problems of the allocation table as a whole, and of entries that belong to no partition."""
     header = metadata.header
     known = {partition.index for partition in metadata.partitions}
     if metadata.least_size > present:

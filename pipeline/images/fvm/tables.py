@@ -12,17 +12,17 @@ from pipeline.errors import ImageTooLarge, UsageError
 from pipeline.images.fvm.header import BLOCK, ENTRY_SIZE, PARTITION_TABLE_SIZE, REMEDY, TABLES
 
 NAME_SIZE = 24
-"""Bytes that the name of a partition can have."""
+"""The most bytes that the name of a partition can have."""
 
 MOST_EXTENTS = 1 << 20
-"""Extents that are kept in memory. Images of a build have a few."""
+"""The most extents that are kept in memory. The images of a build have a few."""
 
 DATA_TYPE = uuid.UUID(bytes_le=bytes.fromhex("0c5f18082d898a42a789dbeec8f55e6a"))
-"""Type of a minfs data partition."""
+"""The type GUID of a minfs data partition."""
 
 _PARTITION = struct.Struct("<16s16sII24s")
 MOST_PARTITIONS = PARTITION_TABLE_SIZE // _PARTITION.size - 1
-"""Entry 0 of the partition table is unused."""
+"""The most partitions that the table holds: its entry 0 is unused."""
 
 _INACTIVE = 1
 _PER_BLOCK = BLOCK // ENTRY_SIZE
@@ -34,11 +34,11 @@ _NEXT_SLICE = 1 << 16
 
 @dataclass(frozen=True)
 class Partition:
-    """An entry of the partition table. `slices` is how many slices it claims to have."""
+    """An entry of the partition table. `slices` is the number of slices that it claims to have."""
 
     index: int
     name: str
-    """As the image has it, up to the first zero byte; what is no UTF-8 is escaped. It may be hostile."""
+    """The name as the image has it, up to the first NUL; bytes that are not UTF-8 are escaped. It may be hostile."""
     type_guid: uuid.UUID
     instance_guid: uuid.UUID
     slices: int
@@ -46,11 +46,11 @@ class Partition:
 
     @property
     def active(self) -> bool:
-        """Whether a driver would offer it: an update that has not ended leaves inactive ones."""
+        """Whether a driver would offer the partition: an update that has not ended leaves inactive ones."""
         return not self.flags & _INACTIVE
 
     def encode(self) -> bytes:
-        """The entry."""
+        """The encoded entry of the table."""
         name, (kind, instance) = self.name.encode(), (self.type_guid.bytes_le, self.instance_guid.bytes_le)
         return _PARTITION.pack(kind, instance, self.slices, self.flags, name)
 
@@ -62,7 +62,7 @@ def check_name(name: str) -> None:
 
 
 def decode_partitions(table: bytes) -> tuple[Partition, ...]:
-    """The partitions of a partition table, by their index. Entries without slices are free."""
+    """The partitions in a partition table, in the order of their index. Entries without slices are free."""
     entries = enumerate(_PARTITION.iter_unpack(table))
     return tuple(
         Partition(index, _name(name), uuid.UUID(bytes_le=kind), uuid.UUID(bytes_le=instance), slices, flags)
@@ -76,7 +76,7 @@ def _name(field: bytes) -> str:
 
 
 def encode_partitions(partitions: tuple[Partition, ...]) -> bytes:
-    """The partition table."""
+    """The encoded partition table."""
     table = bytearray(PARTITION_TABLE_SIZE)
     for partition in partitions:
         start = partition.index * _PARTITION.size
@@ -85,9 +85,10 @@ def encode_partitions(partitions: tuple[Partition, ...]) -> bytes:
 
 
 class Extent(NamedTuple):
-    """Slices that follow each other in the partition as on the disk: a first physical and virtual slice, and a count.
+    """Slices that follow each other both in their partition and on the disk.
 
-    `partition` is an index of the partition table, `reserved` the upper bits of the entries, which should be 0.
+    `pslice` and `vslice` are the physical and the virtual number of the first one, `slices` is their count, `partition`
+    an index in the partition table, and `reserved` the upper bits of the entries, which should be 0.
     """
 
     pslice: int
@@ -98,17 +99,17 @@ class Extent(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first physical slice after it."""
+        """The number of the first physical slice after the extent."""
         return self.pslice + self.slices
 
     def within(self, first: int, end: int) -> Self:
-        """The part of it from physical slice `first` on and before `end`; without slices if there is none."""
+        """The part from physical slice `first` up to `end`. If there is none, its `slices` are not above 0."""
         start = max(self.pslice, first)
         moved = start - self.pslice
         return self._replace(pslice=start, vslice=self.vslice + moved, slices=min(self.end, end) - start)
 
     def encode(self) -> bytes:
-        """Its entries in the allocation table."""
+        """The encoded entries in the allocation table."""
         first = self.reserved << 48 | self.vslice << 16 | self.partition
         entries = array("Q", range(first, first + self.slices * _NEXT_SLICE, _NEXT_SLICE))
         if sys.byteorder == "big":
@@ -117,10 +118,10 @@ class Extent(NamedTuple):
 
 
 def decode_extents(table: bytes) -> Iterator[Extent]:
-    """The allocated slices of an allocation table, in the order of the disk, as the longest extents.
+    """The allocated slices in an allocation table, in the order of the disk, in extents as long as possible.
 
-    Whatever has a bit set counts, also in entry 0 and in those beyond the usable slices. Raises ImageTooLarge beyond
-    MOST_EXTENTS. Free parts of the table cost next to nothing.
+    Every entry with a bit set counts, also entry 0 and those beyond the usable slices. Raises ImageTooLarge beyond
+    MOST_EXTENTS. Free parts of the table take next to no time.
     """
     for number, (start, first, count) in enumerate(_sequences(table)):
         if number == MOST_EXTENTS:
@@ -134,7 +135,7 @@ def decode_extents(table: bytes) -> Iterator[Extent]:
 
 
 def _sequences(table: bytes) -> Iterator[tuple[int, int, int]]:
-    """Runs of entries each of which is the next virtual slice: number of the first one, its value, and their count."""
+    """Runs of entries for virtual slices in order: the number of the first entry, its value, and their count."""
     start = first = count = 0
     for number, entry, following in _used_entries(table):
         if entry == first + count * _NEXT_SLICE and number == start + count:
@@ -148,7 +149,10 @@ def _sequences(table: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _used_entries(table: bytes) -> Iterator[tuple[int, int, int]]:
-    """The entries that are not zero: number, value, 1. Of a block that is one run only the first, with their count."""
+    """The entries that are not zero: number, value, and 1.
+
+    Of a block of the table that is one run, only the first entry comes, with the count of all.
+    """
     for start in range(0, len(table), BLOCK):
         if table[start : start + BLOCK] == _FREE_BLOCK:
             continue

@@ -1,7 +1,7 @@
-"""BOOTFS: a directory of names, then the contents of the files, each from a page of 4096 bytes on.
+"""BOOTFS: a directory of names, then the content of each file, which starts at a multiple of 4096 bytes.
 
-Source: Fuchsia, sdk/lib/zbi-format/include/lib/zbi-format/internal/bootfs.h, and what the device's reader (zbitl
-BootfsView) refuses: there, one bad entry makes the whole directory unreadable.
+Source: Fuchsia, sdk/lib/zbi-format/include/lib/zbi-format/internal/bootfs.h, and the device's reader (zbitl
+BootfsView). One bad entry makes that reader refuse the whole directory, so what it refuses is refused here too.
 """
 
 import struct
@@ -15,13 +15,13 @@ from pipeline.images.zbi.container import Item
 MAGIC = 0xA56D3FF9
 PAGE = 4096
 LONGEST_NAME = 255
-"""Bytes, without the NUL at its end."""
+"""The most bytes that a name can have, without the NUL at its end."""
 
 MOST_FILES = 1 << 18
-"""Real images have a few thousand; each takes some hundred bytes of memory here."""
+"""The most files that are read or written. Real images have a few thousand; each takes some hundred bytes of memory."""
 
 MOST_DIRECTORIES = 1 << 16
-"""Real images have some hundred; a name of 255 bytes can make 127 of them."""
+"""The most directories. Real images have some hundred; one name of 255 bytes can make 127 of them."""
 
 _HEADER = struct.Struct("<IIII")
 _ENTRY = struct.Struct("<III")
@@ -30,31 +30,31 @@ _ANEW = "the image is damaged: copy it once more from where it came from, or bui
 
 @dataclass(frozen=True)
 class File:
-    """One entry of the directory: where the content lies in the decompressed payload."""
+    """One entry of the directory: `size` bytes of content, which start at `offset` of the decompressed payload."""
 
     name: str
-    """With surrogates for bytes that are not UTF-8."""
+    """The name; bytes that are not UTF-8 are surrogates in it."""
     offset: int
     size: int
 
     @property
     def end(self) -> int:
-        """The offset behind the content."""
+        """The offset at which the content ends."""
         return self.offset + self.size
 
 
 def order(name: str) -> list[bytes]:
-    """The key by which names are sorted: component by component, so that a directory's files lie together."""
+    """The key by which names are sorted: component by component, so that the files of a directory lie together."""
     return encoded(name).split(b"/")
 
 
 def encoded(name: str) -> bytes:
-    """The bytes of a name."""
+    """The bytes of a name, with surrogates turned back into the bytes that they stand for."""
     return name.encode(errors="surrogateescape")
 
 
 def check_name(name: str) -> None:
-    """Raise UsageError for a name that a device refuses, or that leads out of the image."""
+    """Raise UsageError for a name that a device refuses, or that would lead out of the image."""
     problem = _problem_of(name)
     if problem:
         raise UsageError(
@@ -77,14 +77,14 @@ def _problem_of(name: str) -> str:
 
 
 class Census:
-    """Counts the files and directories of all BOOTFS that are read for one purpose, so that they stay bounded."""
+    """A count of the files and directories in all BOOTFS that are read for one purpose, which keeps them bounded."""
 
     def __init__(self) -> None:
         self._files = 0
         self._directories: set[str] = set()
 
     def add(self, name: str) -> None:
-        """Count a file. Raises ImageTooLarge."""
+        """Count a file and the directories that lead to it. Raises ImageTooLarge if there are too many of either."""
         self._files += 1
         parent = name.rpartition("/")[0]
         while parent and parent not in self._directories:
@@ -100,10 +100,11 @@ def _check_count(count: int, most: int, what: str) -> None:
 
 
 def layout(sizes: Sequence[tuple[str, int, object]]) -> tuple[bytes, list[int], int]:
-    """Lay out a BOOTFS that holds files of these names, sizes and contents, in this order.
+    """Lay out a BOOTFS that holds these files, in this order: name, size in bytes, and what identifies the content.
 
-    Equal contents (the third members) are stored once. Returns the directory, padded to where the first content starts,
-    the offset of each file, and the size of the whole. Raises ImageTooLarge for what could not be read again.
+    Contents with equal identities are stored once. Returns the directory, padded to where the first content starts, the
+    offset of each file, and the size of the whole, all in bytes. Raises ImageTooLarge if the BOOTFS would be too large
+    to be read again.
     """
     census = Census()
     for name, _, _ in sizes:
@@ -143,10 +144,11 @@ def _entry(name: str, size: int, offset: int) -> bytes:
     return entry.ljust(_entry_size(name), b"\0")
 
 
-class Reader:
-    """Reads a decompressed BOOTFS from its start to its end, once, in bounded memory.
+class BootfsReader:
+    """A reader of the BOOTFS in an item, which it unpacks from start to end, once, in bounded memory.
 
-    Raises ImageDamaged for one that a device refuses, and ImageTooLarge as soon as `census` does.
+    Raises ImageDamaged if a device would refuse the BOOTFS, and ImageTooLarge if it holds too much, or too many files
+    for the `census`.
     """
 
     def __init__(self, item: Item, census: Census | None = None) -> None:
@@ -157,7 +159,7 @@ class Reader:
         self.position = 0
         with item.faults():
             self.files = self._directory()
-        """In the order of the directory."""
+        """All files, in the order of the directory."""
 
     def _directory(self) -> tuple[File, ...]:
         magic, size, _, _ = _HEADER.unpack(self._take(_HEADER.size))
@@ -224,7 +226,7 @@ class Reader:
         )
 
     def content(self, file: File) -> Iterator[memoryview]:
-        """The content of a file, in pieces that are good until the next one is asked for.
+        """The content of a file, in pieces; each is valid until the next one is asked for.
 
         Files must be asked for in ascending order of their offsets.
         """
@@ -232,7 +234,7 @@ class Reader:
         yield from self._next(file.size)
 
     def rest(self) -> None:
-        """Read to the end: only then is it known that what holds it is sound."""
+        """Read to the end: only then is it known that the whole payload can be unpacked."""
         self._piece = memoryview(b"")
         for _ in self._pieces:
             pass

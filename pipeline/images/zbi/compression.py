@@ -1,8 +1,8 @@
 """Compressed payloads: one LZ4 or zstd frame, told apart by its first four bytes.
 
 Old kernels know only LZ4, new ones only zstd, so whoever rewrites a BOOTFS keeps its method. Levels and options are
-those of Fuchsia's `zbi`. Decompression streams through one buffer, so that its memory does not depend on what a frame
-claims; it ends with an error as soon as more comes out than the item claims, or less has come out at the end.
+those of Fuchsia's `zbi`. Decompression streams through one buffer, so that the memory it needs does not depend on what
+a frame claims. It fails as soon as more comes out than the item claims, or if less has come out at the end.
 """
 
 import os
@@ -13,25 +13,16 @@ from typing import BinaryIO, Literal, cast
 
 from pipeline.errors import ImageDamaged, ImageTooLarge, UsageError
 from pipeline.images.zbi import item_types
-from pipeline.images.zbi.container import (
-    CHUNK,
-    COMPRESSED_FLAG,
-    CRC_FLAG,
-    HEADER,
-    VERSION_FLAG,
-    Item,
-    Payload,
-    chunks,
-)
+from pipeline.images.zbi.container import CHUNK, COMPRESSED_FLAG, CRC_FLAG, HEADER, VERSION_FLAG, Item, Payload, chunks
 
 Algorithm = Literal["none", "lz4f", "zstd"]
 
 MOST_UNPACKED = 2 << 30
-"""Bytes that a compressed item, or a BOOTFS that is written, holds at most; in real images they have a tenth."""
+"""The most bytes that a compressed item, or a BOOTFS that is written, may hold; real images have a tenth of that."""
 
 _BUFFER = 1 << 18
-_MOST_BLOCKS = 1 << 20  # of 128 KiB, as a rule; a frame of empty ones would take minutes to walk over
-_RUN = 1  # the type of a block that holds one byte and how often it comes
+_MOST_BLOCKS = 1 << 20  # usually of 128 KiB; to walk over a frame of empty ones would take minutes
+_RUN = 1  # the type of a block that holds one byte and how often it is repeated
 _LEVEL = 4
 _HIGHEST = {"lz4f": 12, "zstd": 22}
 _MAX = {"lz4f": 12, "zstd": 19}
@@ -40,14 +31,14 @@ _ANEW = "it is damaged: copy the image once more from where it came from, or bui
 
 @dataclass(frozen=True)
 class Method:
-    """How to compress, and how hard."""
+    """A compression algorithm with its level."""
 
     algorithm: Algorithm
     level: int = _LEVEL
 
     @classmethod
     def parse(cls, text: str) -> "Method":
-        """As `zbi --compressed=HOW` takes it: none, lz4f, zstd, LEVEL, ALGORITHM.LEVEL or max. Raises UsageError."""
+        """Read HOW of `zbi --compressed=HOW`: none, lz4f, zstd, LEVEL, ALGORITHM.LEVEL or max. Raises UsageError."""
         match = re.fullmatch(r"(none)|(?:(lz4f|zstd)(?:\.|$))?(\d{1,3}|max|overclock)?", text.lower())
         if match is None:
             raise UsageError(
@@ -76,7 +67,7 @@ _METHODS = {b"\x04\x22\x4d\x18": LZ4, b"\x28\xb5\x2f\xfd": ZSTD}
 
 
 def method_of(item: Item) -> Method:
-    """How the payload of an item is compressed. Raises ImageDamaged if it says so and is not."""
+    """How the payload of an item is compressed. Raises ImageDamaged if its flags say that it is and it is not."""
     if not item.compressed:
         return NONE
     with item.faults():
@@ -85,21 +76,17 @@ def method_of(item: Item) -> Method:
             return _METHODS[magic]
         raise ImageDamaged(
             f"item {item_types.name_of(item.type)} is compressed in an unknown way",
-            offset=_start(item),
+            offset=None if item.offset is None else item.offset + HEADER.size,
             expected="the start of an LZ4 or zstd frame",
             hint=_ANEW,
         )
 
 
-def _start(item: Item) -> int | None:
-    return None if item.offset is None else item.offset + HEADER.size
-
-
 def unpacked(item: Item) -> Iterator[memoryview]:
-    """The content of an item in pieces, each of which is good until the next one is asked for.
+    """The decompressed content of an item, in pieces; each is valid until the next one is asked for.
 
-    In all exactly `item.content_size` bytes. Raises ImageDamaged if they cannot be had, and ImageTooLarge for a frame
-    that claims to hold more than MOST_UNPACKED.
+    Together they have exactly `item.content_size` bytes. Raises ImageDamaged if the frame does not yield these, and
+    ImageTooLarge if it claims more than MOST_UNPACKED.
     """
     with item.faults():
         method = method_of(item)
@@ -136,14 +123,14 @@ def _unfit(item: Item, problem: str, expected: str = "") -> ImageDamaged:
     return ImageDamaged(named, offset=item.offset, expected=expected, hint=_ANEW)
 
 
-class _Source:
-    """A payload as a file, as far as zstandard wants one."""
+class _Payload:
+    """A payload as a file object, with the one method that zstandard calls."""
 
     def __init__(self, payload: Payload) -> None:
         self._chunks = chunks(payload)
 
     def read(self, size: int) -> bytes:
-        """The next bytes, none at the end."""
+        """The next piece of the payload, whatever `size` is; no bytes at the end."""
         return next(self._chunks, b"")
 
 
@@ -154,7 +141,7 @@ def _unpack_zstd(item: Item) -> Iterator[memoryview]:
     view = memoryview(buffer)
     try:
         _check_zstd_frame(item)
-        reader = zstandard.ZstdDecompressor().stream_reader(cast(BinaryIO, _Source(item.payload)), read_size=CHUNK)
+        reader = zstandard.ZstdDecompressor().stream_reader(cast(BinaryIO, _Payload(item.payload)), read_size=CHUNK)
         while size := reader.readinto(buffer):
             yield view[:size]
     except zstandard.ZstdError as error:
@@ -162,9 +149,9 @@ def _unpack_zstd(item: Item) -> Iterator[memoryview]:
 
 
 def _check_zstd_frame(item: Item) -> None:
-    """Walk over the blocks of the frame (RFC 8878, 3.1.1): the library does not tell where a frame has ended.
+    """Walk over the blocks of the frame (RFC 8878, 3.1.1), as the library does not tell where a frame has ended.
 
-    Without this, one that is cut off behind its last content, or has something behind it, would pass; a device that
+    Otherwise a frame that is cut off after its last content, or followed by other bytes, would pass; a device that
     unpacks all at once refuses both.
     """
     import zstandard
@@ -205,7 +192,7 @@ def _unpack_lz4(item: Item) -> Iterator[memoryview]:
 
 @dataclass(frozen=True)
 class Packed:
-    """An item whose payload is compressed while it is written: `size` bytes of content."""
+    """An item whose payload is compressed while it is written: an ItemDraft of `size` bytes of content."""
 
     type: int
     content: Iterable[bytes | memoryview]
@@ -214,7 +201,7 @@ class Packed:
 
     @property
     def extra(self) -> int:
-        """See Item: what comes out."""
+        """See Item: the size of the content in bytes."""
         return self.size
 
     @property
@@ -223,7 +210,7 @@ class Packed:
         return VERSION_FLAG | CRC_FLAG | (0 if self.method.algorithm == "none" else COMPRESSED_FLAG)
 
     def pieces(self) -> Iterator[bytes]:
-        """See Draft."""
+        """See ItemDraft."""
         if self.method.algorithm == "none":
             return map(bytes, self.content)
         return self._zstd() if self.method.algorithm == "zstd" else self._lz4()

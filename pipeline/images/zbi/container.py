@@ -1,4 +1,4 @@
-"""The container: a header, then items, each with a header of its own, padded to 8 bytes."""
+"""The container of a ZBI: a header, then items, each with a header of its own and padded to 8 bytes."""
 
 import io
 import os
@@ -11,54 +11,54 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import ImageDamaged, ImageTooLarge, WrongFormat
-from pipeline.faults import image_faults
-from pipeline.images import source
+from pipeline.host.faults import image_faults
+from pipeline.images import reader
 from pipeline.images.zbi import item_types
 from pipeline.images.zbi.crc import combined
-from pipeline.text import printable
+from pipeline.text.printable import printable
 
 HEADER = struct.Struct("<IIIIIIII")
 EXTRA = 0x868CF7E6
 MAGIC = 0xB5781729
 NO_CRC = 0x4A87E8D6
-"""What stands in the field for the CRC where there is none."""
+"""The value of the CRC field of an item without a CRC."""
 
 VERSION_FLAG = 0x00010000
 WRONG_CRC = "CRC "
-"""How the problem of an item begins whose CRC is wrong. No guest looks at it."""
+"""The text with which the problem of a wrong CRC begins. No guest checks CRCs."""
 
 OF_HEADERS = (WRONG_CRC, "the VERSION flag ", "reserved fields ", "the CRC flag ")
-"""How all problems begin that are in the header of an item; its content may be whole."""
+"""The texts with which the problems of an item's header begin; the content of the item may be intact."""
 
 CRC_FLAG = 0x00020000
 COMPRESSED_FLAG = 0x00000001
 
 MOST_BYTES = (1 << 32) - 1 - HEADER.size
-"""The largest container: lengths have 32 bits."""
+"""The most bytes of items in a container: lengths have 32 bits."""
 
 CHUNK = 1 << 20
-"""Bytes of the largest piece that is read at once."""
+"""The most bytes that are read at once."""
 
 MOST_CLAIMED = 1 << 32
-"""Bytes that all compressed items of an image may claim to hold: else one of a megabyte could keep us for hours."""
+"""The most bytes that all compressed items of an image may claim together: one of a megabyte could take hours."""
 
 _MOST_ITEMS = 1 << 12  # real images have a dozen; a container of 4 GiB could claim 134 million
 
 
 class Payload(Protocol):
-    """The bytes of an item, as they are stored."""
+    """The payload of an item, as it is stored."""
 
     @property
     def size(self) -> int:
-        """Their number."""
+        """The number of bytes."""
 
     def read(self, position: int, size: int) -> bytes:
-        """`size` bytes from `position` on; fewer only at the end."""
+        """`size` bytes from `position` on, or fewer if the payload ends before."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """A payload that is in memory."""
+    """A payload in memory."""
 
     data: bytes
 
@@ -73,8 +73,8 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A payload that lies in an open file."""
+class FilePayload:
+    """A payload in an open file: `size` bytes from `offset` on."""
 
     descriptor: int
     offset: int
@@ -95,25 +95,25 @@ class Stored:
 
 
 def chunks(payload: Payload) -> Iterator[bytes]:
-    """All of a payload, in pieces of at most 1 MiB."""
+    """The whole payload, in pieces of at most 1 MiB."""
     for position in range(0, payload.size, CHUNK):
         yield payload.read(position, CHUNK)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One item. `offset` is where its header starts in the file, None for one that has just been made."""
+    """One item of a ZBI. `offset` is where its header starts in the file, None for an item that is new."""
 
     type: int
     payload: Payload
     extra: int = 0
     flags: int = VERSION_FLAG | CRC_FLAG
     crc: int | None = None
-    """As in the header; None: to be computed when it is written."""
+    """The CRC as it stands in the header, right or wrong; None if it is to be computed when the item is written."""
     reserved: tuple[int, int] = (0, 0)
     offset: int | None = None
     file: str = ""
-    """The file that it was read from, for errors; "" where whoever reads the item knows of one file only."""
+    """The file that the item was read from, which errors name; "" if whoever reads the item names the file."""
 
     @property
     def compressed(self) -> bool:
@@ -121,20 +121,20 @@ class Item:
         return self.type in item_types.STORAGE and bool(self.flags & COMPRESSED_FLAG)
 
     def faults(self) -> AbstractContextManager[None]:
-        """Name the item's file in every ImageError of the body."""
+        """A context manager that names the item's file in every ImageError of its body."""
         return image_faults(self.file) if self.file else nullcontext()
 
     @property
     def content_size(self) -> int:
-        """The size of what is in it, decompressed: as it claims."""
+        """The size of the decompressed content in bytes, as the item claims."""
         return self.extra if self.compressed else self.payload.size
 
     def header(self, crc: int) -> bytes:
-        """The 32 bytes before the payload, with this CRC."""
+        """The encoded header of 32 bytes, with this CRC."""
         return HEADER.pack(self.type, self.payload.size, self.extra, self.flags, *self.reserved, MAGIC, crc)
 
     def real_crc(self) -> int:
-        """The CRC that belongs into the header: over the header, with 0 in its place, and the payload as stored."""
+        """The right value of the CRC field: over the header, with 0 in that field, and the payload as stored."""
         if not self.flags & CRC_FLAG:
             return NO_CRC
         crc = zlib.crc32(self.header(0))
@@ -145,16 +145,17 @@ class Item:
 
 
 def made(kind: int, payload: bytes, file: str = "") -> Item:
-    """A new item that is not compressed; `file` is where its bytes come from."""
+    """A new, uncompressed item of the type `kind`; errors name `file`, from which its bytes come."""
     return Item(kind, Memory(payload), len(payload) if kind in item_types.STORAGE else 0, file=file)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Item, ...]]:
-    """The items of the ZBI in a file, in order; their payloads can be read during the body.
+    """Open a ZBI and give its items, in order; their payloads can be read during the body.
 
-    Raises WrongFormat if it is no ZBI, ImageDamaged if the container is not sound, and UsageError if it is no regular
-    file that can be read. CRCs are not compared: no guest does, and Fuchsia's own tool has written wrong ones.
+    Raises WrongFormat if it is no ZBI, ImageDamaged if the container is not sound, ImageTooLarge if it has too many
+    items or they claim too much, and UsageError if it is no regular file that can be read. CRCs are not compared: no
+    guest does, and Fuchsia's own tool has written wrong ones.
     """
     with opened_whole(path) as (_, items):
         yield items
@@ -162,8 +163,8 @@ def opened(path: Path) -> Iterator[tuple[Item, ...]]:
 
 @contextmanager
 def opened_whole(path: Path) -> Iterator[tuple[Item, tuple[Item, ...]]]:
-    """As `opened`, but with the container before its items: it has a header like theirs."""
-    with image_faults(printable(str(path))), source.opened(path) as file:
+    """Do as `opened`, but give the container, whose header is like that of an item, and then its items."""
+    with image_faults(printable(str(path))), reader.opened(path) as file:
         descriptor = file.stream.fileno()
         yield _whole(descriptor, file.size), _items(descriptor, file.size)
 
@@ -187,7 +188,7 @@ def _whole(descriptor: int, size: int) -> Item:
         )
     kind, length, extra, flags, first, second, _, crc = HEADER.unpack(head)
     _check_length(length, size)
-    return Item(kind, Stored(descriptor, HEADER.size, length), extra, flags, crc, (first, second), 0)
+    return Item(kind, FilePayload(descriptor, HEADER.size, length), extra, flags, crc, (first, second), 0)
 
 
 def _items(descriptor: int, size: int) -> tuple[Item, ...]:
@@ -255,11 +256,11 @@ def _item_at(descriptor: int, position: int, end: int) -> Item:
             expected=f"at most {end - start} bytes",
             hint=_ANEW,
         )
-    return Item(kind, Stored(descriptor, start, length), extra, flags, crc, (first, second), position)
+    return Item(kind, FilePayload(descriptor, start, length), extra, flags, crc, (first, second), position)
 
 
-class Draft(Protocol):
-    """An item that takes shape only while it is written."""
+class ItemDraft(Protocol):
+    """An item whose payload is made only while it is written."""
 
     @property
     def type(self) -> int:
@@ -274,13 +275,13 @@ class Draft(Protocol):
         """See Item."""
 
     def pieces(self) -> Iterator[bytes]:
-        """Its payload, once."""
+        """The pieces of the payload. It can be called once."""
 
 
-def write(stream: io.FileIO, items: Iterable[Item | Draft]) -> None:
+def write(stream: io.FileIO, items: Iterable[Item | ItemDraft]) -> None:
     """Write a container with these items to an empty file, open for reading and writing.
 
-    Items that have a CRC keep it, right or wrong. Raises ImageTooLarge ("output size exceeds format maximum").
+    An item with a CRC keeps it, right or wrong. Raises ImageTooLarge ("output size exceeds format maximum").
     """
     write_all(stream, bytes(HEADER.size))
     for item in items:
@@ -300,7 +301,7 @@ def write(stream: io.FileIO, items: Iterable[Item | Draft]) -> None:
 
 
 def write_all(stream: io.FileIO, data: bytes | memoryview) -> None:
-    """Write all of it to an unbuffered file."""
+    """Write all of `data` to an unbuffered file."""
     # A write to a file is only cut short when the disk is full, and the next one says so
     view = memoryview(data)
     while view:
@@ -315,22 +316,22 @@ def _write_item(stream: io.FileIO, item: Item) -> None:
     write_all(stream, bytes(-item.payload.size % 8))
 
 
-def _write_draft(stream: io.FileIO, draft: Draft) -> None:
-    """The payload first: its size, and so its CRC, which covers the header, are only known then."""
+def _write_draft(stream: io.FileIO, draft: ItemDraft) -> None:
+    """Write the payload before the header: only then are its size and the CRC, which covers both, known."""
     start, size, crc = stream.tell(), 0, 0
     write_all(stream, bytes(HEADER.size))
     for piece in draft.pieces():
         write_all(stream, piece)
         size, crc = size + len(piece), zlib.crc32(piece, crc)
     size = min(size, MOST_BYTES)
-    item = Item(draft.type, Stored(stream.fileno(), start + HEADER.size, size), draft.extra, draft.flags)
+    item = Item(draft.type, FilePayload(stream.fileno(), start + HEADER.size, size), draft.extra, draft.flags)
     whole = combined(zlib.crc32(item.header(0)), crc, size)
     os.pwrite(stream.fileno(), item.header(whole), start)
     write_all(stream, bytes(-size % 8))
 
 
 def problems(item: Item) -> Iterator[str]:
-    """What is wrong with an item's header: a device, or at least a careful one, would refuse it."""
+    """The problems of an item's header, each of which at least a careful device would refuse."""
     if not item.flags & VERSION_FLAG:
         yield "the VERSION flag is not set"
     if any(item.reserved):

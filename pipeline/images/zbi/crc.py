@@ -1,4 +1,4 @@
-"""CRC-32 of what comes in two parts, the second of which was computed first: Python's zlib has no crc32_combine.
+"""CRC-32 of data in two parts, of which the second is checksummed first: Python's zlib has no crc32_combine.
 
 A CRC is the remainder of a polynomial over GF(2), with the bits of a number in reverse: to append n zero bits is to
 multiply by x to the power of n. Source: zlib's crc32.c.
@@ -10,7 +10,7 @@ _X = 1 << 30
 
 
 def combined(first: int, second: int, size: int) -> int:
-    """The CRC of two parts, by the CRC of each; `size` bytes are in the second one."""
+    """The CRC of two parts together, from the CRC of each. The second part has `size` bytes."""
     return _product(_power_of_x(8 * size), first) ^ second
 
 

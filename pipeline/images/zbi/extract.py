@@ -1,4 +1,4 @@
-"""Taking files out of an image. Nothing in an image can make them land outside the directory that is meant for them."""
+"""Extraction of files from an image. Nothing in an image can make them land outside the directory given for them."""
 
 import errno
 import os
@@ -8,23 +8,24 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pipeline.beneath import Beneath
 from pipeline.errors import StoreError, UsageError
+from pipeline.host.beneath import Beneath
 from pipeline.images.zbi import container, item_types
-from pipeline.images.zbi.bootfs import Census, File, Reader, encoded
+from pipeline.images.zbi.bootfs import BootfsReader, Census, File, encoded
 from pipeline.images.zbi.container import Item
-from pipeline.text import printable
+from pipeline.text.printable import printable
 
 _OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# ext4 takes 65,000 links of a file: the next ones go to a copy. FAT takes none at all
+# ext4 takes 65,000 links to a file, after which a copy is made. FAT takes none at all
 _NO_LINK = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP)
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Tells whether a name is wanted: by a shell pattern (`*` matches "/" too), and by none that starts with ! or ^.
+    """A function that tells whether a name is wanted: it fits one of the shell patterns, and no excluding one.
 
-    Without patterns every name is.
+    A pattern that starts with ! or ^ excludes; `*` matches "/" too. Without including patterns every name is wanted
+    that is not excluded.
     """
     excluded = [pattern[1:] for pattern in patterns if pattern.startswith(("!", "^"))]
     included = [pattern for pattern in patterns if not pattern.startswith(("!", "^"))]
@@ -39,13 +40,13 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
 def extract(items: Sequence[Item], directory: Path, wanted: Callable[[str], bool]) -> int:
     """Write the wanted files of all BOOTFS items below `directory`, which is made if needed. Returns their number.
 
-    Files that are there are replaced; names that share their content in the image become hard links. Raises ImageError,
-    UsageError where something else than a directory stands in the way, and StoreError.
+    Existing files are replaced; names that share their content in the image become hard links. Raises ImageError,
+    UsageError where something other than a directory stands in the way, and StoreError.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         census = Census()
-        readers = (Reader(item, census) for item in items if item.type == item_types.BOOTFS)
+        readers = (BootfsReader(item, census) for item in items if item.type == item_types.BOOTFS)
         with Beneath(directory) as below:
             return sum(_extract_item(reader, below, wanted) for reader in readers)
     except OSError as error:
@@ -55,14 +56,14 @@ def extract(items: Sequence[Item], directory: Path, wanted: Callable[[str], bool
         ) from error
 
 
-def _extract_item(reader: Reader, below: Beneath, wanted: Callable[[str], bool]) -> int:
+def _extract_item(reader: BootfsReader, below: Beneath, wanted: Callable[[str], bool]) -> int:
     files = sorted((file for file in reader.files if wanted(file.name)), key=lambda file: (file.offset, file.size))
     before: File | None = None
     for file in files:
         with _parent(below, file.name) as parent:
             if before is None or not file.size or (file.offset, file.size) != (before.offset, before.size):
                 _create(parent, file.name, reader.content(file) if file.size else ())
-            elif file.name != before.name:  # linked, so that 100,000 names of one gigabyte stay one here too
+            elif file.name != before.name:  # linked: 100,000 names of one gigabyte are to take one gigabyte here too
                 _link(below, before.name, parent, file.name)
         before = file
     reader.rest()
@@ -105,13 +106,13 @@ def _make_room(parent: int, name: str) -> None:
 
 
 def _last(name: str) -> bytes:
-    # As bytes: the locale of the host has no say in what a name is
+    # As bytes: names must not depend on the host's locale
     return encoded(name.rpartition("/")[2])
 
 
 @contextmanager
 def _parent(below: Beneath, name: str) -> Iterator[int]:
-    """A descriptor of the directory in which a file of this name belongs."""
+    """A descriptor, for the body, of the directory in which a file of this name belongs; it is made if needed."""
     try:
         with below.entered([encoded(component) for component in name.split("/")[:-1]]) as descriptor:
             yield descriptor

@@ -1,4 +1,4 @@
-"""What is in a ZBI, as a tree, and what is wrong with it."""
+"""The content of a ZBI as a tree, and what is wrong with it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -12,10 +12,11 @@ from pipeline.images.zbi.container import Item
 
 
 def inspect(path: Path, *, digests: bool = True) -> Part:
-    """Read all of an image, every CRC and every frame. What is wrong in an item is among the problems of that item.
+    """A ZBI as a tree: all of it is read, every CRC checked, every frame unpacked, in one pass over the file.
 
-    Without `digests`, contents are not hashed. Raises ImageError if the container cannot be walked through, and
-    UsageError if there is no such file. Takes one pass over the file, in memory for the names of the files only.
+    What is wrong in an item is a problem of that item's part. Without `digests`, contents are not hashed. Only the
+    names of the files are held in memory. Raises ImageError if the container cannot be walked through, and UsageError
+    if there is no such file.
     """
     with container.opened_whole(path) as (whole, items):
         parts = _Inspection(digests=digests).parts(items)
@@ -40,7 +41,7 @@ class _Inspection:
         self._census = Census()
 
     def parts(self, items: Iterable[Item]) -> tuple[Part, ...]:
-        """What is in them. CRCs are computed by a thread of their own: they take as long as all the rest."""
+        """The parts of these items. CRCs are computed in another thread: that takes as long as all the rest."""
         with ThreadPoolExecutor(1) as pool:
             return tuple(self._part(item, pool) for item in items)
 
@@ -70,7 +71,7 @@ class _Inspection:
         )
 
     def _files(self, item: Item) -> tuple[Part, ...]:
-        reader = bootfs.Reader(item, self._census)
+        reader = bootfs.BootfsReader(item, self._census)
         known: dict[tuple[int, int], str | None] = {}
         for file in sorted(reader.files, key=_place):
             if _place(file) not in known:
@@ -96,7 +97,7 @@ def _facts(item: Item) -> dict[str, Fact]:
     if item.compressed:
         try:
             facts |= {"compression": compression.method_of(item).algorithm, "stored": item.payload.size}
-        except ImageError:  # is among the problems
+        except ImageError:  # it is among the problems of the item
             facts |= {"compression": "unknown", "stored": item.payload.size}
     elif item.extra and item.type not in item_types.STORAGE:
         facts["extra"] = item.extra

@@ -1,4 +1,7 @@
-"""The types of items in a ZBI: numbers and names. Source: Fuchsia, sdk/lib/zbi-format/include/lib/zbi-format/zbi.h."""
+"""The types of items in a ZBI, by number and by name.
+
+Source: Fuchsia, sdk/lib/zbi-format/include/lib/zbi-format/zbi.h.
+"""
 
 import re
 
@@ -15,7 +18,7 @@ STORAGE_KERNEL = 0x5254534B
 CMDLINE = 0x4C444D43
 
 STORAGE = frozenset((RAMDISK, BOOTFS, STORAGE_KERNEL))
-"""Types whose payload may be compressed; `extra` is then the size of what comes out."""
+"""The types whose payload may be compressed; `extra` is then the size of the decompressed content."""
 
 NAMES = {
     CONTAINER: "CONTAINER",
@@ -54,7 +57,7 @@ NAMES = {
     0x41534956: "RISCV64_ISA_STRTAB",
     0x47464342: "LINUX_BOOTCONFIG",
 }
-"""By the names that `zbi --type` takes."""
+"""The name of each type, as `zbi --type` takes it."""
 
 _NUMBERS = {
     **{name: number for number, name in NAMES.items()},
@@ -65,16 +68,16 @@ _NUMBERS = {
 }
 
 KERNELS = {"x64": KERNEL_X64, "arm64": KERNEL_ARM64, "riscv64": KERNEL_RISCV64}
-"""The item that boots, by architecture."""
+"""The type of the kernel item that boots, by architecture."""
 
 
 def name_of(number: int) -> str:
-    """The name, or "UNKNOWN (type=HEX)"."""
+    """The name of a type, or "UNKNOWN (type=HEX)"."""
     return NAMES.get(number, f"UNKNOWN (type={number:08x})")
 
 
 def parse(text: str) -> int:
-    """The number of a type given by name, in either case, or in hexadecimal. Raises UsageError."""
+    """The number of a type that is given by name, in either case, or in hexadecimal. Raises UsageError."""
     known = _NUMBERS.get(text.upper())
     if known is not None:
         return known
@@ -84,5 +87,5 @@ def parse(text: str) -> int:
 
 
 def is_kernel(number: int) -> bool:
-    """Whether this is a kernel for some architecture."""
+    """Whether a type is that of a kernel, for whatever architecture."""
     return number & 0x00FFFFFF == 0x004E524B

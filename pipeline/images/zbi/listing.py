@@ -1,20 +1,23 @@
-"""What is in an image, in the words of `zbi --list`."""
+"""The content of an image in the words of `zbi --list`."""
 
 from collections.abc import Iterator, Sequence
 
 from pipeline.errors import ImageTooLarge
 from pipeline.images.zbi import bootfs, item_types
-from pipeline.images.zbi.container import CRC_FLAG, HEADER, MAGIC, Draft, Item
-from pipeline.text import printable
+from pipeline.images.zbi.container import CRC_FLAG, HEADER, MAGIC, Item, ItemDraft
+from pipeline.text.printable import printable
 
 LONGEST_CMDLINE = 1 << 20
-"""Bytes; kernels take some thousand."""
+"""The most bytes that a command line may have; kernels take some thousand."""
 
 _INDENT = "        :"
 
 
-def unbootable(items: Sequence[Item | Draft], kernel: int | None = None) -> str:
-    """Why no device boots an image of these items, "" if one does. `kernel`: the type that it must start with."""
+def unbootable(items: Sequence[Item | ItemDraft], kernel: int | None = None) -> str:
+    """Why no device boots an image of these items; "" if one does.
+
+    `kernel` is the type of item that the image must start with, None if any kernel will do.
+    """
     if not items:
         return "empty ZBI"
     kernels = [item.type for item in items if item_types.is_kernel(item.type)]
@@ -28,15 +31,15 @@ def unbootable(items: Sequence[Item | Draft], kernel: int | None = None) -> str:
 
 
 def headline(items: Sequence[Item]) -> str:
-    """The first line: whether it can be booted."""
+    """The first line of the list: whether the image can be booted."""
     why = unbootable(items)
     return f"UNBOOTABLE: {why}" if why else "BOOTABLE: bootable image"
 
 
 def lines(item: Item, position: int, *, verbose: bool = False) -> Iterator[str]:
-    """The lines about one item, which is the one at this position; with `verbose` also what is in it.
+    """The lines about one item, whose header starts at `position`; with `verbose` also about its content.
 
-    Raises ImageDamaged if that cannot be read.
+    Raises ImageDamaged or ImageTooLarge if the content cannot be read.
     """
     name = item_types.name_of(item.type)
     size = f" (size={item.content_size:08x})" if item.type in item_types.STORAGE else ""
@@ -48,7 +51,7 @@ def lines(item: Item, position: int, *, verbose: bool = False) -> Iterator[str]:
 
 
 def wrong_crc(item: Item) -> str:
-    """What to say about a CRC that is not right; "" if it is."""
+    """The line about a wrong CRC; "" if it is right."""
     real = item.real_crc()
     if not item.flags & CRC_FLAG or item.crc in (None, real):
         return ""
@@ -56,12 +59,12 @@ def wrong_crc(item: Item) -> str:
 
 
 def words(item: Item) -> list[bytes]:
-    """The words of a CMDLINE. Raises ImageTooLarge."""
+    """The words of a CMDLINE item. Raises ImageTooLarge."""
     return cmdline(item).rstrip(b"\0").split()
 
 
 def cmdline(item: Item) -> bytes:
-    """The text of a CMDLINE. Raises ImageTooLarge."""
+    """The text of a CMDLINE item. Raises ImageTooLarge."""
     with item.faults():
         if item.payload.size > LONGEST_CMDLINE:
             raise ImageTooLarge(
@@ -74,7 +77,7 @@ def cmdline(item: Item) -> bytes:
 
 
 def end_of(item: Item, position: int) -> int:
-    """Where the item behind the one at this position starts."""
+    """Where the next item starts, if this one starts at `position`."""
     return position + HEADER.size + item.payload.size + -item.payload.size % 8
 
 
@@ -82,7 +85,7 @@ def _contents(item: Item) -> Iterator[str]:
     if item.type == item_types.CMDLINE:
         yield from map(printable, words(item))
     if item.type == item_types.BOOTFS:
-        reader = bootfs.Reader(item)
+        reader = bootfs.BootfsReader(item)
         for file in reader.files:
             yield f"{file.offset:08x} {file.size:08x} {printable(file.name)}"
         reader.rest()

@@ -1,8 +1,8 @@
-"""Putting images, files and items together to one image, in the way of Fuchsia's `zbi`.
+"""Merging images, files and items into one image, as Fuchsia's `zbi` does.
 
-As soon as a file is added, all BOOTFS items become one, and it goes to the end of the image: a device reads only the
-first one. All CMDLINE items become one in any case, and it comes before the BOOTFS. Everything else is carried over
-byte for byte, in order. Source: the behaviour of Fuchsia's zircon/tools/zbi, and its usage text.
+As soon as a file is added, all BOOTFS items become one, which goes to the end of the image: a device reads only the
+first one. All CMDLINE items become one in any case, which comes before the BOOTFS. Everything else is carried over byte
+for byte, in order. Source: the behaviour of Fuchsia's zircon/tools/zbi, and its usage text.
 """
 
 import dataclasses
@@ -17,54 +17,54 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from pipeline.errors import ImageTooLarge, InputChanged, StoreError, UsageError
-from pipeline.faults import host_faults, image_faults
-from pipeline.images.source import opened
+from pipeline.host.faults import host_faults, image_faults
+from pipeline.images.reader import opened
 from pipeline.images.zbi import bootfs, compression, container, item_types, listing
-from pipeline.images.zbi.bootfs import Census, File, Reader
+from pipeline.images.zbi.bootfs import BootfsReader, Census, File
 from pipeline.images.zbi.compression import Method, Packed
-from pipeline.images.zbi.container import Draft, Item, Stored, chunks
+from pipeline.images.zbi.container import FilePayload, Item, ItemDraft, chunks
 from pipeline.images.zbi.tree import Tree
-from pipeline.text import printable
+from pipeline.text.printable import printable
 
 _BLANKS = b" \t\r\n"
 
 
 class Content(Protocol):
-    """What a file of the new BOOTFS will hold."""
+    """The content of a file in the new BOOTFS."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size in bytes."""
 
     @property
     def identity(self) -> object:
-        """Equal for what is to be stored only once."""
+        """A value that is equal for contents that are to be stored only once."""
 
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """All of it; each piece is good until the next one is asked for."""
+        """The whole content in pieces; each is valid until the next one is asked for."""
 
 
 class Unpacked:
     """The BOOTFS of one item, whose files can be read in any order.
 
-    In the order of their offsets, which is the usual one, they are read on the way through it, once. For any other
-    order it is unpacked into a temporary file.
+    Read in the order of their offsets, which is the usual one, the files come from a single pass over the item. For any
+    other order it is unpacked into a temporary file.
     """
 
     def __init__(self, item: Item, resources: ExitStack, census: Census) -> None:
         self._item = item
         self._resources = resources
-        self._reader = Reader(item, census)
+        self._reader = BootfsReader(item, census)
         self._spilled: int | None = None
         self.files = self._reader.files
 
     def pieces(self, file: File) -> Iterator[bytes | memoryview]:
-        """The content of a file."""
+        """The content of a file, in pieces; each is valid until the next one is asked for."""
         if self._spilled is None and file.offset >= self._reader.position:
             return self._reader.content(file)
         if self._spilled is None:
             self._spilled = self._spill()
-        return chunks(Stored(self._spilled, file.offset, file.size))
+        return chunks(FilePayload(self._spilled, file.offset, file.size))
 
     def _spill(self) -> int:
         try:
@@ -86,7 +86,7 @@ class Unpacked:
 
 @dataclass(frozen=True)
 class Old:
-    """A file that was in one of the images."""
+    """A file from the BOOTFS of an input."""
 
     source: Unpacked
     file: File
@@ -98,7 +98,7 @@ class Old:
 
     @property
     def identity(self) -> object:
-        """See Content: names that shared a range still share it."""
+        """See Content: names that shared a range of bytes still share it."""
         return (id(self.source), self.file.offset, self.file.size)
 
     def pieces(self) -> Iterator[bytes | memoryview]:
@@ -108,12 +108,12 @@ class Old:
 
 @dataclass(frozen=True)
 class New:
-    """A file of the host."""
+    """A file of the host, which is read again when the image is written."""
 
     path: Path
     size: int
     identity: str
-    """SHA-256."""
+    """The SHA-256 of the content, in hexadecimal."""
 
     @classmethod
     def at(cls, path: Path) -> "New":
@@ -126,15 +126,15 @@ class New:
                     hint="is it the right file?",
                 )
             digest = hashlib.sha256()
-            for chunk in chunks(Stored(source.stream.fileno(), 0, source.size)):
+            for chunk in chunks(FilePayload(source.stream.fileno(), 0, source.size)):
                 digest.update(chunk)
             return cls(path, source.size, digest.hexdigest())
 
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """See Content. Raises InputChanged if the file is not what it was: another one may share these bytes."""
+        """See Content. Raises InputChanged if the file has changed since: other names may share these bytes."""
         digest = hashlib.sha256()
         with opened(self.path) as source, image_faults(printable(str(self.path))):
-            for chunk in chunks(Stored(source.stream.fileno(), 0, min(source.size, self.size))):
+            for chunk in chunks(FilePayload(source.stream.fileno(), 0, min(source.size, self.size))):
                 digest.update(chunk)
                 yield chunk
         if source.size != self.size or digest.hexdigest() != self.identity:
@@ -143,13 +143,13 @@ class New:
             )
 
 
-class Merge:
-    """What has been put together so far. A context manager: temporary files are gone after it."""
+class ZbiMerge:
+    """The inputs that have been added so far. It is a context manager: at its end temporary files are deleted."""
 
     def __init__(self) -> None:
         self._resources = ExitStack()
         self._items: list[Item] = []
-        self._replacing: dict[int, bool] = {}  # of BOOTFS items, by their place in _items
+        self._replacing: dict[int, bool] = {}  # for each BOOTFS item, by its index in _items
         self._added: list[tuple[str, Path, bool]] = []
 
     def __enter__(self) -> Self:
@@ -161,41 +161,42 @@ class Merge:
         self._resources.close()
 
     def add_image(self, path: Path, *, replace: bool = False) -> None:
-        """All items of an image. With `replace`, files of its BOOTFS replace those of the same name before it."""
+        """Add all items of an image. With `replace`, files of its BOOTFS replace earlier ones of the same name."""
         for item in self._resources.enter_context(container.opened(path)):
             self.add_item(dataclasses.replace(item, file=printable(str(path))), replace=replace)
 
     def add_item(self, item: Item, *, replace: bool = False) -> None:
-        """One item."""
+        """Add one item. With `replace`, files of a BOOTFS replace earlier ones of the same name."""
         if item.type == item_types.BOOTFS:
             self._replacing[len(self._items)] = replace
         self._items.append(item)
 
     def add_file(self, target: str, source: Path, *, replace: bool = False) -> None:
-        """A file of the host, or all files of a directory, at `target` in the BOOTFS.
+        """Add a file of the host, or all files of a directory, at `target` in the BOOTFS.
 
-        Raises UsageError for a target that no device takes.
+        With `replace`, they replace earlier files of the same name. Raises UsageError for a target that a device
+        refuses.
         """
         folded = posixpath.normpath(target)
         bootfs.check_name(folded)
         self._added.append((folded, source, replace))
 
     def add_directory(self, source: Path, *, replace: bool = False) -> None:
-        """All files of a directory of the host, by the names that they have in it."""
+        """Add all files of a directory of the host, under the names that they have in it."""
         self._added.append(("", source, replace))
 
     @property
     def items(self) -> tuple[Item, ...]:
-        """All items as they came in."""
+        """All items of the inputs, unchanged and in order."""
         return tuple(self._items)
 
-    def outcome(self, method: Method | None = None) -> list[Item | Draft]:
-        """The items of the new image. `method` None: the BOOTFS stays compressed as the first one that came in, and
-        is zstd if none did.
+    def outcome(self, method: Method | None = None) -> list[Item | ItemDraft]:
+        """The items of the new image.
 
-        Raises ImageError for a name that comes twice, UsageError for a source that cannot be read.
+        The new BOOTFS is compressed by `method`; without one, as the first BOOTFS of the images was, or by zstd if none
+        had any. Raises ImageError for a name that comes twice, UsageError for a source that cannot be read.
         """
-        kept: list[Item | Draft] = [
+        kept: list[Item | ItemDraft] = [
             self._carried(item, method)
             for place, item in enumerate(self._items)
             if item.type != item_types.CMDLINE and not (self._added and place in self._replacing)
@@ -208,8 +209,8 @@ class Merge:
         return kept
 
     @staticmethod
-    def _carried(item: Item, method: Method | None) -> Item | Draft:
-        """An item of an image as it is; one that was just made of a file is compressed, if its type allows it."""
+    def _carried(item: Item, method: Method | None) -> Item | ItemDraft:
+        """An item of an image as it is; one that was made from a file is compressed, if its type allows that."""
         if item.offset is not None or item.type not in item_types.STORAGE:
             return item
         return Packed(item.type, chunks(item.payload), item.payload.size, method or compression.ZSTD)

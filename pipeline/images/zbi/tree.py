@@ -1,4 +1,4 @@
-"""Names and what they stand for, in which no name is a directory and a file at once."""
+"""A mapping from file names to values, in which no name is a directory and a file at once."""
 
 from typing import Generic, TypeVar
 
@@ -8,14 +8,14 @@ Value = TypeVar("Value")
 
 
 class Tree(Generic[Value]):
-    """Files by their names. A directory is there as long as a file is in it."""
+    """Files by their names. A directory exists as long as a file is in it."""
 
     def __init__(self) -> None:
         self.files: dict[str, Value] = {}
         self._inside: dict[str, set[str]] = {}  # of each directory, what lies directly in it
 
     def insert(self, name: str, value: Value, *, replace: bool) -> None:
-        """Add a file. Raises ImageError where another one, or a directory, has the name and may not be replaced."""
+        """Add a file. Raises ImageError if a file or directory is in its way that may not be replaced."""
         if name in self.files:
             self._give_way(name, replace)
         elif name in self._inside:
@@ -24,7 +24,7 @@ class Tree(Generic[Value]):
         self.files[name] = value
 
     def _enter(self, name: str, replace: bool) -> None:
-        """Make the directories above a name. Above one that is there, no file can be in the way."""
+        """Make the directories above a name. One that exists ends the walk: no file can be in the way above it."""
         parent = _parent(name)
         while parent:
             known = parent in self._inside
@@ -51,7 +51,7 @@ class Tree(Generic[Value]):
             name, parent = parent, _parent(parent)
 
     def _remove(self, name: str) -> None:
-        """A file, or all that is in a directory."""
+        """Remove a file, or a directory with all that is in it."""
         left = [name]
         while left:
             name = left.pop()

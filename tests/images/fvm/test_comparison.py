@@ -94,6 +94,7 @@ _PAGES = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(_PAGES)
 def test_data_zeros_and_holes_in_any_order(
     tmp_path_factory: pytest.TempPathFactory, pages: list[tuple[bytes | None, bytes | None]]

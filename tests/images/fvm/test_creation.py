@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ImageError, UsageError
 from pipeline.images import fvm
-from pipeline.images.fvm import Header
+from pipeline.images.fvm import FvmHeader
 from tests.images.fvm.volumes import (
     GIB,
     PARTITIONS,
@@ -62,24 +62,24 @@ def test_a_volume_of_a_length(slice_size: int, more: int) -> None:
     with memory() as stream:
         fvm.create(stream, slice_size, {"data": b"x" * 100_000}, length=least + more)
         assert stream.seek(0, 2) == least + more
-        assert fvm.read(stream).header == Header.for_disk(least + more, slice_size)
+        assert fvm.read(stream).header == FvmHeader.for_disk(least + more, slice_size)
 
 
 def test_preallocated_tables_let_a_volume_grow_in_place() -> None:
     image = make({"data": b"x" * 100_000}, max_disk_size=GIB)
     header = read(image).header
-    assert (header.slices, header.allocation_table_size) == (4, Header.for_disk(GIB, SLICE).allocation_table_size)
+    assert (header.slices, header.allocation_table_size) == (4, FvmHeader.for_disk(GIB, SLICE).allocation_table_size)
     assert len(image) == header.slice_offset(5)
     with memory(image) as stream:
         assert fvm.extend_in_place(stream, GIB)
-        assert fvm.read(stream).header == Header.for_disk(GIB, SLICE)
+        assert fvm.read(stream).header == FvmHeader.for_disk(GIB, SLICE)
     assert extended_in_place(make({"data": b"x" * 100_000}), 64 << 20) is None
 
 
 def test_preallocated_tables_and_a_length() -> None:
     header = read(make({}, length=1 << 22, max_disk_size=GIB)).header
-    table = Header.for_disk(GIB, SLICE).allocation_table_size
-    assert header == Header.for_disk(1 << 22, SLICE, table)
+    table = FvmHeader.for_disk(GIB, SLICE).allocation_table_size
+    assert header == FvmHeader.for_disk(1 << 22, SLICE, table)
     assert header.allocation_table_size == table
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ImageDamaged, ImageError, InstanceBusy, UsageError, WrongFormat
 from pipeline.images import fvm
-from pipeline.images.fvm import Header
+from pipeline.images.fvm import FvmHeader
 from tests.images.fvm.volumes import (
     FIRST_SLICE,
     GIB,
@@ -35,6 +35,7 @@ from tests.images.fvm.volumes import (
 )
 
 
+@pytest.mark.slow
 @given(SLICE_SIZES, PARTITIONS, st.integers(0, 1 << 25))
 def test_an_extended_volume_is_the_same_but_longer(slice_size: int, partitions: dict[str, bytes], more: int) -> None:
     image = make(partitions, slice_size)
@@ -43,12 +44,13 @@ def test_an_extended_volume_is_the_same_but_longer(slice_size: int, partitions: 
     new = read(longer)
     assert len(longer) == length
     assert copies(longer)[0] == copies(longer)[1] == encoded(new)
-    assert new.header == Header.for_disk(length, slice_size)
+    assert new.header == FvmHeader.for_disk(length, slice_size)
     assert new.partition_table == old.partition_table
     assert new.allocation_table.rstrip(b"\0") == old.allocation_table.rstrip(b"\0")
     assert slices(longer) == slices(image)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 30), unique=True), st.randoms(use_true_random=False), st.integers(0, 1 << 25))
 def test_slices_in_any_order_keep_their_numbers(numbers: list[int], random: object, more: int) -> None:
@@ -81,7 +83,7 @@ def test_an_image_of_2019_gets_the_geometry_of_today(length: int) -> None:
     with memory(image) as source, memory() as output:
         fvm.extend(source, output, length)
         new = fvm.read(output)
-        assert replace(new.header, oldest_minor_version=1) == Header.for_disk(length, 8192)
+        assert replace(new.header, oldest_minor_version=1) == FvmHeader.for_disk(length, 8192)
         assert new.header.oldest_minor_version == 0
         output.seek(new.header.slice_offset(1))
         assert output.read(len(contents)) == contents
@@ -92,7 +94,7 @@ def test_a_file_that_fits_ends_with_the_last_allocated_slice(length: int) -> Non
     image = with_entries(make({"data": b"x" * SLICE * 4}), {3: 0, 4: 0})
     fitting = extended(image, length, to_fit=True)
     assert len(fitting) == read(fitting).header.slice_offset(3)
-    assert read(fitting).header == Header.for_disk(length, SLICE)
+    assert read(fitting).header == FvmHeader.for_disk(length, SLICE)
     assert slices(fitting) == slices(image)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ImageDamaged, ImageError, ImageTooLarge, WrongFormat
-from pipeline.images.fvm import BLOCK, Header
+from pipeline.images.fvm import BLOCK, FvmHeader
 from pipeline.images.fvm.header import smallest_disk
 from tests.images.fvm.volumes import GIB, SLICE, SLICE_SIZES, make, put, read
 
@@ -26,27 +26,27 @@ IMAGE = make({"data": b"x"})
     ids=["8M of 32K", "64M of 32K", "3G of 32K", "3G of 1M"],
 )
 def test_geometry_of_a_disk(size: int, slice_size: int, slices: int, table: int, partition_size: int) -> None:
-    header = Header.for_disk(size, slice_size)
+    header = FvmHeader.for_disk(size, slice_size)
     assert (header.slices, header.allocation_table_size, header.partition_size) == (slices, table, partition_size)
 
 
 @given(SLICE_SIZES, st.integers(0, 1 << 32))
 def test_a_disk_holds_its_tables_and_slices_and_no_more_would_fit(slice_size: int, more: int) -> None:
     size = smallest_disk(1, slice_size) + more
-    header = Header.for_disk(size, slice_size)
+    header = FvmHeader.for_disk(size, slice_size)
     assert (
         header.partition_size == header.slice_offset(header.slices + 1) <= size < header.slice_offset(header.slices + 2)
     )
     assert header.allocation_table_size >= 8 * (header.slices + 1)
-    assert Header.decode(header.encode()) == header
+    assert FvmHeader.decode(header.encode()) == header
 
 
 @given(SLICE_SIZES, st.integers(1, 1 << 20))
 def test_the_smallest_disk_holds_so_many_slices_and_a_smaller_one_does_not(slice_size: int, slices: int) -> None:
     size = smallest_disk(slices, slice_size)
-    assert Header.for_disk(size, slice_size).slices >= slices
+    assert FvmHeader.for_disk(size, slice_size).slices >= slices
     if slices > 1:
-        assert Header.for_disk(size - 1, slice_size).slices < slices
+        assert FvmHeader.for_disk(size - 1, slice_size).slices < slices
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_smallest_disk_holds_so_many_slices_and_a_smaller_one_does_not(slice
 )
 def test_a_disk_that_cannot_be_is_refused(size: int, slice_size: int, error: type[ImageError], problem: str) -> None:
     with pytest.raises(error, match=problem) as caught:
-        Header.for_disk(size, slice_size)
+        FvmHeader.for_disk(size, slice_size)
     assert caught.value.hint
 
 
@@ -130,4 +130,4 @@ def test_what_is_no_whole_header_is_refused(image: bytes, error: type[ImageError
 
 
 def test_a_header_is_a_block() -> None:
-    assert len(Header.for_disk(GIB, SLICE).encode()) == BLOCK
+    assert len(FvmHeader.for_disk(GIB, SLICE).encode()) == BLOCK

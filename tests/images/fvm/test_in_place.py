@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ImageDamaged, StoreError
 from pipeline.images import fvm
-from pipeline.images.fvm import Header
+from pipeline.images.fvm import FvmHeader
 from tests.images.fvm.volumes import (
     COPY_B,
     SLICE,
@@ -62,7 +62,7 @@ def test_the_metadata_are_those_of_a_new_file(image: bytes, to_fit: bool) -> Non
     assert len(changed) == len(anew)
     assert copies(changed) == copies(anew)
     assert slices(changed) == slices(anew) == slices(image)
-    assert read(changed).header == replace(Header.for_disk(LENGTH, SLICE), generation=read(image).header.generation)
+    assert read(changed).header == replace(FvmHeader.for_disk(LENGTH, SLICE), generation=read(image).header.generation)
 
 
 @settings(max_examples=50)
@@ -86,7 +86,7 @@ def test_an_image_of_2019_with_the_tables_of_today_is() -> None:
     changed = extended_in_place(image, 8 << 20)
     assert changed is not None
     assert slices(changed) == slices(image)
-    assert read(changed).header == replace(Header.for_disk(8 << 20, SLICE), oldest_minor_version=0)
+    assert read(changed).header == replace(FvmHeader.for_disk(8 << 20, SLICE), oldest_minor_version=0)
 
 
 @dataclass(frozen=True)

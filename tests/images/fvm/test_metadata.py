@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ImageDamaged, ImageError, ImageTooLarge
 from pipeline.images import fvm
-from pipeline.images.fvm import Extent, Header, Metadata, Partition, tables
+from pipeline.images.fvm import Extent, FvmHeader, Metadata, Partition, tables
 from tests.images.fvm.volumes import (
     COPY_B,
     SLICE,
@@ -123,7 +123,7 @@ def test_an_image_of_2019() -> None:
     header = read(image).header
     assert (header.allocation_table_size, header.partition_size, header.oldest_minor_version) == (8192, 8 << 20, 0)
     assert b"".join(slices(image).values()) == contents
-    assert Header.for_disk(8 << 20, 8192).allocation_table_size == 16384, "other than today"
+    assert FvmHeader.for_disk(8 << 20, 8192).allocation_table_size == 16384, "other than today"
 
 
 def test_the_partitions_of_a_volume() -> None:
@@ -139,14 +139,14 @@ def test_the_partitions_of_a_volume() -> None:
 def test_the_type_of_a_blob_partition_is_written_as_people_know_it() -> None:
     stored = bytes.fromhex("0e3867294c13bb4cb6da17e7ce1ca45d")
     table = bytes(64) + struct.pack("<16s16sII24s", stored, bytes(16), 3, 1, b"blob\0rest") + bytes(65536 - 128)
-    (partition,) = Metadata(Header.for_disk(1 << 20, SLICE), table, bytes(8192)).partitions
+    (partition,) = Metadata(FvmHeader.for_disk(1 << 20, SLICE), table, bytes(8192)).partitions
     assert partition == Partition(1, "blob", UUID("2967380e-134c-4cbb-b6da-17e7ce1ca45d"), UUID(int=0), 3, 1)
     assert not partition.active
 
 
 def test_a_name_that_is_no_text_is_escaped() -> None:
     table = bytes(64) + struct.pack("<16s16sII24s", bytes(16), bytes(16), 1, 0, b"a\xff\x1b[2J") + bytes(65536 - 128)
-    (partition,) = Metadata(Header.for_disk(1 << 20, SLICE), table, bytes(8192)).partitions
+    (partition,) = Metadata(FvmHeader.for_disk(1 << 20, SLICE), table, bytes(8192)).partitions
     assert partition.name == "a\\xff\x1b[2J"
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from hypothesis import strategies as st
 
 from pipeline.images import fvm
-from pipeline.images.fvm import Extent, Header, Metadata
+from pipeline.images.fvm import Extent, FvmHeader, Metadata
 
 SLICE = 32 * 1024
 COPY_B = 81920
@@ -117,7 +117,7 @@ def of_2019(contents: bytes, disk: int, slice_size: int = SLICE) -> bytes:
     """A volume with one partition as tools before 2021 made it: other table size, other hash, the size of the disk."""
     table = -(-8 * (disk // slice_size) // 8192) * 8192
     slice_count = (disk - 2 * (73728 + table)) // slice_size
-    header = replace(Header(slice_count, slice_size, disk, table), oldest_minor_version=0)
+    header = replace(FvmHeader(slice_count, slice_size, disk, table), oldest_minor_version=0)
     new = make({"data": contents}, slice_size)
     count = -(-len(contents) // slice_size)
     entries = Extent(1, 1, 0, count).encode().rjust(8 * count + 8, b"\0").ljust(table, b"\0")

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import ImageDamaged, ImageTooLarge, UsageError
 from pipeline.images.zbi import bootfs, compression
-from pipeline.images.zbi.bootfs import Census, File, Reader
+from pipeline.images.zbi.bootfs import BootfsReader, Census, File
 from pipeline.images.zbi.container import Item, Memory
 from tests.images import zbis
 from tests.images.zbi import device
@@ -25,7 +25,7 @@ def item(payload: bytes, pack: str = "raw") -> Item:
 
 
 def read(payload: bytes, pack: str = "raw") -> dict[str, bytes]:
-    reader = Reader(item(payload, pack))
+    reader = BootfsReader(item(payload, pack))
     contents: dict[tuple[int, int], bytes] = {}
     for file in sorted(reader.files, key=place):
         if file.size and place(file) not in contents:
@@ -129,7 +129,7 @@ def test_damage_behind_the_last_file_is_found(pack: str) -> None:
     packed = zbis.PACKS[pack](PAYLOAD)
     damaged = Item(zbis.BOOTFS, Memory(packed + b"\0"), len(PAYLOAD), zbis.VERSION | zbis.COMPRESSED, offset=0)
     with pytest.raises(ImageDamaged):
-        Reader(damaged).rest()
+        BootfsReader(damaged).rest()
 
 
 def test_a_directory_of_megabytes_is_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +139,7 @@ def test_a_directory_of_megabytes_is_not_even_read(monkeypatch: pytest.MonkeyPat
         read(zbis.bootfs([zbis.entry(b"n" * 255 + b"\0", 0, 0)] * 4))
 
 
+@pytest.mark.slow
 def test_long_directories_take_no_time() -> None:
     payload = zbis.bootfs([zbis.entry(b"d/" * 120 + b"%06d\0" % number, 0, 0) for number in range(40_000)])
     before = time.process_time()
@@ -165,10 +166,10 @@ def test_files_and_directories_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_read_together_is_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootfs, "MOST_FILES", 7)
     census = Census()
-    Reader(item(PAYLOAD), census)
+    BootfsReader(item(PAYLOAD), census)
     with pytest.raises(ImageTooLarge, match="too many files"):
-        Reader(item(PAYLOAD), census)
-    assert len(Reader(item(PAYLOAD)).files) == 4
+        BootfsReader(item(PAYLOAD), census)
+    assert len(BootfsReader(item(PAYLOAD)).files) == 4
 
 
 def laid_out(files: dict[str, bytes]) -> bytes:
@@ -236,7 +237,7 @@ def test_names_that_are_written(name: str) -> None:
 
 
 def test_a_content_may_be_left_out() -> None:
-    reader = Reader(item(PAYLOAD, "zstd"))
+    reader = BootfsReader(item(PAYLOAD, "zstd"))
     last = reader.files[-1]
     assert b"".join(map(bytes, reader.content(last))) == FILES["zz"]
 
@@ -246,4 +247,4 @@ def test_a_claim_that_does_not_fit(change: Callable[[bytes], bytes]) -> None:
     packed = zbis.PACKS["zstd"](change(PAYLOAD))
     wrong = Item(zbis.BOOTFS, Memory(packed), len(PAYLOAD), zbis.VERSION | zbis.COMPRESSED, offset=0)
     with pytest.raises(ImageDamaged, match="out of its frame"):
-        Reader(wrong).rest()
+        BootfsReader(wrong).rest()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.images import zbi
 from pipeline.images.zbi import bootfs
-from pipeline.images.zbi.merge import Merge
+from pipeline.images.zbi.merge import ZbiMerge
 from tests.images import zbis
 from tests.images.zbi import device
 from tests.images.zbi.conftest import Desk
@@ -270,7 +270,7 @@ def test_out_may_be_in(desk: Desk) -> None:
 def test_nothing_stays_open_after_a_merge(desk: Desk) -> None:
     before = os.listdir("/proc/self/fd")  # noqa: PTH208
     desk.put("in", zbis.image(FILES))
-    with Merge() as made:
+    with ZbiMerge() as made:
         made.add_image(desk.path / "in")
         assert len(os.listdir("/proc/self/fd")) > len(before)  # noqa: PTH208
     assert set(os.listdir("/proc/self/fd")) <= set(before)  # noqa: PTH208

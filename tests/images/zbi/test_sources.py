@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import ImageDamaged, InputChanged
 from pipeline.images.zbi import compression, container, merge
-from pipeline.images.zbi.merge import Merge
+from pipeline.images.zbi.merge import ZbiMerge
 from tests.images import zbis
 from tests.images.zbi.conftest import Desk
 
@@ -84,7 +84,7 @@ def test_a_source_that_no_bootfs_can_hold(desk: Desk) -> None:
 
 def changed(desk: Desk, content: bytes) -> str:
     """Refuse a source that is changed after it has been hashed."""
-    with Merge() as made:
+    with ZbiMerge() as made:
         made.add_file("a", desk.put("key", b"as it was"))
         (item,) = made.outcome()
         desk.put("key", content)
@@ -102,7 +102,7 @@ def test_a_source_that_changes_while_it_is_read(desk: Desk, content: bytes) -> N
 def test_an_image_that_shrinks_while_it_is_read(desk: Desk) -> None:
     path = desk.put("in", zbis.image({**FILES, "lib/large": bytes(3 << 20)}))
     desk.put("key", b"key")
-    with Merge() as made:
+    with ZbiMerge() as made:
         made.add_image(path)
         made.add_file("a", desk.path / "key")
         items = made.outcome()

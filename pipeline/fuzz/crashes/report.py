@@ -1,0 +1,283 @@
+"""What the output of a run says of a crash, and which crashes are the same: belong to one bucket.
+
+Crashes are the same if they are of one kind and happened in the same place: the upper three frames of the stack that
+are the target's own, without lines and addresses, so that a bucket stays the same when the target is built again.
+"""
+
+import base64
+import binascii
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from pipeline.fuzz.crashes import functions, kinds, messages, stack
+from pipeline.fuzz.crashes.functions import ENTRY
+from pipeline.fuzz.crashes.kinds import Mark
+from pipeline.fuzz.crashes.stack import Frame
+from pipeline.text.printable import one_line, printable
+
+LOOKED_AT = 1 << 20
+"""How many bytes of an output are looked at, at its beginning and again at its end."""
+
+MOST_INPUT = 4096
+"""The most bytes of an input that is taken from the output. libFuzzer prints inputs of at most 256 bytes."""
+
+FRAMES = 3
+"""How many frames tell one crash from another: as many as ClusterFuzz takes."""
+
+_MOST_ARTIFACTS = 16
+_LONGEST_NAME = 255
+_SPAN = 1000  # lines behind the beginning of a report in which its stack is looked for
+
+_ACCESS = re.compile(
+    r"^ {0,4}(READ|WRITE|Read|Write) of size (\d{1,9})\b|is caused by a (READ|WRITE) memory access"
+    r"|: (load of|store to) null pointer of type ",
+    re.MULTILINE,
+)
+_ACCESSES = {"Read": "READ", "Write": "WRITE", "load of": "READ", "store to": "WRITE"}
+_SUMMARY = re.compile(r"^SUMMARY: (?:libFuzzer|[A-Za-z]{1,64}Sanitizer): .{1,1000}", re.MULTILINE)
+_WRITTEN = re.compile(r"Test unit written to (.{1,4200})(?:\nBase64: ([A-Za-z0-9+/]{0,5464}={0,2})$)?", re.MULTILINE)
+
+_WITH_MESSAGE = (messages.ASSERTION, messages.CHECK, messages.PANIC)
+_BY_SIGNAL = ("deadly signal", "timeout", *_WITH_MESSAGE)
+"""The kinds of crash whose stack may be that of libFuzzer's signal handler."""
+
+_ENDED_ITSELF = ("deadly signal", "ABRT", "ILL", "TRAP", "breakpoint")
+"""The kinds of report that a target gets when it ends itself, as by a failed assertion."""
+
+_NO_MEMORY = ("out-of-memory", "allocation-size-too-big", "calloc-overflow")
+_OUT_OF_MEMORY_IN_RUST = ("rust_oom", "__rust_alloc_error_handler", "alloc::alloc::handle_alloc_error")
+
+_DIRECT_LEAK = re.compile(r"^Direct leak of ", re.MULTILINE)
+_FREED = re.compile(r"^freed by thread ", re.MULTILINE)
+_BAD_CAST = re.compile(
+    r"which does not point to an object of type (?P<object>.{1,400})"
+    r"|integrity check for type (?P<cast>.{1,400}?) failed during "
+)
+_BAD_CAST_TO = "Bad-cast to "
+_CAST_FROM = re.compile(
+    r"note: (?:(?:object|vtable) is of type (?P<type>.{1,400})|(?:object has )?(?P<invalid>invalid) v(?:ptr|table)"
+    r"|object is (?P<base>base class subobject at offset \d{1,9}) )"
+)
+_FATAL_IN_LOG = re.compile(r"^\[\d{1,9}\.\d{3,6}\](?:\[[^\[\]\n]{0,128}\]){1,6} FATAL: .{1,1000}", re.MULTILINE)
+_LONGEST_CYCLE, _TURNS = 10, 3
+
+
+@dataclass(frozen=True)
+class CrashReport:
+    """What the output of a run told of a crash. All text is fit to print."""
+
+    kind: str
+    """The kind of crash, such as `heap-buffer-overflow`, `SEGV`, `deadly signal`, `timeout` or `out-of-memory`.
+
+    It can also be `memory leak`, the class of an undefined behaviour, `assertion failure`, `check failure`, `panic`.
+    """
+    access: str = ""
+    """The bad access to memory, such as `READ 4` (bytes), or only `WRITE`; empty if it was not told."""
+    frames: tuple[Frame, ...] = ()
+    """The stack of the crash; of a leak, the stack of its allocation.
+
+    If the stack of a use after free is cut off, the stack that freed the memory is appended.
+    """
+    summary: str = ""
+    """One line: the sanitizer's or libFuzzer's `SUMMARY: `, or else the line with which the report begins."""
+    artifacts: tuple[str, ...] = ()
+    """The names of the files that the fuzzer wrote for the crash."""
+    base64: bytes | None = None
+    """The input, decoded from the `Base64:` line of the last artifact; None if it was not told."""
+    message: str = ""
+    """What an assertion, a CHECK or a panic said, or the types of a bad cast, without what differs from run to run."""
+
+
+def parse(output: bytes) -> CrashReport | None:
+    """Read what the output of one run says of a crash. None if it tells of none.
+
+    The first report counts. But one of undefined behaviour, after which a target may go on, counts only if the target
+    did not go on, and if no other report follows but that of UndefinedBehaviorSanitizer ending the target. The middle
+    of a long output is not looked at.
+    """
+    text = printable(_ends(output))
+    mark = kinds.first(text)
+    went_on = deque(kinds.WENT_ON.finditer(text, 0, mark.start if mark else len(text)), 1)
+    begin = went_on[0].end() if went_on else 0
+    if mark is None:
+        undefined = kinds.undefined(text, begin)
+        return _report(text, undefined, _frames(text, undefined), undefined.kind) if undefined else None
+    frames = _frames(text, mark)
+    by_undefined = any(frame.function.startswith("__ubsan_") for frame in frames)
+    if by_undefined and (undefined := kinds.last_undefined(text, mark.start)):
+        return _report(text, undefined, frames, undefined.kind)
+    return _report(text, mark, frames, *_explained(text, mark, begin, frames))
+
+
+def _ends(output: bytes) -> bytes:
+    return output if len(output) <= 2 * LOOKED_AT else output[:LOOKED_AT] + b"\n" + output[-LOOKED_AT:]
+
+
+def _explained(text: str, mark: Mark, begin: int, frames: tuple[Frame, ...]) -> tuple[str, str]:
+    """Return the kind and the message of a report, explained by what the target itself has said since `begin`."""
+    if mark.told:
+        return mark.kind, messages.stable(mark.told, any_number=True)
+    if mark.kind not in _ENDED_ITSELF:
+        return mark.kind, ""
+    if any(functions.name(frame) in _OUT_OF_MEMORY_IN_RUST for frame in frames):
+        return "out-of-memory", ""
+    if injection := kinds.injection(text, begin, mark.start):
+        return injection, ""
+    said = messages.last(text, begin, mark.start)
+    if said is None and (logged := _FATAL_IN_LOG.search(text, mark.end)):  # Fuchsia's system log comes behind it
+        said = messages.last(text, *logged.span())
+    return (said.kind, said.text) if said else (mark.kind, "")
+
+
+def _report(text: str, mark: Mark, frames: tuple[Frame, ...], kind: str, message: str = "") -> CrashReport:
+    access = _ACCESS.search(text, mark.start, mark.end + 1000)
+    summary = _SUMMARY.search(text, mark.start)
+    artifacts, content = _artifacts(text)
+    return CrashReport(
+        kind,
+        " ".join(_ACCESSES.get(word, word) for word in access.groups() if word) if access else "",
+        frames,
+        one_line(summary[0] if summary else _whole_line(text, mark)),
+        artifacts,
+        content,
+        message or _bad_cast(text, mark),
+    )
+
+
+def _whole_line(text: str, mark: Mark) -> str:
+    return text[max(text.rfind("\n", 0, mark.start) + 1, mark.start - 200) : mark.end]
+
+
+def _bad_cast(text: str, mark: Mark) -> str:
+    """Name the types of a bad cast, which tell more than its place does; empty if the report is of something else."""
+    cast = _BAD_CAST.search(text, mark.start, mark.end)
+    if cast is None:
+        return ""
+    source = _CAST_FROM.search(text, mark.end, mark.end + 1000)
+    known = source and (source["type"] or source["base"] or "invalid vptr")
+    words = (word.strip("' ") for word in filter(None, (cast["object"] or cast["cast"], known)))
+    return messages.stable(_BAD_CAST_TO + " from ".join(words))
+
+
+def _frames(text: str, mark: Mark) -> tuple[Frame, ...]:
+    """Read the stack of the report; if there are several leaks, that of the first direct one.
+
+    If the stack of a use after free is cut off before the target's entry, the stack that freed the memory is appended.
+    """
+    leak = _DIRECT_LEAK.search(text, mark.end) if mark.kind == "memory leak" else None
+    frames = stack.read(_lines(text, leak.end() if leak else mark.end))
+    freed = _FREED.search(text, mark.end) if mark.kind == "heap-use-after-free" else None
+    if freed and len(functions.own(frames)) < FRAMES and not any(functions.name(frame) == ENTRY for frame in frames):
+        frames += stack.read(_lines(text, freed.end()))
+    return frames
+
+
+def _lines(text: str, start: int) -> Iterator[str]:
+    """Yield the lines of the text from `start` on, _SPAN of them at most."""
+    for _ in range(_SPAN):
+        end = text.find("\n", start)
+        yield text[start : len(text) if end < 0 else end]
+        if end < 0:
+            return
+        start = end + 1
+
+
+def _artifacts(text: str) -> tuple[tuple[str, ...], bytes | None]:
+    """Return the names of the artifacts, and the content of the last one, if it is told.
+
+    Slow units do not count: the fuzzer goes on after them.
+    """
+    names: dict[str, bytes | None] = {}
+    for match in _WRITTEN.finditer(text):
+        name = match[1].rstrip().rpartition("/")[2][:_LONGEST_NAME]
+        if name and not name.startswith("slow-unit-") and len(names) < _MOST_ARTIFACTS:
+            names[one_line(name)] = _decoded(match[2])
+    return tuple(names), next(reversed(names.values()), None)
+
+
+def _decoded(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        content = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return None
+    return content if len(content) <= MOST_INPUT else None
+
+
+def telling_frames(report: CrashReport, frames: int = FRAMES) -> tuple[Frame, ...]:
+    """Return the frames that tell the crash from others: the upper ones of the target's own, at most `frames`.
+
+    For a timeout they are the lowest ones above the entry, because what is on top of a loop is chance; but the upper
+    ones if the stack was cut off before the entry, because then the lowest are chance too. For a stack overflow they
+    are those of the cycle, because the call that was one too many is chance. A message takes the place of one frame.
+    """
+    mine = functions.own(report.frames, report.kind in _BY_SIGNAL, report.kind in _NO_MEMORY)
+    most = frames - bool(report.message)
+    inner = [frame for frame in mine if functions.name(frame) != ENTRY]
+    if report.kind == "timeout" and inner != mine:
+        return tuple((inner if len(inner) >= most else mine)[-most:])
+    if report.kind == "stack-overflow":
+        mine = _cycle(mine)
+    return tuple(mine[:most])
+
+
+def _cycle(frames: list[Frame]) -> list[Frame]:
+    """Return one turn of the frames that recur, which begins with the same frame whichever call was the last.
+
+    It is rotated so that its names come first in sorted order. If frames recur in no fixed order, it is each of them
+    once, in the order of their names; if none recurs, all frames are returned.
+    """
+    names = [functions.name(frame) for frame in frames]
+    for length in range(1, _LONGEST_CYCLE + 1):
+        for start in range(len(names) - _TURNS * length + 1):
+            turn = names[start : start + length]
+            if turn * _TURNS == names[start : start + _TURNS * length]:
+                first = min(range(length), key=lambda at: turn[at:] + turn[:at])
+                return frames[start + first : start + first + length]
+    recurring = {name: frame for name, frame in zip(names, frames, strict=True) if names.count(name) > _TURNS - 1}
+    return [recurring[name] for name in sorted(recurring)] or frames
+
+
+def key_frames(report: CrashReport, frames: int = FRAMES) -> tuple[str, ...]:
+    """Return what tells the crash from others: its message, if it has one, and the names of its telling frames."""
+    telling = telling_frames(report, frames)
+    names = [functions.name(frame) for frame in telling]
+    if names == [ENTRY] and telling[0].file:
+        names = [f"{ENTRY} {telling[0].file.rpartition('/')[2]}"]
+    return (*filter(None, [report.message]), *names)
+
+
+def title(kind: str, key_frames: Sequence[str]) -> str:
+    """Return a line for people, such as `SEGV in parse` or `panic in parse: no such thing`."""
+    first = next(iter(key_frames), "")
+    said = kind in _WITH_MESSAGE or first.startswith(_BAD_CAST_TO)
+    place = "".join(f" in {function}" for function in key_frames[said:][:1])
+    return f"{kind}{place}: {first}" if said and first else f"{kind}{place}"
+
+
+def key(report: CrashReport, frames: int = FRAMES, fuzzer: str = "") -> str:
+    """Return a text that is equal for crashes that are the same. `fuzzer` stands in if no frame is known."""
+    return " | ".join((report.kind, *(key_frames(report, frames) or (fuzzer,))))
+
+
+def identity(key: str) -> str:
+    """Return twelve hexadecimal digits that stand for a key."""
+    return sha256(key.encode(errors="replace")).hexdigest()[:12]
+
+
+def slug(report: CrashReport, fuzzer: str = "") -> str:
+    """Return a name for the directory of the crash's bucket: `heap-buffer-overflow-parse_record-3f2a91c04d1e`.
+
+    It has at most 80 characters, all of them of [a-z0-9_-].
+    """
+    place = next(map(functions.name, telling_frames(report)), report.message or fuzzer)
+    words = [_plain(report.kind)[:30], _plain(place)[:36].strip("-"), identity(key(report, fuzzer=fuzzer))]
+    return "-".join(filter(None, words))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")

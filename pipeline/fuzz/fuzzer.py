@@ -1,0 +1,152 @@
+"""One fuzzer in a guest: its preparation, its runs, and where its files are."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from pipeline.builds.build import Build
+from pipeline.errors import CommandExited, FuzzerError, TopcoatError
+from pipeline.fuzz.arguments import Arguments
+from pipeline.fuzz.artifact_scanner import ArtifactScanner
+from pipeline.fuzz.connector import GuestCommand, GuestConnector
+from pipeline.fuzz.lines import LineEnds
+from pipeline.fuzz.pid_scanner import PidScanner
+from pipeline.fuzz.streams import FuzzerOutput, Scanned
+from pipeline.fuzz.styles import Style, style_of
+from pipeline.fuzz.symbolizer import Symbolizer, Writer
+from pipeline.fuzz.targets import FuzzTarget, FuzzTargets
+from pipeline.host.deadline import Deadline
+from pipeline.text.printable import one_line, tail
+
+log = logging.getLogger("topcoat")
+
+WAIT_LIMIT = 60.0
+"""Seconds that a fuzzer may take to end after the end of its output."""
+
+_NOT_FOUND = 127
+_LOGS = "see what the guest said last: topcoat logs NAME"
+
+
+@dataclass(frozen=True)
+class Fuzzer:
+    """One fuzzer of a build, with the way in which it is run and the symbolizer for its stack traces."""
+
+    target: FuzzTarget
+    style: Style
+    symbolizer: Symbolizer
+
+    @classmethod
+    def of(
+        cls,
+        build: Build,
+        name: str,
+        environ: Mapping[str, str] = os.environ,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> "Fuzzer":
+        """Find the fuzzer of the build with this full name, PACKAGE/NAME. No guest is asked.
+
+        `variables` are set in its environment, `environ` is that of this process. Raises UnknownFuzzer,
+        MissingResource, SettingsError and NotSupported.
+        """
+        target = FuzzTargets.of(build).find(name)
+        return cls(target, style_of(build, target, environ, variables), Symbolizer.of(build))
+
+    def absolute(self, path: str) -> str:
+        """Return the path in the guest of what users of the fuzzer call `path`, such as data/corpus."""
+        return self.style.absolute(path)
+
+    def get(self, connector: GuestConnector, source: str, target: Path) -> None:
+        """Copy what matches `source` in the guest, such as data/corpus/*, into the directory `target` of the host."""
+        connector.get(self.absolute(source), target)
+
+    def put(self, connector: GuestConnector, source: str, target: str) -> None:
+        """Copy what matches `source` on the host into the directory `target` of the guest, such as data/corpus."""
+        connector.put(source, self.absolute(target))
+
+    def prepare(self, connector: GuestConnector) -> None:
+        """End all processes of the fuzzer, and delete all its data. Needed before anything else.
+
+        It is not part of `run`, so that it does not count against the time of one. Raises what the connector raises.
+        """
+        self.style.prepare(connector)
+
+    def run(
+        self,
+        connector: GuestConnector,
+        words: Sequence[str],
+        output: Writer,
+        artifact_directory: Path | None = None,
+        limit: float | None = None,
+        found: Callable[[str], object] | None = None,
+    ) -> list[str]:
+        """Run the fuzzer with libFuzzer's arguments, and write its output to `output` as it comes.
+
+        Returns the paths in the guest of the artifacts that it wrote. `artifact_directory` is where the caller will put
+        them on the host; the output names them by their paths there. After `limit` seconds the fuzzer is killed.
+        `found` gets the path in the guest of each artifact as soon as it is reported, in another thread, and must not
+        take long. A crash that the fuzzer finds is no error.
+
+        Raises BadArguments, and FuzzerError or a subclass of it; the run is ended then, as far as the guest answers.
+        """
+        arguments = Arguments.parse(words).in_guest()
+        note = found and (lambda path: found(self.absolute(path)))
+        artifacts = ArtifactScanner(arguments, artifact_directory, note)
+        deadline = None if limit is None else Deadline(limit)
+        command = self.style.command(connector, arguments)
+        pids = PidScanner(connector.syslog)
+        stages = (("PID scanning", LineEnds()), ("PID scanning", pids), ("artifact scanning", artifacts))
+        source = Scanned(FuzzerOutput(command, self.style.merged), stages)
+        try:
+            self.symbolizer.symbolize(source, output, deadline)
+        except BaseException:
+            self._stop(connector)
+            raise
+        self._wait(connector, command, arguments)
+        return [self.absolute(path) for path in artifacts.artifacts]
+
+    def _stop(self, connector: GuestConnector) -> None:
+        """End what the command may have left behind. A failure is logged, so that it hides no other error."""
+        try:
+            self.style.stop(connector)
+        except (OSError, TopcoatError) as error:
+            log.warning("%s may still run in the guest: %s", self.target.full_name, one_line(str(error)))
+
+    def _wait(self, connector: GuestConnector, command: GuestCommand, arguments: Arguments) -> None:
+        """Wait for the end of the command, and end what it has left behind. Raises FuzzerError."""
+        exited: CommandExited | None = None
+        try:
+            command.wait(WAIT_LIMIT)
+        except CommandExited as error:
+            exited = error
+        except (OSError, TopcoatError) as error:
+            _kill(command)
+            hint = error.hint if isinstance(error, TopcoatError) else _LOGS
+            raise FuzzerError(f"failed during wait: {one_line(str(error))}", hint=hint) from error
+        if self.style.leaves:
+            self._stop(connector)
+        if exited and not self.style.accepts(exited.status, arguments):
+            raise self._exited(exited) from exited
+
+    def _exited(self, error: CommandExited) -> FuzzerError:
+        said = one_line(tail(error.stderr))
+        about = f" ({said})" if said else ""
+        if error.status == _NOT_FOUND:
+            return FuzzerError(
+                f"failed during wait: unexpected return code: {error.status}: {self.target.full_name} or what runs it"
+                f" not found{about}",
+                hint="is the fuzzer in the image, and has it been prepared?",
+                detail=tail(error.stderr),
+            )
+        return FuzzerError(
+            f"failed during wait: unexpected return code: {error.status}{about}", hint=_LOGS, detail=tail(error.stderr)
+        )
+
+
+def _kill(command: GuestCommand) -> None:
+    try:
+        command.kill()
+    except (OSError, TopcoatError) as error:
+        log.warning("killing a fuzzer: %s", one_line(str(error)))

@@ -1,1 +1,0 @@
-"""QEMU: its command line, its process, its boot."""

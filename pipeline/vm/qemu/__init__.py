@@ -1,0 +1,1 @@
+"""Guests in QEMU: the command line, the process, the boot and its verdict."""

@@ -1,0 +1,144 @@
+"""QEMU's command line.
+
+It follows `undercoat`'s row by row. The README lists each difference with its reason. The main ones: QEMU chooses the
+SSH port and listens on loopback only, the guest cannot reach out, the disk is an overlay, QEMU has a locked pidfile, a
+QMP socket and a sandbox, the serial port is a socket with a log, there are no unneeded devices, and KVM is optional.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from pipeline.settings import Accelerator, QemuSettings
+from pipeline.vm.qemu.accel import KVM_CPU
+from pipeline.vm.qemu.profile import GuestProfile
+
+SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+"""The arguments for QEMU's sandbox. Not every QEMU was built with it: a start that fails for it is repeated without."""
+
+RUNAS = "-runas"
+"""The option that changes QEMU's user, deprecated since 9.1: a start that fails for it is repeated with -run-with."""
+
+# Devices that q35 has even with -nodefaults, and that every QEMU since 5.0 can leave out: AHCI, SMBus, VMware's back
+# door. i8042 stays: QEMU before 7.0 cannot leave it out, and Zircon resets the machine by it if ACPI does not
+_NO_MORE = "sata=off,smbus=off,vmport=off"
+
+_UNSAFE = (" ", "\t", "\n", ",")
+
+
+@dataclass(frozen=True)
+class Files:
+    """The absolute paths on QEMU's command line; its sockets and links have bare names instead.
+
+    QEMU works in the instance's directory, where the sockets `qmp` and `serial` and the links lie.
+    """
+
+    qemu: Path
+    kernel: Path
+    initrd: Path
+    disk: Path
+    """The instance's own disk, a qcow2 overlay."""
+    pidfile: Path
+    serial_log: Path
+
+    def links(self) -> dict[str, Path]:
+        """The links, name to target, that the instance's directory must have: to files whose paths QEMU would split.
+
+        QEMU splits -initrd at commas and, for a multiboot kernel, at blanks, and has no escape for them; the kernel's
+        path becomes a word of the guest's command line.
+        """
+        return {key: path for key, path in self._boot_files().items() if self.plain(key) == key}
+
+    def plain(self, key: str) -> str:
+        """The word to give QEMU for "kernel" or "initrd": the file's path, or the name of a link to it."""
+        path = str(self._boot_files()[key])
+        return key if any(char in path for char in _UNSAFE) else path
+
+    def _boot_files(self) -> dict[str, Path]:
+        return {"kernel": self.kernel, "initrd": self.initrd}
+
+
+def option(path: Path) -> str:
+    """A path as the value of a QEMU option such as file=, where commas must be doubled."""
+    return str(path).replace(",", ",,")
+
+
+def command(guest: GuestProfile, accel: Accelerator, qemu: QemuSettings, files: Files, boot_id: str) -> tuple[str, ...]:
+    """The command line that starts QEMU for this guest, as words.
+
+    `boot_id`, 32 hex digits, becomes the machine's UUID, so that QEMU itself can be asked for it.
+    """
+    network = "net=192.168.3.0/24,dhcpstart=192.168.3.9,host=192.168.3.2"
+    restrict = "restrict=on," if qemu.restrict else ""
+    return (
+        str(files.qemu),
+        *("-kernel", files.plain("kernel")),
+        *("-initrd", files.plain("initrd")),
+        *_machine(guest, accel, qemu),
+        *("-smp", str(qemu.smp or guest.smp)),
+        *("-m", str(qemu.memory or guest.memory)),
+        *("-object", "iothread,id=iothread-d0"),
+        *("-drive", f"id=d0,file={option(files.disk)},format=qcow2,if=none,cache=unsafe,aio=threads"),
+        *("-device", "virtio-blk-pci,drive=d0,iothread=iothread-d0"),
+        *("-netdev", f"user,id=net0,{network},{restrict}hostfwd=tcp:127.0.0.1:0-:22"),
+        *("-device", "virtio-net-pci,mac=52:54:00:63:5e:7b,netdev=net0"),
+        "-nodefaults",
+        *("-display", "none"),
+        *("-monitor", "none"),
+        *("-chardev", f"socket,id=serial0,path=serial,server=on,wait=off,{_logged(files)}"),
+        *("-serial", "chardev:serial0"),
+        *("-qmp", "unix:qmp,server=on,wait=off"),
+        *("-pidfile", str(files.pidfile)),
+        *("-uuid", str(UUID(boot_id))),
+        "-no-reboot",
+        *_rights(qemu.user),
+        *("-append", " ".join(guest.kernel_arguments)),
+        *qemu.arguments,
+    )
+
+
+def _logged(files: Files) -> str:
+    # Opened to append, so that QEMU writes on at the end after a rotation
+    return f"logfile={option(files.serial_log)},logappend=on"
+
+
+def _machine(guest: GuestProfile, accel: Accelerator, qemu: QemuSettings) -> tuple[str, ...]:
+    kvm = accel == "kvm"
+    cpu = qemu.cpu or (KVM_CPU[guest.arch] if kvm else guest.emulated_cpu)
+    if guest.arch == "x64":
+        # fw_cfg keeps SeaBIOS from writing to the serial port
+        machine: tuple[str, ...] = ("-machine", f"q35,{_NO_MORE}", "-fw_cfg", "name=etc/sercon-port,string=0")
+    else:
+        machine = ("-machine", "virt,gic-version=host" if kvm else "virt,gic-version=3,virtualization=true")
+    return (*machine, "-cpu", cpu, *(("-enable-kvm",) if kvm else ("-accel", emulation(guest, qemu))))
+
+
+def emulation(guest: GuestProfile, qemu: QemuSettings) -> str:
+    """The value of -accel for a guest without KVM: several CPUs share one thread, unless `[qemu] tcg_threads` is multi.
+
+    With a thread for each of several CPUs, QEMU 7.2 itself crashed in 5 of 12 boots of a Zircon, which moves its PCI
+    BARs while it boots; with one thread for all, in none.
+    """
+    threads = qemu.tcg_threads
+    if threads == "auto":
+        several = (qemu.smp or guest.smp) > 1 or not {"-smp", "--smp"}.isdisjoint(qemu.arguments)
+        threads = "single" if several else "auto"
+    return "tcg" if threads == "auto" else f"tcg,thread={threads}"
+
+
+def _rights(user: str | None) -> tuple[str, ...]:
+    # The sandbox is set up first, and would kill a QEMU that changes its user. Having changed, it cannot go back
+    name, value = SANDBOX
+    return (RUNAS, user, name, value.replace("elevateprivileges=deny", "elevateprivileges=allow")) if user else SANDBOX
+
+
+def with_run_with(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The same command line with -run-with, for a QEMU that does not know -runas any more."""
+    at = argv.index(RUNAS)
+    return (*argv[:at], "-run-with", f"user={argv[at + 1]}", *argv[at + 2 :])
+
+
+def without_sandbox(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The same command line without the sandbox, for a QEMU that was built without seccomp."""
+    at = argv.index(SANDBOX[0])
+    return argv[:at] + argv[at + len(SANDBOX) :]

@@ -1,0 +1,201 @@
+"""The launcher of guests in QEMU, by the contract in pipeline.vm.launcher."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from pipeline.builds.build import Build
+from pipeline.errors import AlreadyRunning, MissingResource, StopError, StoreError, TopcoatError
+from pipeline.host import aging
+from pipeline.host.faults import host_faults
+from pipeline.host.locks import locked
+from pipeline.host.pidfile import owner_of_pidfile
+from pipeline.settings import Ready, Settings
+from pipeline.store.freshness import Key
+from pipeline.store.publish import publish_bytes, remove
+from pipeline.vm import boot_progress
+from pipeline.vm.boot_progress import BootProgress
+from pipeline.vm.capacity import require_room
+from pipeline.vm.handle import Handle
+from pipeline.vm.instance import Instance
+from pipeline.vm.keepalive import KeepAlive
+from pipeline.vm.launcher import KILL_LIMIT
+from pipeline.vm.qemu import disk, growth
+from pipeline.vm.qemu.boot import boot
+from pipeline.vm.qemu.keeper import parts
+from pipeline.vm.qemu.plan import UNKNOWN, Plan, plan
+from pipeline.vm.qemu.stopping import stop, stop_qemu
+from pipeline.vm.sockets import require_sockets
+from pipeline.vm.timeline import Timeline, ready_seconds
+
+if TYPE_CHECKING:
+    from pipeline.ssh.connector import Connector
+
+log = logging.getLogger("topcoat")
+
+
+@cache
+def _tell_slow(why: str) -> None:
+    """Warn that guests are emulated, once in a process: a campaign boots many."""
+    log.warning("no KVM: %s; guests are emulated, several times slower", why)
+
+
+class QemuLauncher:
+    """Starts and stops one instance of a build in QEMU. See pipeline.vm.launcher.Launcher for the operations.
+
+    The images must have been made. `made_of` is stored in the handle. With `keepalive`, the guest is ended once that
+    has no users. `shown` makes what displays the progress of a boot.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        build: Build,
+        instance: Instance,
+        ready: Ready,
+        made_of: Key = UNKNOWN,
+        keepalive: KeepAlive | None = None,
+        shown: Callable[[], AbstractContextManager[BootProgress]] = boot_progress.shown,
+    ) -> None:
+        self._settings, self._build, self._instance = settings, build, instance
+        self._ready, self._made_of, self._keepalive = ready, made_of, keepalive
+        self._shown = shown
+        self._plan: Plan | None = None
+        self._timeline: Timeline | None = None
+
+    def prepare(self) -> None:
+        """See Launcher. Every attempt to start has its own plan, with its own boot id."""
+        if self._plan is None:
+            made = plan(self._settings, self._build, self._instance, self._ready, self._made_of, self._keepalive)
+            _require_images(made)
+            require_room(self._instance)
+            self._plan = made
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the next start. Raises what `prepare` raises."""
+        self.prepare()
+        assert self._plan is not None
+        return self._plan
+
+    def start(self) -> "Connector":
+        """See Launcher."""
+        instance = self._instance
+        with locked(instance.directory):
+            _require_stopped(instance)
+            plan, self._plan = self.plan, None
+            if plan.slow:
+                _tell_slow(plan.slow)
+            growth.tell_if_full(self._settings.store, plan.images.disk, plan.log_size)
+            with _naming(instance), _abandoning(instance), host_faults("booting"):
+                handle = self._boot(plan)
+        from pipeline.ssh.connector import Connector
+
+        return Connector(handle.ssh, plan.timeouts)
+
+    def _boot(self, plan: Plan) -> Handle:
+        instance = self._instance
+        with ExitStack() as held:
+            self._make_way(plan)
+            if self._timeline is None:
+                self._timeline = Timeline(instance.timeline)
+            self._timeline.attempt(plan.boot_id)
+            # As long as QEMU lives, systemd-tmpfiles must delete nothing that QEMU or Topcoat will need
+            kept = held.enter_context(aging.kept(self._settings.store.root, instance.directory))
+            publish_bytes(instance.key, plan.images.key.read_bytes(), mode=0o600)
+            disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay)
+            handle = boot(plan, kept, self._timeline, held.enter_context(self._shown()))
+            self._timeline.reached("ready")
+        self._timeline = None
+        if (seconds := ready_seconds(instance.timeline)) is not None:
+            plan.history.add(seconds)
+        return handle
+
+    def _make_way(self, plan: Plan) -> None:
+        """Prepare the instance's directory for a new boot; the logs of the last boot stay, as *.previous."""
+        instance = self._instance
+        # Whoever could enter it could speak to QEMU. A QEMU that becomes another user has opened it before
+        instance.directory.mkdir(0o700, exist_ok=True)
+        instance.directory.chmod(0o700)
+        if stop_qemu(instance.pidfile, instance.qmp_socket, KILL_LIMIT) != "not running":
+            log.warning("%s: stopped a QEMU that an interrupted boot had left behind", instance.name)
+        remove(*instance.transient)
+        if self._timeline is None and instance.timeline.exists():
+            instance.timeline.replace(f"{instance.timeline}.previous")
+        for kept in (instance.serial_log, instance.qemu_log):
+            _set_aside(kept)
+        instance.serial_log.touch(mode=0o600)
+        require_sockets(instance.directory)
+        for name, target in plan.files.links().items():
+            (instance.directory / name).symlink_to(target)
+
+    def is_running(self) -> bool:
+        """See Launcher."""
+        return self._instance.live_handle() is not None
+
+    def kill(self) -> None:
+        """See Launcher."""
+        stop(self._instance, KILL_LIMIT)
+
+    def get_logs(self, into: BinaryIO) -> None:
+        """See Launcher."""
+        with host_faults("reading the serial log"):
+            found = parts(self._instance.serial_log)
+            if not found:
+                raise FileNotFoundError(2, "there is none", str(self._instance.serial_log))
+            for part in found:
+                with part.open("rb") as stream:
+                    shutil.copyfileobj(stream, into)
+
+
+def _require_stopped(instance: Instance) -> None:
+    if owner_of_pidfile(instance.pidfile) and instance.readable_handle():
+        handle = instance.require_running()
+        raise AlreadyRunning(
+            f"{instance.name} is running already (pid {handle.process.pid})",
+            hint=f"end it: topcoat stop {instance.name}",
+        )
+
+
+def _set_aside(kept: Path) -> None:
+    """Rename the parts of a log of the last boot to *.previous, in place of older ones."""
+    remove(*kept.parent.glob(f"{kept.name}*.previous"))
+    for part in parts(kept):
+        part.replace(f"{part}.previous")
+
+
+def _require_images(plan: Plan) -> None:
+    for key in ("qemu", "qemu-img", "kernel"):
+        plan.build.require(key)
+    for path in (plan.images.initrd, plan.images.disk, plan.images.key):
+        if not path.is_file():
+            raise MissingResource(
+                f"the prepared {path.name} is missing: {path}",
+                hint="make it: luigi --module tasks BootInstance makes all that a boot needs",
+            )
+
+
+@contextmanager
+def _naming(instance: Instance) -> Iterator[None]:
+    try:
+        yield
+    except TopcoatError as error:
+        raise error.about(instance.name) from error.__cause__
+
+
+@contextmanager
+def _abandoning(instance: Instance) -> Iterator[None]:
+    """If the body fails or is interrupted, end QEMU and remove what the boot leaves besides its logs."""
+    try:
+        yield
+    except BaseException:
+        try:
+            stop_qemu(instance.pidfile, instance.qmp_socket, KILL_LIMIT)
+            remove(*instance.transient)
+        except (StoreError, StopError) as error:  # logged, not raised: it must not hide the error that led here
+            log.error("%s", error.about(instance.name).explain())
+        raise

@@ -1,0 +1,133 @@
+"""One boot, decided in all details before anything runs."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from pipeline.builds.build import Build
+from pipeline.builds.demo import BOOT_ID, host_key_file
+from pipeline.builds.prepare import disk_path, initrd_path
+from pipeline.settings import Accelerator, Ready, Settings, Store, Timeouts
+from pipeline.store.freshness import Key
+from pipeline.vm.history import History
+from pipeline.vm.instance import Instance
+from pipeline.vm.keepalive import KeepAlive
+from pipeline.vm.qemu import accel
+from pipeline.vm.qemu.command_line import Files, command, emulation
+from pipeline.vm.qemu.profile import GuestProfile, guest_of
+from pipeline.vm.qemu.user import require_user
+
+UNKNOWN = Key("", 0, {}, {}, {})
+"""The key of what an instance is made of, for a plan that is not carried out."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """What the prepare tasks make of a build, and the keys that belong to it."""
+
+    initrd: Path
+    disk: Path
+    key: Path
+    """The private SSH key whose public half is in the initrd."""
+    host_key: str | None
+    """The guest's host key, if it is known before the boot."""
+
+
+def images_of(store: Store, build: Build) -> Images:
+    """The images that the prepare tasks make of this build in this store."""
+    host_key = None
+    if "zbi" in build.demo_made:
+        with suppress(FileNotFoundError):  # not made yet
+            host_key = host_key_file(store.demo).read_text().strip()
+    return Images(initrd_path(store, build), disk_path(store, build), store.keys / "sshid", host_key)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One boot in all details: nothing is looked up later."""
+
+    instance: Instance
+    build: Build
+    images: Images
+    files: Files
+    boot_id: str
+    """The id of this boot: 32 random hex digits."""
+    argv: tuple[str, ...]
+    """QEMU's command line."""
+    accelerator: Accelerator
+    made_of: Key
+    timeouts: Timeouts
+    history: History
+    """The past boots of this kind on this host."""
+    usual: float | None
+    """How many seconds the slowest boots of this kind have taken on this host; None while too few are known."""
+    ready: Ready
+    """What proves the guest ready."""
+    log_size: int
+    """Bytes after which a log is rotated."""
+    slow: str
+    """Why the guest is emulated although KVM was allowed; "" if it is not, or emulation was chosen."""
+    keepalive: KeepAlive | None
+    """What ties the guest to its users; None: it runs until it is stopped."""
+
+    @property
+    def proof(self) -> str:
+        """A command that the guest, and no other, answers with the boot's id."""
+        return f"cat {BOOT_ID}" if "zbi" in self.build.demo_made else f"echo {self.boot_id}"
+
+
+def plan(
+    settings: Settings,
+    build: Build,
+    instance: Instance,
+    ready: Ready,
+    made_of: Key = UNKNOWN,
+    keepalive: KeepAlive | None = None,
+) -> Plan:
+    """Decide everything about a boot. Makes nothing, except that it caches whether KVM works.
+
+    Raises MissingResource or SettingsError.
+    """
+    qemu, kernel = build.paths("qemu", "kernel")
+    images = images_of(settings.store, build)
+    require_user(settings.qemu.user)
+    chosen, slow = accel.choose(settings.qemu.accel, build.arch, qemu, settings.store.cache / "kvm.json")
+    boot_id = uuid4().hex
+    guest = guest_of(build, instance.name, boot_id)
+    files = Files(
+        qemu=qemu,
+        kernel=kernel,
+        initrd=images.initrd,
+        disk=instance.overlay,
+        pidfile=instance.pidfile,
+        serial_log=instance.serial_log,
+    )
+    argv = command(guest, chosen, settings.qemu, files, boot_id)
+    history = History(settings.store.cache / "boots.jsonl", _kind(settings, build, guest, chosen, ready))
+    usual = history.slowest()
+    timeouts = settings.boot.timeouts(chosen, usual)
+    return Plan(
+        instance=instance,
+        build=build,
+        images=images,
+        files=files,
+        boot_id=boot_id,
+        argv=argv,
+        accelerator=chosen,
+        made_of=made_of,
+        timeouts=timeouts,
+        history=history,
+        usual=usual,
+        ready=ready,
+        log_size=settings.boot.log_size,
+        slow=slow,
+        keepalive=keepalive,
+    )
+
+
+def _kind(settings: Settings, build: Build, guest: GuestProfile, chosen: Accelerator, ready: Ready) -> str:
+    """The kind of a boot: a text with all that must agree for two boots to be comparable."""
+    memory, smp = settings.qemu.memory or guest.memory, settings.qemu.smp or guest.smp
+    accelerator = "kvm" if chosen == "kvm" else emulation(guest, settings.qemu)
+    return f"{build.name} {build.arch} {accelerator} {memory} MiB {smp} CPU {ready}"
