@@ -33,6 +33,24 @@ _FREE = 2.0  # seconds for a lock that is held for microseconds
 _LOOK = 0.25  # seconds: while we wait to be allowed to write, the guest may wait for us to read
 
 
+def _is_usable(transport: paramiko.Transport, *channels: paramiko.Channel) -> bool:
+    """Whether paramiko can be asked for something; if it would wait for ever, the connection is cut.
+
+    It waits for its locks without a limit. If Ctrl-C came just after it had taken one, nobody releases that.
+    """
+    locks = [transport.lock, transport.clear_to_send_lock]
+    for channel in channels:
+        pipes = (channel.in_buffer, channel.in_stderr_buffer)
+        locks += [channel.lock, *(pipe._lock for pipe in pipes)]  # type: ignore[attr-defined]  # noqa: SLF001
+    for lock in locks:
+        if not lock.acquire(timeout=_FREE):
+            with suppress(OSError):  # the other side has closed it
+                transport.sock.shutdown(socket.SHUT_RDWR)
+            return False
+        lock.release()
+    return True
+
+
 class _Bell(threading.Event):
     """An Event that paramiko sets when data has come. It counts, so that none is lost between a look and a wait."""
 
@@ -76,6 +94,8 @@ class Session:
         """What takes the data of each stream for which nobody calls `read`. Without a sink, only `read` reads it."""
         self._bell = _Bell()
         self._locks = {stream: threading.Lock() for stream in _STREAMS}
+        if not _is_usable(transport):
+            raise self.broken("the connection was left in the middle of something")
         try:
             self._channel = transport.open_session(timeout=max(0.001, deadline.remaining))
         except (paramiko.SSHException, EOFError, OSError) as error:
@@ -125,8 +145,10 @@ class Session:
         message.add_string(kind)
         message.add_boolean(answered)
         message.add_string(argument)
+        transport = self._channel.get_transport()
+        if not _is_usable(transport):
+            raise self.broken("the connection was left in the middle of something")
         try:
-            transport = self._channel.get_transport()
             transport._send_user_message(message)  # type: ignore[attr-defined]  # noqa: SLF001  there is no other way
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise self.broken(str(error) or "the connection is closed") from error
@@ -240,19 +262,15 @@ class Session:
 
         dropbear has trouble with a new session while the command of another one ends.
         """
-        with suppress(CommandError):  # nobody needs its result
-            self.finish(Deadline(seconds))
+        if _is_usable(self._channel.get_transport(), self._channel):
+            with suppress(CommandError):  # nobody needs its result
+                self.finish(Deadline(seconds))
         self.close()
 
     def close(self) -> None:
         """Close the session. Depending on the server, the command ends at once, when it next writes, or not at all."""
-        # paramiko waits for this lock without a limit. If Ctrl-C came just after it was taken, nobody releases it:
-        # then the whole connection has to go
-        if not self._channel.lock.acquire(timeout=_FREE):
-            with suppress(OSError):
-                self._channel.get_transport().sock.shutdown(socket.SHUT_RDWR)
+        if not _is_usable(self._channel.get_transport(), self._channel):
             return
-        self._channel.lock.release()
         with suppress(OSError, EOFError, paramiko.SSHException):  # must not hide what came before
             self._channel.close()
 

@@ -6,7 +6,6 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipeline.builds import ssh_keys
 from pipeline.errors import CommandError, ConnectError, SettingsError, WrongServer
 from pipeline.host.deadline import Deadline
 from pipeline.ssh.address import Address
+from pipeline.ssh.command import Command
 from pipeline.ssh.connection import Connection, connect, quote
 from pipeline.ssh.connector import Connector
 from pipeline.ssh.result import Result
@@ -207,21 +207,42 @@ def test_bytes_that_make_no_sense_are_the_servers_fault(key: Path) -> None:
     assert failure.value.stage == "banner"
 
 
-def interrupted_with_a_lock(address: Address, opened: list[paramiko.Channel]) -> None:
-    with (
-        connect(address, PATIENT, SOON) as connected,
-        closing(connected.session("sleep", "exec", "sleep 1000", Deadline(SOON))),
-    ):
-        opened[0].lock.acquire()
-        raise KeyboardInterrupt
+LOCKS: dict[str, Callable[[paramiko.Channel], threading.Lock]] = {
+    "channel": lambda channel: channel.lock,
+    "stdout": lambda channel: channel.in_buffer._lock,  # type: ignore[attr-defined]  # noqa: SLF001
+    "stderr": lambda channel: channel.in_stderr_buffer._lock,  # type: ignore[attr-defined]  # noqa: SLF001
+    "transport": lambda channel: channel.get_transport().lock,
+    "sending": lambda channel: channel.get_transport().clear_to_send_lock,
+}
+
+
+def interrupted_with_a_lock(address: Address, opened: list[paramiko.Channel], which: str, how: str) -> None:
+    with connect(address, PATIENT, SOON) as connected:
+        command = Command(lambda: connected, "sleep 1000")
+        if how == "command":
+            command.start()
+        else:
+            session = connected.session("sleep", "exec", "sleep 1000", Deadline(SOON))
+        del opened[:-1]  # what probed the guest
+        LOCKS[which](opened[0]).acquire()
+        try:
+            raise KeyboardInterrupt
+        finally:
+            if how == "command":
+                command.kill()
+            else:
+                session.close()
 
 
 class TestLocksThatNobodyReleases:
     """As Ctrl-C leaves them, if it comes just after paramiko has taken one."""
 
     @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("which", "how"), [*((which, "session") for which in LOCKS), ("channel", "command"), ("sending", "command")]
+    )
     def test_session_and_connection_end_although_paramiko_s_thread_cannot(
-        self, server: sshd.Server, key: Path, monkeypatch: pytest.MonkeyPatch
+        self, server: sshd.Server, key: Path, monkeypatch: pytest.MonkeyPatch, which: str, how: str
     ) -> None:
         opened: list[paramiko.Channel] = []
         real = paramiko.Transport.open_session
@@ -232,10 +253,9 @@ class TestLocksThatNobodyReleases:
 
         monkeypatch.setattr(paramiko.Transport, "open_session", open_session)
         with pytest.raises(KeyboardInterrupt):
-            interrupted_with_a_lock(address(server, key), opened)
+            interrupted_with_a_lock(address(server, key), opened, which, how)
+        LOCKS[which](opened[0]).release()
         transport = opened[0].get_transport()
-        assert transport.is_alive()
-        opened[0].lock.release()
         eventually(lambda: not transport.is_alive())
 
     @pytest.mark.parametrize(
