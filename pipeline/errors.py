@@ -30,6 +30,7 @@
     │   ├── HostFault           host   the host could not carry the boot: KVM, port, memory, disk, load
     │   ├── GuestDied           guest  the guest panicked, reset, or powered itself off
     │   ├── BootTimeout         guest  the guest was not ready in time
+    │   ├── CloneUnsound        host   a clone of a new template is not what it should be
     │   └── ConnectError        guest  SSH to the guest does not work
     │       ├── KeyRefused      guest  the guest does not take our key
     │       ├── KeyGone         guest  our key is not there any more: the guest was stopped
@@ -324,6 +325,12 @@ class KeyGone(ConnectError):
 
 class WrongServer(ConnectError):
     """Something else than the guest answers on its port: the host key differs, or the boot's id does."""
+
+
+class CloneUnsound(BootError):
+    """A clone of a template that was just made is not what it should be, so the template does not count."""
+
+    fault = "host"
 
 
 class StartFailed(TopcoatError):

@@ -23,7 +23,8 @@ Accelerator = Literal["kvm", "tcg"]
 TcgThreads = Literal["auto", "single", "multi"]
 Ready = Literal["ssh", "marker"]
 ToolChoice = Literal["auto", "build", "builtin"]
-Fresh = Literal["on_crash", "always", "never"]
+Warm = Literal["auto", "always", "never"]
+Fresh = Literal["auto", "on_crash", "always", "never"]
 Allocation = Literal["gain", "even"]
 Canary = Literal["on", "warn", "off"]
 
@@ -93,6 +94,15 @@ class Store:
     def cache(self) -> Path:
         """The directory of files that may be deleted at any time, at the cost of time only."""
         return self.root / "cache"
+
+    @property
+    def all_templates(self) -> Path:
+        """The directory of saved guests, with one directory for each build."""
+        return self.root / "templates"
+
+    def template(self, build: str) -> Path:
+        """The directory of the saved guest of the build with this name."""
+        return self.all_templates / build
 
     @property
     def all_images(self) -> Path:
@@ -203,6 +213,8 @@ class BootSettings:
     """Seconds from QEMU's start until the guest is ready. None: derived from this host's past boots."""
     scale: float | None = None
     """A factor for all limits of a boot. None: 1 with KVM, TCG_SCALE without."""
+    warm: Warm = "auto"
+    """Whether guests are made as clones of a template: if there is one (auto), or it is made first (always); never."""
     attempts: int = 1
     """How many times a boot is tried in all if it fails through the guest."""
     log_size: Bytes = 64 << 20
@@ -227,8 +239,13 @@ class PoolSettings:
 
     size: int | None = None
     """How many guests all processes that use the store may run at the same time. None: one for each core."""
-    fresh: Fresh = "on_crash"
-    """When a lease boots a new guest: always, after one that went wrong (on_crash), or only if none runs (never)."""
+    fresh: Fresh = "auto"
+    """When a lease gets a new guest: always, after one that went wrong (on_crash), or only if none runs (never).
+
+    auto: always if it is a clone, else on_crash.
+    """
+    spares: int = 1
+    """How many clones wait for leases, besides the guests that work; 0: a lease waits until its clone is made."""
 
 
 @dataclass(frozen=True)

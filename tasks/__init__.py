@@ -9,19 +9,30 @@ from tasks.engine import defaults
 
 defaults.install()
 
-from tasks.boot import BootInstance, StopInstance  # noqa: E402  luigi must know its defaults before it sees the first task
+from tasks.boot import BootInstance, BootTemplate, StopInstance  # noqa: E402  luigi must know its defaults before it sees the first task
 from tasks.campaign import FuzzCampaign, MergeCorpus, RunFuzzer  # noqa: E402
-from tasks.demo import DemoCompiler, DemoDisk, DemoFuzzers, DemoInitramfs, DemoKernel, DemoPackages, DemoSystem  # noqa: E402
+from tasks.demo import (  # noqa: E402
+    DemoCompiler,
+    DemoDisk,
+    DemoFuzzers,
+    DemoInitramfs,
+    DemoKernel,
+    DemoPackages,
+    DemoPrograms,
+    DemoSystem,
+)
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair  # noqa: E402
 
 __all__ = [
     "BootInstance",
+    "BootTemplate",
     "DemoCompiler",
     "DemoDisk",
     "DemoFuzzers",
     "DemoInitramfs",
     "DemoKernel",
     "DemoPackages",
+    "DemoPrograms",
     "DemoSystem",
     "ExtendedBlk",
     "FuzzCampaign",

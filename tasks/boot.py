@@ -1,40 +1,140 @@
 """The tasks that boot a guest, which is the main job, and stop it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, cast
 
 import luigi
 
-from pipeline.errors import AlreadyRunning, GuestDied, StaleInstance
-from pipeline.settings import Ready, Timeouts
+from pipeline.errors import AlreadyRunning, GuestDied, StaleInstance, TopcoatError
+from pipeline.settings import Ready, Timeouts, Warm
 from pipeline.store import freshness
 from pipeline.store.digest_cache import DigestCache
-from pipeline.store.freshness import Key, Reason
+from pipeline.store.digests import digest_of_text
+from pipeline.store.freshness import Key, Proof, Reason
 from pipeline.vm.instance import Instance
 from pipeline.vm.launcher import Launcher
 from pipeline.vm.qemu.profile import settings_of
+from pipeline.vm.template import PublishedTemplate, Template, warm
 from tasks.engine.artifact import Check, FreshTask, Tasks
 from tasks.engine.context import context, say_once
 from tasks.engine.parameters import Choice, InstanceName
-from tasks.engine.resources import BuildTask
+from tasks.engine.resources import BuildArtifactTask, BuildTask
 from tasks.engine.targets import InstanceTarget
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
 
 log = logging.getLogger("topcoat")
 
 
+NEEDS = ("qemu", "qemu-img", "kernel", *InitrdWithKey.needs, *ExtendedBlk.needs)
+"""The keys of all files of the build that a boot needs."""
+
+
+def _images() -> Tasks:
+    """The tasks that make what a guest is booted with, by the names that their files have in keys."""
+    return {"key": SSHKeyPair(), "initrd": InitrdWithKey(), "disk": ExtendedBlk()}
+
+
+def key_of_boot(known: DigestCache) -> Key:
+    """The key of all that a guest is booted with, as it is now. Raises OSError."""
+    settings, build = context().settings, context().build
+    (initrd,), (disk,) = InitrdWithKey().artifacts(), ExtendedBlk().artifacts()
+    inputs = {"initrd": initrd, "disk": disk, "kernel": build.path("kernel")}
+    digests = {name: known.of(path) for name, path in inputs.items()}
+    tools = {"qemu": known.of(build.path("qemu"))}
+    return Key("BootInstance", BootInstance.version, settings_of(settings.qemu, build), digests, tools)
+
+
+class BootTemplate(BuildArtifactTask):
+    """A booted guest, saved when it was ready and proved by two clones. Instances are made as clones of it."""
+
+    needs = NEEDS
+
+    @property
+    def template(self) -> Template:
+        chosen, build = context().settings, context().build
+        return Template(chosen.store.template(build.name))
+
+    def prerequisites(self) -> Tasks:
+        return _images()
+
+    def artifacts(self) -> tuple[Path, ...]:
+        return self.template.files
+
+    def key(self, known: DigestCache, without: Collection[str] = ()) -> Key:
+        """The key of all that a boot depends on, of the whole command line, and of the host's CPU."""
+        from pipeline.host.resources import cpu_model
+        from pipeline.vm.qemu.plan import command_of
+
+        command = digest_of_text(command_of(context().settings, context().build))
+        boot = key_of_boot(known).without(without)
+        return Key(
+            self.task_family,
+            self.version,
+            {**boot.parameters, "host cpu": cpu_model()},
+            {**boot.inputs, "command line": command},
+            boot.tools,
+        )
+
+    def why(self, check: Check) -> Reason | None:
+        """The first reason why another template must be made: it is not fresh, or a clone of it has failed."""
+        reason, doubt = super().why(check), self.template.doubt()
+        return reason or (Reason(doubt) if doubt else None)
+
+    def make(self, made: Sequence[Path]) -> Proof:
+        from pipeline.vm.qemu import saving
+
+        settings, build = context().settings, context().build
+        return saving.make(settings, build, key_of_boot(context().digests), made[0].parent)
+
+    def published(self) -> PublishedTemplate:
+        """The template as a launcher needs it, which asks at each boot whether clones can be made of it."""
+
+        def unfit() -> str | None:
+            if not self.template.file.exists():
+                return f"there is no template yet: luigi --module tasks {self.task_family} makes one"
+            reason = Check(context().digests).why(self)
+            return f"its template is stale: {reason}" if reason else None
+
+        return PublishedTemplate(self.template, unfit)
+
+
+def template_of_pool() -> PublishedTemplate | None:
+    """The template of the pool's guests, made first if need be; None if they are booted.
+
+    That it could not be made is only logged, but raised if `[boot] warm` is always.
+    """
+    settings = context().settings
+    how = warm(settings.boot.warm, "ssh", settings, context().build)
+    if how == "never":
+        return None
+    try:
+        BootTemplate().run()
+    except TopcoatError as error:
+        if how == "always":
+            raise
+        log.warning("guests are booted, as no template can be made of which they could be clones: %s", error)
+        return None
+    return BootTemplate().published()
+
+
 class BootInstance(BuildTask, FreshTask):
     """A running guest, proved ready. While it lives and is what a boot would make now, the task has nothing to do."""
 
     version: ClassVar[int] = 1
-    needs = ("qemu", "qemu-img", "kernel", *InitrdWithKey.needs, *ExtendedBlk.needs)
+    needs = NEEDS
 
     name = InstanceName(default="i0", description="the name of the instance")
     ready = Choice(
         choices=("ssh", "marker"), default="", significant=False, description="what proves it ready: ssh or marker"
+    )
+    warm = Choice(
+        choices=("auto", "always", "never"),
+        default="",
+        significant=False,
+        description="make it as a clone: if there is a template (auto), after making one (always), or never",
     )
     replace = luigi.BoolParameter(significant=False, description="stop a running instance that is stale, and boot anew")
 
@@ -48,32 +148,27 @@ class BootInstance(BuildTask, FreshTask):
         return not self.replace and self.output().exists()
 
     def prerequisites(self) -> Tasks:
-        return {"key": SSHKeyPair(), "initrd": InitrdWithKey(), "disk": ExtendedBlk()}
+        return _images()
 
     def requires(self) -> Tasks:
         """Nothing if the instance runs and must not be replaced: what it was made of stays as it is."""
-        return {} if self.refuses else super().requires()
+        return {} if self.refuses else self.below()
 
     def below(self) -> Tasks:
-        return self.missing() or {**self.providers(), **self.prerequisites()}
+        template = {"template": BootTemplate()} if self.how_warm() == "always" else {}
+        return self.missing() or {**self.providers(), **self.prerequisites(), **template}
+
+    def how_warm(self) -> Warm:
+        """Whether the guest is made as a clone. Raises UsageError if it always should be, and cannot."""
+        settings = context().settings
+        wanted, ready = cast(Warm, self.warm or settings.boot.warm), cast(Ready, self.ready or settings.boot.ready)
+        return warm(wanted, ready, settings, context().build)
 
     def cost(self) -> float | None:
         return self.instance.boot_seconds()
 
     def output(self) -> InstanceTarget:
         return InstanceTarget(self.instance)
-
-    def inputs(self) -> Mapping[str, Path]:
-        build = context().build
-        (initrd,), (disk,) = InitrdWithKey().artifacts(), ExtendedBlk().artifacts()
-        return {"initrd": initrd, "disk": disk, "kernel": build.path("kernel")}
-
-    def key(self, known: DigestCache) -> Key:
-        """The key of all that the guest is booted with, as it is now."""
-        settings, build = context().settings, context().build
-        inputs = {name: known.of(path) for name, path in self.inputs().items()}
-        tools = {"qemu": known.of(build.path("qemu"))}
-        return Key(self.task_family, self.version, settings_of(settings.qemu, build), inputs, tools)
 
     def why(self, check: Check) -> Reason | None:
         """Why the guest must be booted: it does not run, has halted, or something has changed since it was booted."""
@@ -86,7 +181,7 @@ class BootInstance(BuildTask, FreshTask):
             return Reason(f"{next(iter(missing))} is missing")
         if stale := check.first_stale({**self.providers(), **self.prerequisites()}):
             return stale
-        difference = freshness.changed(handle.made_of, self.key(check.digests))
+        difference = freshness.changed(handle.made_of, key_of_boot(check.digests))
         return Reason(difference) if difference else None
 
     def complete(self) -> bool:
@@ -119,7 +214,9 @@ class BootInstance(BuildTask, FreshTask):
 
         settings, build = context().settings, context().build
         ready = cast(Ready, self.ready or settings.boot.ready)
-        return QemuLauncher(settings, build, self.instance, ready, self.key(context().digests))
+        templates = None if self.how_warm() == "never" else BootTemplate().published()
+        made_of = key_of_boot(context().digests)
+        return QemuLauncher(settings, build, self.instance, ready, made_of, templates=templates)
 
     def clear_the_way(self) -> None:
         """Stop the instance if it runs and is stale. Raises StaleInstance instead if --replace is not set."""

@@ -13,7 +13,7 @@ from pipeline.errors import CampaignError, TopcoatError, UsageError
 from pipeline.host.process import die_with_parent
 from pipeline.store.freshness import Reason
 from pipeline.text.printable import one_line
-from tasks.boot import BootInstance
+from tasks.boot import BootInstance, key_of_boot, template_of_pool
 from tasks.demo import DemoCompiler, DemoFuzzers
 from tasks.engine.artifact import Check, FreshTask, Tasks, workers
 from tasks.engine.context import context, say_once
@@ -157,13 +157,14 @@ class _CampaignTask(BuildTask, FreshTask):
 
         if (parent := multiprocessing.parent_process()) and parent.pid:  # in a worker: luigi itself may be killed
             die_with_parent(parent.pid, signal.SIGTERM)()
-        here, boot, definition = context(), BootInstance(name="pool"), self.definition()
+        here, definition = context(), self.definition()
         return run.run(
             definition,
             self.subjects(definition),
             here.settings,
             here.build,
-            lambda: boot.key(here.digests),
+            lambda: key_of_boot(here.digests),
+            template_of_pool(),
             workers=workers(),
             only=only,
             tell=self.tell,

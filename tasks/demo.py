@@ -121,6 +121,15 @@ class DemoCompiler(ArtifactTask):
         compiler.install(directory, sysroot, chosen.demo_packages, state, timeout=timeout)
 
 
+def _compiler() -> "tuple[Compiler, Path, float]":
+    """The compiler, the sysroot, and the limit in seconds for each run."""
+    from pipeline.builds.demo.compiler import Compiler
+
+    chosen = context().settings
+    demo = chosen.store.demo
+    return Compiler(demo / "llvm"), demo / "sysroot.tar", chosen.tools.timeout
+
+
 @makes("fuzzers.json", "tests.json")
 class DemoFuzzers(ArtifactTask):
     """The compiled fuzzers, without debug information for the guest and with it for symbolizers, and their lists.
@@ -158,38 +167,56 @@ class DemoFuzzers(ArtifactTask):
     def discover(self) -> None:
         from pipeline.builds.demo.fuzzers import headers
 
-        compiler, sysroot, timeout = self._tools()
+        compiler, sysroot, timeout = _compiler()
         headers.find(fuzzers.SOURCES, compiler, sysroot, self.listing, timeout=timeout)
 
     def make(self, made: Sequence[Path]) -> None:
         from pipeline.builds.demo.fuzzers import making
 
         image, directory = made
-        compiler, sysroot, timeout = self._tools()
+        compiler, sysroot, timeout = _compiler()
         making.make(fuzzers.SOURCES, compiler, sysroot, image, directory, timeout=timeout)
 
-    def _tools(self) -> "tuple[Compiler, Path, float]":
-        from pipeline.builds.demo.compiler import Compiler
 
-        chosen = context().settings
-        demo = chosen.store.demo
-        return Compiler(demo / "llvm"), demo / "sysroot.tar", chosen.tools.timeout
+class DemoPrograms(ArtifactTask):
+    """The archive with Topcoat's own programs in the guest."""
+
+    def requires(self) -> Tasks:
+        return {"compiler": DemoCompiler()}
+
+    def artifacts(self) -> tuple[Path]:
+        return (context().settings.store.demo / "programs.cpio",)
+
+    def inputs(self) -> Mapping[str, Path]:
+        from pipeline.builds.demo import programs
+
+        return {**super().inputs(), **programs.inputs()}
+
+    def make(self, made: Sequence[Path]) -> None:
+        from pipeline.builds.demo import programs
+
+        compiler, sysroot, timeout = _compiler()
+        programs.make(compiler, sysroot, made[0], timeout=timeout)
 
 
 @makes("zbi")
 class DemoInitramfs(ArtifactTask):
-    """The initramfs that the guest boots: the archive of its system, followed by that of its fuzzers."""
+    """The initramfs that the guest boots: the archives of its system, of Topcoat's programs, and of its fuzzers."""
 
-    version = 3
+    version = 4
+
+    def parts(self) -> Mapping[str, ArtifactTask]:
+        """The tasks that make the archives, in the order in which these follow each other."""
+        return {"system": DemoSystem(), "programs": DemoPrograms(), "fuzzers": DemoFuzzers()}
 
     def requires(self) -> Tasks:
-        return {"system": DemoSystem(), "fuzzers": DemoFuzzers()}
+        return self.parts()
 
     def artifacts(self) -> tuple[Path]:
         return (context().settings.store.demo / "initramfs.cpio",)
 
     def inputs(self) -> Mapping[str, Path]:
-        return {"system": DemoSystem().artifacts()[0], "fuzzers": DemoFuzzers().artifacts()[0]}
+        return {name: task.artifacts()[0] for name, task in self.parts().items()}
 
     def make(self, made: Sequence[Path]) -> None:
         archives = self.inputs().values()

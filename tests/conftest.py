@@ -203,7 +203,7 @@ def bundle(workspace: Workspace) -> Workspace:
 
 @pytest.fixture(scope="session")
 def demo_parts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A store in which the demo guest's parts and images have been made once, for all workers."""
+    """A store in which the demo guest's parts, images and template have been made once, for all workers."""
     base = tmp_path_factory.getbasetemp()
     shared = (base if worker_id == "master" else base.parent) / "demo"
     with locked(shared):
@@ -212,11 +212,14 @@ def demo_parts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
             shared.mkdir()
             environment = {**os.environ, "TOPCOAT_ROOT": str(shared / "out")}
             command = [str(BIN / "luigi"), "--module", "tasks"]
-            for task in ("InitrdWithKey", "ExtendedBlk", "DemoKernel"):
+            for task in ("InitrdWithKey", "ExtendedBlk", "DemoKernel", "BootTemplate"):
                 subprocess.run([*command, task], cwd=shared, env=environment, check=True, timeout=300)
             # 260 MB that nobody changes: those who copy the store copy the link
             (shared / "out/demo/llvm").rename(shared / "llvm")
             (shared / "out/demo/llvm").symlink_to(shared / "llvm")
+            # 110 MB that nobody writes to: so too
+            (shared / "out/templates/demo/ram").rename(shared / "ram")
+            (shared / "out/templates/demo/ram").symlink_to(shared / "ram")
             shutil.rmtree(shared / "out/demo/apt", ignore_errors=True)  # lists, which nobody needs any more
             (shared / "done").touch()
     return shared / "out"
@@ -239,7 +242,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def demo(workspace: Workspace, demo_parts: Path) -> Workspace:
-    """A workspace with the real QEMU and the real demo guest, whose images are prepared."""
+    """A workspace with the real QEMU and the real demo guest, whose images are prepared: its instances are clones."""
     prepare_demo(workspace, demo_parts)
     return workspace
 

@@ -122,7 +122,7 @@ def test_each_resource_can_be_overridden(write: Write, key: str) -> None:
         ("boot", "timeout", "inf", "give a number greater than 0"),
         ("boot", "scale", "-2", "give a number greater than 0"),
         ("pool", "size", "0", "give a number greater than 0"),
-        ("pool", "fresh", "sometimes", "use one of: on_crash, always, never"),
+        ("pool", "fresh", "sometimes", "use one of: auto, on_crash, always, never"),
         ("campaign", "slice", "1w", "write seconds, or a number with s, m, h or d, such as 10m"),
         ("campaign", "tolerance", "1", "give a number of at least 0 and less than 1, such as 0.02"),
         ("campaign", "tolerance", "-0.1", "give a number of at least 0 and less than 1, such as 0.02"),
@@ -143,7 +143,7 @@ def test_a_wrong_value_is_named_with_file_section_and_key(
     [
         ("qemu", "memmory", "did you mean memory?"),
         ("build", "llvm_symbolizer", "did you mean llvm-symbolizer?"),
-        ("boot", "wait", "[boot] knows: ready, timeout, scale, attempts, log_size"),
+        ("boot", "wait", "[boot] knows: ready, timeout, scale, warm, attempts, log_size"),
         ("store", "xyz", "[store] knows: root"),
     ],
 )

@@ -16,7 +16,8 @@ from pipeline.ssh.connector import Connector, Retries
 from pipeline.ssh.landing import TransferLimits
 from pipeline.text.printable import one_line
 from pipeline.vm.handle import Handle
-from pipeline.vm.pool import Boot, Lease, Pool
+from pipeline.vm.lease import Boot, Lease
+from pipeline.vm.pool import Pool
 from pipeline.vm.qemu.pooled import QemuGuests
 
 log = logging.getLogger("topcoat")

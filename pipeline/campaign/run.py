@@ -17,6 +17,7 @@ from pipeline.store.freshness import Key
 from pipeline.store.publish import publish_json
 from pipeline.vm.pool import Pool
 from pipeline.vm.qemu.pooled import QemuGuests
+from pipeline.vm.template import Templates
 
 log = logging.getLogger("topcoat")
 
@@ -27,6 +28,7 @@ def run(
     settings: Settings,
     build: Build,
     key: Callable[[], Key],
+    templates: Templates | None,
     *,
     workers: int,
     only: Only | None = None,
@@ -34,13 +36,14 @@ def run(
 ) -> Runner:
     """Work at the campaign until its budgets are used, or at one piece of it (`only`), and return the runner.
 
-    `key` tells all that the guests are booted with. At most `workers` guests are used at once. `tell` is given the
-    status of the campaign every now and then. Raises TopcoatError.
+    `key` tells all that the guests are booted with; they are clones if `templates` has a template. At most `workers`
+    guests are used at once. `tell` is given the status of the campaign every now and then. Raises TopcoatError.
     """
-    guests = QemuGuests(settings, build, "ssh", key)
+    guests = QemuGuests(settings, build, "ssh", key, templates)
     with Pool(settings, guests, work=f"campaign {definition.name}") as pool:
         pooled = PooledGuests(pool, guests, {plan.name: dict(plan.environment) for plan in definition.fuzzers})
         count = guests_at_once(workers, pool.size)
+        pool.expect(1 if only else min(count, len(definition.fuzzers)))
         runner = Runner(definition, subjects, pooled, settings.store, settings.campaign, count, only)
         try:
             with display.shown() as shown:

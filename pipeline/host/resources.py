@@ -1,6 +1,7 @@
 """What the host can give to a process: CPU time when it wants it, memory, and room on the disk."""
 
 import os
+import platform
 import sys
 import time
 from contextlib import suppress
@@ -38,6 +39,16 @@ def is_frozen(process: Process) -> bool:
         stat = Path(f"/proc/{process.pid}/stat").read_bytes()
         return stat[stat.rindex(b")") + 2 :].split()[0] in (b"T", b"t") and process.alive
     return False
+
+
+def cpu_model() -> str:
+    """The name of the host's CPU, as its maker gives it; only the architecture where the kernel does not tell."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.machine()
 
 
 def free_bytes(path: Path) -> int:

@@ -42,6 +42,13 @@ def digest(path: Path) -> str:
     return f"b3s:{hasher.hexdigest()}"
 
 
+def digest_of_text(text: str) -> str:
+    """The digest of a text in UTF-8."""
+    from blake3 import blake3
+
+    return f"b3:{blake3(text.encode()).hexdigest()}"
+
+
 def threads() -> int:
     """How many threads hash a large file: one for each CPU that this process may use.
 
@@ -53,9 +60,7 @@ def threads() -> int:
 
 def combined(digests: Sequence[str]) -> str:
     """One digest for several files: the digest itself if there is only one, else a digest of the list."""
-    from blake3 import blake3
-
-    return digests[0] if len(digests) == 1 else f"b3:{blake3(' '.join(digests).encode()).hexdigest()}"
+    return digests[0] if len(digests) == 1 else digest_of_text(" ".join(digests))
 
 
 def _contents(descriptor: int, size: int) -> Iterator[tuple[int, memoryview]]:

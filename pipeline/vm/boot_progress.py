@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.host.deadline import Clock
@@ -73,6 +73,11 @@ class LiveLine:
         """Remove the line from the terminal."""
         if self._status is not None:
             self._status.stop()
+
+
+def plainly() -> AbstractContextManager[Plain]:
+    """Progress as plain lines even on a terminal: for guests that are booted at once, or beside a table."""
+    return nullcontext(Plain())
 
 
 @contextmanager

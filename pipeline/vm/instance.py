@@ -122,10 +122,21 @@ class Instance:
         return self.directory / "serial"
 
     @property
+    def gate(self) -> Path:
+        """The path of the socket of the second serial port that templates and their clones have."""
+        return self.directory / "gate"
+
+    @property
+    def migration_socket(self) -> Path:
+        """The path of the socket through which a guest's state goes when it is saved or restored."""
+        return self.directory / "migration"
+
+    @property
     def transient(self) -> tuple[Path, ...]:
         """The paths of all that the instance needs only while it runs: files, sockets, and links to what it boots."""
         files = (self.handle_file, self.pidfile, self.overlay, self.known_hosts, self.key)
-        return (*files, self.qmp_socket, self.serial_socket, *(self.directory / name for name in LINKS))
+        ends = (self.qmp_socket, self.serial_socket, self.gate, self.migration_socket)
+        return (*files, *ends, *(self.directory / name for name in LINKS))
 
     def handle(self) -> Handle | None:
         """The handle, or None if there is none. Raises ValueError if it cannot be understood or was edited."""

@@ -1,17 +1,16 @@
 """The pool: guests that are lent to one piece of work after another, so that not every piece waits for a boot.
 
-All processes that use the store run at most `[pool] size` guests at once (pipeline/vm/slot.py). A guest that goes wrong
-is ended when it is given back, and the next lease boots a new one; `[pool] fresh` says when else. The guests of a
-killed process are taken over by whoever uses the pool next, or ended by their keepers (see pipeline/vm/keepalive.py).
+All processes that use the store run at most `[pool] size` guests at once (pipeline/vm/slot.py), and `[pool] spares`
+more, which wait for a lease. A guest that goes wrong is ended when it is given back, and the next lease gets a new one;
+`[pool] fresh` says when else. The guests of a killed process are taken over by whoever uses the pool next, or ended by
+their keepers (see pipeline/vm/keepalive.py).
 """
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, Self
 
@@ -20,20 +19,20 @@ from pipeline.host.deadline import Deadline
 from pipeline.host.resources import available_memory, resident
 from pipeline.host.worker import Worker
 from pipeline.settings import Settings
-from pipeline.text.printable import one_line
 from pipeline.vm import launcher
 from pipeline.vm.capacity import shortage
 from pipeline.vm.handle import Handle
 from pipeline.vm.instance import Instance
 from pipeline.vm.keepalive import GRACE, KeepAlive
 from pipeline.vm.launcher import Launcher
-from pipeline.vm.slot import Slot, users_file
+from pipeline.vm.lease import Boot, Lease
+from pipeline.vm.slot import Slot, State, Use, users_file
+from pipeline.vm.slots import NoSlotError, Slots, Wait
 
 log = logging.getLogger("topcoat")
 
 _NONE = "there was none"
-_MORE = "wait for it to end, or have more guests at once: [pool] size; what runs is told by: topcoat instances"
-_POLL = 0.1  # seconds; there is no way to wait for another process's flock, or for memory, but to poll
+_POLL = 0.1  # seconds; there is no way to wait for memory but to poll
 _MOMENT = 0.5  # seconds; a child may hold a slot for so long, until its exec(2), without having a lease
 _CLOSE_LIMIT = 30.0  # seconds; ending a guest takes KILL_LIMIT at most, but longer on a disk that stalls
 
@@ -44,6 +43,9 @@ class GuestFactory(Protocol):
     @property
     def memory(self) -> int:
         """Bytes of memory that one guest may take."""
+
+    def cloned(self) -> bool:
+        """Whether a new guest would be a clone, which takes little time, and not a boot."""
 
     def launcher(self, instance: Instance, keepalive: KeepAlive) -> Launcher:
         """What boots a guest from today's images and settings; it will not outlive the users of `keepalive`.
@@ -56,57 +58,6 @@ class GuestFactory(Protocol):
 
     def fits(self, handle: Handle) -> str | None:
         """Why the running guest is not what a boot would make today; None if it is. Raises TopcoatError."""
-
-
-@dataclass(frozen=True)
-class Boot:
-    """A boot that the pool has tried, and its outcome."""
-
-    instance: str
-    """The name of the instance."""
-    why: str
-    """Why the boot was needed, in one clause."""
-    seconds: float
-    """How long the boot took, whether it failed or not."""
-    boot_id: str = ""
-    """The id of the boot; "" if it failed."""
-    failure: str = ""
-    """The cause of the failure (see BootError), or else the class of the error; "" if the guest became ready."""
-
-
-@dataclass
-class Lease:
-    """A guest that is lent for one piece of work."""
-
-    slot: Slot
-    handle: Handle
-    """The guest's handle as it was when the guest was handed out; the guest may die at any moment."""
-    new: bool
-    """Whether the guest was booted for this lease."""
-    problem: str = field(default="", init=False)
-    """The first problem that was reported by `spoil` or `died`; "" if there was none."""
-    dead: bool = field(default=False, init=False)
-    """Whether `died` was called."""
-    retired: str = field(default="", init=False)
-    """Why nobody else gets the guest although nothing went wrong; "" if `retire` was not called."""
-
-    @property
-    def instance(self) -> Instance:
-        """The guest's instance."""
-        return self.slot.instance
-
-    def spoil(self, reason: str) -> None:
-        """Report that the guest may be damaged: nobody else gets it, unless `[pool] fresh` is never."""
-        self.problem = self.problem or one_line(reason)
-
-    def retire(self, reason: str) -> None:
-        """Have nobody else get the guest, whatever `[pool] fresh` says, although nothing went wrong."""
-        self.retired = one_line(reason)
-
-    def died(self, reason: str) -> None:
-        """Report that the guest is of no use any more, whether its QEMU runs or not: nobody else gets it."""
-        self.spoil(reason)
-        self.dead = True
 
 
 class Pool:
@@ -133,15 +84,16 @@ class Pool:
         self.size = settings.pool.size or len(os.sched_getaffinity(0))
         self._fresh, self._attempts = settings.pool.fresh, settings.boot.attempts
         self._guests, self._available = guests, available
-        self._slots = [Slot(store, number) for number in range(self.size)]
-        self._changed = threading.Condition()
+        self._spares = settings.pool.spares if guests.cloned() else 0
+        slots = [Slot(store, number) for number in range(self.size + self._spares)]
+        self._slots = Slots(slots, self.size, self._let_go)
+        self._changed, self._closed = self._slots.changed, self._slots.closed
         # `_changed` must be held to read or change what follows
-        self._taken: set[Slot] = set()  # by this pool's leases
+        self._makers: list[Worker] = []  # of spares
         self._booting: set[Slot] = set()
         self._boot_ids: dict[Slot, str] = {}  # of the guests that this pool has lent and not ended
         self._ended: dict[Slot, str] = {}  # why the slot's last guest was ended, until the next boot
         self._boots: list[Boot] = []
-        self._closed = threading.Event()
         self._work = work
         self._keepalive = KeepAlive(users_file(store), grace)
         self._tied = ExitStack()
@@ -177,7 +129,8 @@ class Pool:
         even for a single guest; and whatever the boot raises, most likely BootError. Then nothing is left running.
         """
         with ExitStack() as held:
-            lease = self._lease(_Wait(deadline), held, anew)
+            lease = self._lease(Wait(deadline), held, anew)
+            self._refill()
             try:
                 yield lease
             except BaseException as error:
@@ -186,10 +139,10 @@ class Pool:
             finally:
                 self._give_back(lease)
 
-    def _lease(self, wait: "_Wait", held: ExitStack, anew: str) -> Lease:
+    def _lease(self, wait: Wait, held: ExitStack, anew: str) -> Lease:
         while True:
             with ExitStack() as attempt:
-                slot = attempt.enter_context(self._seized(wait))
+                slot = attempt.enter_context(self._slots.lent(wait))
                 try:
                     lease = self._guest(slot, anew)
                     held.push(attempt.pop_all())
@@ -200,73 +153,29 @@ class Pool:
             wait.go_on(problem.message, problem.hint)
             self._closed.wait(wait.deadline.within(_POLL))
 
-    @contextmanager
-    def _seized(self, wait: "_Wait") -> Iterator[Slot]:
-        """Yield a slot that nobody else has during the body."""
-        with ExitStack() as lock:
-            slot = self._seize(wait, lock)
-            try:
-                yield slot
-            finally:
-                lock.close()
-                with self._changed:
-                    self._taken.discard(slot)
-                    self._changed.notify_all()
-                    self._let_go()
-
-    def _seize(self, wait: "_Wait", lock: ExitStack) -> Slot:
-        with self._changed:
-            while not self._closed.is_set():
-                for slot in sorted((slot for slot in self._slots if slot not in self._taken), key=_readiness):
-                    try:
-                        lock.enter_context(slot.taken())
-                    except InstanceBusy:
-                        continue
-                    self._taken.add(slot)
-                    return slot
-                wait.go_on(self._in_use, _MORE)
-                all_ours = len(self._taken) == self.size
-                self._changed.wait(wait.deadline.remaining if all_ours else wait.deadline.within(_POLL))
-        raise InstanceBusy("the pool was closed while its guests were still wanted", hint="run it again")
-
-    def _in_use(self) -> str:
-        """The message that all guests are in use: who has which of them, and since when the first."""
-        users: dict[str, list[tuple[str, str]]] = {}
-        for slot in self._slots:
-            who, since = self._user(slot)
-            users.setdefault(who, []).append((slot.instance.name, since))
-        return f"all {self.size} are in use: " + "; ".join(
-            f"{', '.join(name for name, _ in held)} by {who}{min(since for _, since in held)}"
-            for who, held in users.items()
-        )
-
-    def _user(self, slot: Slot) -> tuple[str, str]:
-        if slot in self._taken:
-            return "this process", ""
-        use = slot.use()
-        if use is None or use.state != "leased" or not use.owner.alive:
-            return "a process that has only just taken it", ""
-        return f"{one_line(use.work) or 'other work'} (process {use.owner.pid}", f", since {one_line(use.since)})"
-
     def _guest(self, slot: Slot, anew: str) -> Lease:
         """The guest of a slot that was seized, ready for work. Raises _ShortError if other guests must end first."""
-        handle = slot.instance.live_handle()
-        why = self._why_new(slot, handle) or anew or None
+        handle, use = slot.instance.live_handle(), slot.use()
+        unused = use is not None and use.state == "spare"
+        why = self._why_new(slot, handle, use) or ("" if unused else anew) or None
         if handle is None or why is not None:
             handle = self._anew(slot, why or _NONE)
+        self._note(slot, "leased", handle)
+        return Lease(slot, handle, unused or why is not None)
+
+    def _note(self, slot: Slot, state: State, handle: Handle) -> None:
+        """Note what becomes of a slot's guest, which is ended with the pool from then on."""
         try:
-            slot.note("leased", handle.boot_id, self._work)
+            slot.note(state, handle.boot_id, self._work)
         except BaseException:
             self._end(slot, "its use could not be noted")
             raise
         with self._changed:
             self._boot_ids[slot] = handle.boot_id
             self._ended.pop(slot, None)
-        return Lease(slot, handle, why is not None)
 
-    def _why_new(self, slot: Slot, handle: Handle | None) -> str | None:
+    def _why_new(self, slot: Slot, handle: Handle | None, use: Use | None) -> str | None:
         """Why the guest of a slot cannot be handed out as it is; None if it can."""
-        use = slot.use()
         if handle is None:
             if slot.instance.state() == "broken":
                 return "its QEMU lives, but its handle cannot be relied upon"
@@ -277,7 +186,13 @@ class Pool:
             return f"who had it (pid {use.owner.pid}) has died in the middle of its work"
         if line := slot.instance.halt():
             return f"its kernel has halted: {line}"
-        return "[pool] fresh is always" if self._fresh == "always" else self._guests.fits(handle)
+        return (self._why_fresh() if use.state == "idle" else "") or self._guests.fits(handle)
+
+    def _why_fresh(self) -> str:
+        """Why each lease gets a guest of its own; "" if guests are lent again."""
+        if self._fresh == "auto" and self._guests.cloned():
+            return "each lease gets a clone of its own"
+        return "[pool] fresh is always" if self._fresh == "always" else ""
 
     def _anew(self, slot: Slot, why: str) -> Handle:
         """End what is left of the slot's guest, and boot a new one."""
@@ -334,7 +249,7 @@ class Pool:
     def _wanted_by_others(self, slot: Slot) -> list[int]:
         """For each guest in another slot, running or booting, the bytes of memory that it may still take."""
         wanted = []
-        for other in self._slots:
+        for other in self._slots.all:
             if other != slot and (handle := other.instance.live_handle()):
                 wanted.append(max(0, self._guests.memory - resident(handle.process)))
             elif other != slot and (other in self._booting or other.instance.state() == "booting"):
@@ -358,9 +273,45 @@ class Pool:
             return f"the last one went wrong: {lease.problem}"
         if lease.retired:
             return lease.retired
-        if self._fresh == "always":
-            return "[pool] fresh is always"
-        return "the pool was closed" if self._closed.is_set() else ""
+        return "the pool was closed" if self._closed.is_set() else self._why_fresh()
+
+    def expect(self, count: int) -> None:
+        """Have `count` guests made ahead, all at once, for leases that will soon be wanted; returns without waiting.
+
+        What goes wrong with them is left for those leases to find out.
+        """
+        with self._changed:
+            self._make_ahead(min(count, self.size))
+
+    def _refill(self) -> None:
+        """Have clones made ahead until there are as many spares as there should be; boots would take too much."""
+        with self._changed:
+            wanted = self._spares - self._slots.spares() - self._slots.making
+        if wanted > 0 and self._guests.cloned():
+            with self._changed:
+                if not self._closed.is_set():
+                    self._make_ahead(wanted)
+
+    def _make_ahead(self, count: int) -> None:
+        self._makers = [worker for worker in self._makers if not worker.join(0) or worker.failure]
+        self._slots.making += count
+        self._makers += [Worker("spare", self._make_spare) for _ in range(count)]
+
+    def _make_spare(self) -> None:
+        """Make a guest that waits for a lease, in a slot that has none."""
+        try:
+            with self._slots.empty() as slot:
+                self._note(slot, "spare", self._anew(slot, _NONE))
+                if self._closed.is_set():
+                    self._end(slot, "the pool was closed")
+        except (NoSlotError, _ShortError) as why:
+            log.debug("no guest is made ahead: %s", why)
+        except TopcoatError as error:  # a lease that meets the same error raises it
+            log.debug("no guest is made ahead: %s", error.explain())
+        finally:
+            with self._changed:
+                self._slots.making -= 1
+                self._changed.notify_all()
 
     def _end(self, slot: Slot, why: str) -> None:
         self._guests.end(slot.instance)
@@ -380,8 +331,9 @@ class Pool:
                 return
             self._closed.set()
             self._changed.notify_all()
-            idle = [(slot, boot_id) for slot, boot_id in self._boot_ids.items() if slot not in self._taken]
-        workers = [
+            idle = [(slot, boot_id) for slot, boot_id in self._boot_ids.items() if slot not in self._slots.taken]
+            makers = self._makers  # they end what they have made, as the pool is closed
+        workers = makers + [
             Worker(f"end {slot.instance.name}", partial(self._end_idle, slot, boot_id)) for slot, boot_id in idle
         ]
         deadline = Deadline(_CLOSE_LIMIT)
@@ -392,11 +344,13 @@ class Pool:
             if worker.failure is not None:
                 raise worker.failure
         if late:
-            raise StopError(f"{len(late)} guests still end", hint="does the disk answer? see: topcoat instances")
+            raise StopError(
+                f"{len(late)} guests still start or end", hint="does the disk answer? see: topcoat instances"
+            )
 
     def _let_go(self) -> None:
         """Release the keepalive, once the pool is closed and the last guest has been given back."""
-        if self._closed.is_set() and not self._taken:
+        if self._closed.is_set() and not self._slots.taken:
             self._tied.close()
 
     def _end_idle(self, slot: Slot, boot_id: str) -> None:
@@ -410,40 +364,9 @@ class Pool:
                 self._end(slot, "the pool was closed")
 
 
-def _readiness(slot: Slot) -> int:
-    """The sort key of a slot to seize: first guests that can be handed out, then those to be ended, then no guest."""
-    use = slot.use()
-    return 2 if use is None else ("idle", "leased").index(use.state)
-
-
 class _ShortError(Exception):
     """There is no room for one more guest until another one ends; `error` says why."""
 
     def __init__(self, error: TopcoatError) -> None:
         super().__init__(error.message)
         self.error = error
-
-
-class _Wait:
-    """One wait for a guest, until its deadline."""
-
-    def __init__(self, deadline: Deadline) -> None:
-        self.deadline = deadline
-        self._told = False
-
-    def go_on(self, problem: str | Callable[[], str], hint: str) -> None:
-        """Log once what is waited for; must be called before each step of the wait.
-
-        `problem` is the reason, or a function that returns the reason of that moment. Raises InstanceBusy once the
-        deadline has passed.
-        """
-        if self._told and not self.deadline.expired:
-            return
-        told = problem if isinstance(problem, str) else problem()
-        if self.deadline.expired:
-            raise InstanceBusy(
-                f"no guest of the pool was to be had within {self.deadline.seconds:g} s: {told}", hint=hint
-            )
-        if not self._told:
-            log.info("waiting for a guest of the pool: %s", told)
-            self._told = True

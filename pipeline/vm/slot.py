@@ -6,7 +6,8 @@ pool/slot-N.json beside it tells what was done with the guest last::
     {"schema": 1, "state": "leased", "boot_id": "6ed5…", "since": "2026-11-23T17:53:35Z", "work": "campaign nightly",
      "owner": {"pid": 7, "start_ticks": 123, "host_boot_id": "85b7…"}}
 
-"leased" is written before the guest is handed out, "idle" once it is back in order. So if nobody has the slot and it is
+"leased" is written before the guest is handed out, "idle" once it is back in order; a guest that waits for its first
+user is a "spare". So if nobody has the slot and it is
 still "leased", whoever had it has died, and nobody knows what runs in that guest.
 """
 
@@ -29,7 +30,7 @@ from pipeline.vm.instance import Instance
 SCHEMA = 1
 """The version of the format of slot-N.json; a sample of it is frozen in the tests."""
 
-State = Literal["leased", "idle"]
+State = Literal["leased", "idle", "spare"]
 
 _FILE = re.compile(r"slot-(0|[1-9][0-9]{0,5})\.json")
 _LONGEST = 1 << 16  # bytes of slot-N.json that are read

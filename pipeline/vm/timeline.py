@@ -2,8 +2,9 @@
 
 It has one JSON object a line. The first is {"schema": 2, "started": UTC}. Each of the others has `event`, `seconds` on
 the monotonic clock since the first, and `attempt`, from 1 on. The events of one attempt, in order, as far as it came:
-`attempt` (with its boot_id), `spawn`, `first byte`, `port`, `marker`, `tcp`, `banner`, `auth`, `echo`, and at the end
-`ready`, `interrupted`, or `failed` with `cause`, `stage` and `fault`. `tcp` to `echo` come again with each login.
+`attempt` (with its boot_id, and `how`: boot or clone), `spawn`, `first byte`, `port`, of a clone `restored` and
+`renewed`, `marker`, `tcp`, `banner`, `auth`, `echo`, and at the end `ready`, `interrupted`, or `failed` with `cause`,
+`stage` and `fault`. `tcp` to `echo` come again with each login.
 """
 
 import json
@@ -11,12 +12,16 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipeline.host.deadline import Clock, utc_now
 from pipeline.store import document
 
 SCHEMA = 2
 """The version of the format of timeline.jsonl; a sample of it is frozen in the tests."""
+
+
+How = Literal["boot", "clone"]
 
 
 class Timeline:
@@ -29,10 +34,10 @@ class Timeline:
         self._attempt = 0
         path.write_text(json.dumps({"schema": SCHEMA, "started": utc_now()}, sort_keys=True) + "\n")
 
-    def attempt(self, boot_id: str) -> None:
+    def attempt(self, boot_id: str, how: How) -> None:
         """Note that the next attempt begins, with this boot id."""
         self._attempt += 1
-        self.reached("attempt", boot_id=boot_id)
+        self.reached("attempt", boot_id=boot_id, how=how)
 
     def reached(self, event: str, **facts: str) -> None:
         """Note that an event happens now; `facts` are further fields of its line."""

@@ -12,7 +12,7 @@ from pipeline.campaign.guest_fuzzer import CORPUS, MERGED
 from pipeline.campaign.guests import Guest, GuestWorkspace
 from pipeline.errors import BootError, CommandError, FuzzerError, FuzzerTimeout, TransferRefused
 from pipeline.fuzz.symbolizer import Writer
-from pipeline.vm.pool import Boot
+from pipeline.vm.lease import Boot
 
 CRASH = b"""==1== ERROR: libFuzzer: deadly signal
     #7 0x55726e88fa28 in %(function)s fuzzers/planted.c:10:17

@@ -83,11 +83,15 @@ class FakeGuests:
 
     version: str = "1"
     memory: int = MEMORY
+    clones: bool = False
     failures: list[BootError] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
     keepalives: list[KeepAlive] = field(default_factory=list)
     while_booting: Callable[[Instance], object] = lambda _: None
     after_boot: Callable[[Process], object] = lambda _: None
+
+    def cloned(self) -> bool:
+        return self.clones
 
     def launcher(self, instance: Instance, keepalive: KeepAlive) -> FakeLauncher:
         self.keepalives.append(keepalive)

@@ -17,7 +17,8 @@ from pipeline.host.deadline import Deadline
 from pipeline.host.process import Process
 from pipeline.settings import Fresh, Settings
 from pipeline.vm.instance import Instance
-from pipeline.vm.pool import Lease, Pool
+from pipeline.vm.lease import Lease
+from pipeline.vm.pool import Pool
 from pipeline.vm.qemu.stopping import stop
 from pipeline.vm.slot import Slot
 from tests.conftest import qemus_of

@@ -44,10 +44,10 @@ from pipeline.host.deadline import Deadline
 from pipeline.vm.pool import Pool
 from pipeline.vm.qemu.pooled import QemuGuests
 from pipeline.ssh.connector import Connector
-from tasks.boot import BootInstance
+from tasks.boot import key_of_boot
 from tasks.engine.context import context
 chosen, build = context().settings, context().build
-guests = QemuGuests(chosen, build, "ssh", lambda: BootInstance(name="pool").key(context().digests))
+guests = QemuGuests(chosen, build, "ssh", lambda: key_of_boot(context().digests))
 with Pool(chosen, guests) as pool:
     with pool.lease(Deadline(60)) as lease:
         timeouts = chosen.boot.timeouts("kvm" if "-enable-kvm" in lease.handle.argv else "tcg")

@@ -10,19 +10,23 @@ from types import ModuleType
 import tasks
 from pipeline.builds import prepare, ssh_keys
 from pipeline.builds.demo import apt, compiler, disk, fuzzers, gathering, initramfs, kernel, libraries, packages
+from pipeline.builds.demo import programs as demo_programs
 from pipeline.builds.demo.fuzzers import making
 from pipeline.images import cpio, fvm
+from pipeline.vm.qemu import migration, proving, renewal, saving
 from tasks.engine.artifact import ArtifactTask
 
 PARTS: dict[str, tuple[Callable[..., object] | ModuleType, ...]] = {
     "SSHKeyPair": (ssh_keys,),
     "InitrdWithKey": (prepare.make_initrd,),
+    "BootTemplate": (saving, proving, migration, renewal),
     "ExtendedBlk": (prepare.make_disk, prepare.copy_disk),
     "DemoPackages": (initramfs.collect, gathering, apt, libraries, packages),
     "DemoKernel": (kernel,),
     "DemoSystem": (initramfs, libraries, packages, cpio.encode, ssh_keys.dropbear_host_key),
     "DemoCompiler": (compiler, gathering, apt, libraries, packages),
     "DemoFuzzers": (making, fuzzers, compiler.Compiler, compiler.unpack, cpio.encode),
+    "DemoPrograms": (demo_programs, compiler.Compiler, compiler.unpack, cpio.encode),
     "DemoInitramfs": (),
     "DemoDisk": (disk, fvm.create),
 }

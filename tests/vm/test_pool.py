@@ -21,7 +21,8 @@ from pipeline.host.process import Process
 from pipeline.vm import pool as module
 from pipeline.vm.capacity import RESERVE
 from pipeline.vm.instance import Instance
-from pipeline.vm.pool import Boot, Lease, Pool
+from pipeline.vm.lease import Boot, Lease
+from pipeline.vm.pool import Pool
 from pipeline.vm.qemu.stopping import stop
 from pipeline.vm.slot import Slot
 from tests.conftest import qemus_of

@@ -9,7 +9,8 @@ from pipeline.host.locks import is_locked
 from pipeline.settings import Fresh
 from pipeline.vm.instance import Instance
 from pipeline.vm.keepalive import KeepAlive
-from pipeline.vm.pool import Lease, Pool
+from pipeline.vm.lease import Lease
+from pipeline.vm.pool import Pool
 from pipeline.vm.qemu.stopping import stop
 from tests.fakes.guests import kill
 from tests.fakes.pools import World, killed_owner, soon, survives, use, whys, world

@@ -5,10 +5,10 @@ from pipeline.vm.timeline import Timeline, ready_seconds
 
 SAMPLE = """\
 {"schema": 2, "started": "2026-11-24T20:00:00Z"}
-{"attempt": 1, "boot_id": "6ed5", "event": "attempt", "seconds": 0.0}
+{"attempt": 1, "boot_id": "6ed5", "event": "attempt", "how": "clone", "seconds": 0.0}
 {"attempt": 1, "event": "spawn", "seconds": 0.03}
 {"attempt": 1, "cause": "port refused", "event": "failed", "fault": "host", "seconds": 0.1, "stage": "spawn"}
-{"attempt": 2, "boot_id": "77cd", "event": "attempt", "seconds": 1.1}
+{"attempt": 2, "boot_id": "77cd", "event": "attempt", "how": "boot", "seconds": 1.1}
 {"attempt": 2, "event": "ready", "seconds": 3.4}
 """
 """Frozen: what earlier versions have written must be understood."""
@@ -25,7 +25,7 @@ def test_the_frozen_sample_is_written_again(tmp_path: Path) -> None:
     clock = FakeClock()
     path = tmp_path / "timeline.jsonl"
     timeline = Timeline(path, clock)
-    timeline.attempt("6ed5")
+    timeline.attempt("6ed5", "clone")
     for moment, event, facts in (
         (0.03, "spawn", {}),
         (0.1, "failed", {"cause": "port refused", "stage": "spawn", "fault": "host"}),
@@ -33,7 +33,7 @@ def test_the_frozen_sample_is_written_again(tmp_path: Path) -> None:
         clock.now = 5.0 + moment
         timeline.reached(event, **facts)
     clock.now = 6.1
-    timeline.attempt("77cd")
+    timeline.attempt("77cd", "boot")
     clock.now = 8.4
     timeline.reached("ready")
     assert path.read_text().splitlines()[1:] == SAMPLE.splitlines()[1:]

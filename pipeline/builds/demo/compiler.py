@@ -181,6 +181,16 @@ class Compiler:
         run(clang, *options, *linked, "-o", _OUTPUT / output.name, timeout=timeout, cwd=place)
         require_output(clang, output)
 
+    def compile_plain(self, source: Path, output: Path, root: Path, *, timeout: float) -> None:
+        """Compile and link a program of one source in C, without sanitizers, against the unpacked sysroot `root`.
+
+        `timeout` is in seconds. Raises ToolError.
+        """
+        clang = self.program("clang", root, output.parent)
+        options = (*_SYSTEM, *_LINKING, "-std=gnu17", "-O1", "-Wall", "-Wextra", "-Werror", "-s", "-x", "c")
+        run(clang, *options, source.name, "-o", _OUTPUT / output.name, timeout=timeout, cwd=source.parent)
+        require_output(clang, output)
+
     def dependencies(self, source: Path, rule: Path, root: Path, *, timeout: float) -> str:
         """The rule of make that names all that a source includes from outside the sysroot, whether it exists or not.
 

@@ -6,14 +6,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from pipeline.errors import BootError
-from pipeline.host.deadline import Patience, utc_now
+from pipeline.host.deadline import Deadline, Patience, utc_now
 from pipeline.host.process import Process
 from pipeline.host.resources import Starvation, free_bytes, is_frozen
 from pipeline.ssh.address import Address
 from pipeline.text.printable import printable
 from pipeline.vm.boot_progress import BootProgress
 from pipeline.vm.handle import Handle
-from pipeline.vm.qemu import keeper, machine
+from pipeline.vm.qemu import keeper, machine, migration, renewal
 from pipeline.vm.qemu.causes import Evidence
 from pipeline.vm.qemu.plan import Plan
 from pipeline.vm.qemu.probe import LoginProbe
@@ -22,6 +22,7 @@ from pipeline.vm.qemu.qmp import Monitor, MonitorError
 from pipeline.vm.qemu.serial import Console
 from pipeline.vm.qemu.verdict import judge
 from pipeline.vm.qemu.watch import Watch, watching
+from pipeline.vm.template import NoTemplateError, OpenTemplate
 from pipeline.vm.timeline import Timeline
 
 log = logging.getLogger("topcoat")
@@ -96,14 +97,27 @@ class _Boot:
                     Monitor(self.plan.instance.qmp_socket, self.deadline.within(timeouts.start), process)
                 )
                 port = monitor.ssh_port()
-            except MonitorError as error:
+                self.timeline.reached("port")
+                if self.plan.template:
+                    self._restore(monitor, self.plan.template)
+            except (MonitorError, NoTemplateError, renewal.RenewalError) as error:
                 raise self._failed(self._seen(process, str(error), ended=process.wait(_DYING))) from error
-            self.timeline.reached("port")
             watch = held.enter_context(
                 watching(self.console, self.plan.instance.serial_socket, monitor, process, self._tick)
             )
             address = Address(LOOPBACK, port, USER, str(self.plan.instance.key), self.plan.images.host_key)
             return self._listen(watch, monitor, process, address)
+
+    def _restore(self, monitor: Monitor, template: OpenTemplate) -> None:
+        """Make the guest what the template was, but for what no two clones may share."""
+        self.stage, instance = "restore", self.plan.instance
+        limit = Deadline(self.deadline.within(self.plan.timeouts.start))
+        migration.restore(monitor, instance.migration_socket, template.state(), limit)
+        self.timeline.reached("restored")
+        if template.facts.renews:
+            self.stage = "renewal"
+            renewal.renew(instance.gate, self.plan.boot_id, instance.name, limit)
+            self.timeline.reached("renewed")
 
     def _listen(self, watch: Watch, monitor: Monitor, process: Process, address: Address) -> Address:
         plan, reached = self.plan, self.timeline.reached

@@ -33,8 +33,8 @@ class Evidence:
     """All that was seen of a boot that has failed."""
 
     stage: str
-    """What was being waited for: spawn, monitor, marker, moment after the marker, tcp, banner, auth, host key, echo,
-    boot id."""
+    """What was being waited for: spawn, monitor, restore, renewal, marker, moment after the marker, tcp, banner, auth,
+    host key, echo, boot id."""
     qemu: str = ""
     """The end of what QEMU itself has said, printable."""
     console: str = ""
@@ -284,6 +284,14 @@ CAUSES = (
         stage="spawn",
         when=lambda seen: seen.ended,
     ),
+    Cause(
+        "not restored",
+        QemuRefused,
+        "QEMU does not restore the guest: {refusal}",
+        "topcoat force BootTemplate saves another one; [boot] warm = never does without",
+        stage="restore",
+        when=lambda seen: bool(seen.complaints),
+    ),
     # The guest's own words
     Cause(
         "not bootable",
@@ -454,6 +462,13 @@ CAUSES = (
         "the guest lets us in, but does not prove itself: {problem}",
         "is there a shell in the guest? " + _LOOK_THERE,
         stage="echo",
+    ),
+    Cause(
+        "not restored",
+        QemuRefused,
+        "the guest could not be restored, or does not come to life: {problem}",
+        "topcoat force BootTemplate saves another one; [boot] warm = never does without",
+        stage="restore|renewal",
     ),
     Cause(
         "unexplained",

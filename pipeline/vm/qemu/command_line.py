@@ -58,15 +58,34 @@ class Files:
         return {"kernel": self.kernel, "initrd": self.initrd}
 
 
+@dataclass(frozen=True)
+class MemoryFile:
+    """A file in which the guest's memory lies: a template that is being made writes to it, and clones never do."""
+
+    file: Path
+    shared: bool
+    """Whether what the guest writes goes to the file."""
+    restored: bool
+    """Whether QEMU waits for the state of a saved guest."""
+
+
 def option(path: Path) -> str:
     """A path as the value of a QEMU option such as file=, where commas must be doubled."""
     return str(path).replace(",", ",,")
 
 
-def command(guest: GuestProfile, accel: Accelerator, qemu: QemuSettings, files: Files, boot_id: str) -> tuple[str, ...]:
+def command(
+    guest: GuestProfile,
+    accel: Accelerator,
+    qemu: QemuSettings,
+    files: Files,
+    boot_id: str,
+    memory: MemoryFile | None = None,
+) -> tuple[str, ...]:
     """The command line that starts QEMU for this guest, as words.
 
-    `boot_id`, 32 hex digits, becomes the machine's UUID, so that QEMU itself can be asked for it.
+    `boot_id`, 32 hex digits, becomes the machine's UUID, so that QEMU itself can be asked for it. Only a guest that is
+    to be saved, or was, has `memory` in a file.
     """
     network = "net=192.168.3.0/24,dhcpstart=192.168.3.9,host=192.168.3.2"
     restrict = "restrict=on," if qemu.restrict else ""
@@ -74,7 +93,7 @@ def command(guest: GuestProfile, accel: Accelerator, qemu: QemuSettings, files: 
         str(files.qemu),
         *("-kernel", files.plain("kernel")),
         *("-initrd", files.plain("initrd")),
-        *_machine(guest, accel, qemu),
+        *_machine(guest, accel, qemu, memory),
         *("-smp", str(qemu.smp or guest.smp)),
         *("-m", str(qemu.memory or guest.memory)),
         *("-object", "iothread,id=iothread-d0"),
@@ -87,6 +106,7 @@ def command(guest: GuestProfile, accel: Accelerator, qemu: QemuSettings, files: 
         *("-monitor", "none"),
         *("-chardev", f"socket,id=serial0,path=serial,server=on,wait=off,{_logged(files)}"),
         *("-serial", "chardev:serial0"),
+        *(_saved(guest, memory, qemu) if memory else ()),
         *("-qmp", "unix:qmp,server=on,wait=off"),
         *("-pidfile", str(files.pidfile)),
         *("-uuid", str(UUID(boot_id))),
@@ -102,14 +122,34 @@ def _logged(files: Files) -> str:
     return f"logfile={option(files.serial_log)},logappend=on"
 
 
-def _machine(guest: GuestProfile, accel: Accelerator, qemu: QemuSettings) -> tuple[str, ...]:
+# QEMU's own name of each machine's memory: only with that can a saved guest also be restored without a file
+_MEMORY_ID = {"x64": "pc.ram", "arm64": "mach-virt.ram"}
+
+
+def _saved(guest: GuestProfile, memory: MemoryFile, qemu: QemuSettings) -> tuple[str, ...]:
+    """What a guest has that is saved, or was: its memory in a file, a generation id, and a gate for its renewal."""
+    place, size, share = option(memory.file), qemu.memory or guest.memory, "on" if memory.shared else "off"
+    backend = f"memory-backend-file,id={_MEMORY_ID[guest.arch]},size={size}M,mem-path={place},share={share}"
+    return (
+        *("-object", backend),
+        # Kernels that know it, such as Debian 13's, seed their random numbers anew when it changes
+        *(("-device", "vmgenid,guid=auto") if guest.arch == "x64" else ()),
+        *("-chardev", "socket,id=gate0,path=gate,server=on,wait=off"),
+        *("-serial", "chardev:gate0"),
+        *(("-incoming", "defer") if memory.restored else ()),
+    )
+
+
+def _machine(guest: GuestProfile, accel: Accelerator, qemu: QemuSettings, memory: MemoryFile | None) -> tuple[str, ...]:
     kvm = accel == "kvm"
+    backed = f",memory-backend={_MEMORY_ID[guest.arch]}" if memory else ""
     cpu = qemu.cpu or (KVM_CPU[guest.arch] if kvm else guest.emulated_cpu)
     if guest.arch == "x64":
         # fw_cfg keeps SeaBIOS from writing to the serial port
-        machine: tuple[str, ...] = ("-machine", f"q35,{_NO_MORE}", "-fw_cfg", "name=etc/sercon-port,string=0")
+        machine: tuple[str, ...] = ("-machine", f"q35,{_NO_MORE}{backed}", "-fw_cfg", "name=etc/sercon-port,string=0")
     else:
-        machine = ("-machine", "virt,gic-version=host" if kvm else "virt,gic-version=3,virtualization=true")
+        kind = "virt,gic-version=host" if kvm else "virt,gic-version=3,virtualization=true"
+        machine = ("-machine", f"{kind}{backed}")
     return (*machine, "-cpu", cpu, *(("-enable-kvm",) if kvm else ("-accel", emulation(guest, qemu))))
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.builds.build import Build
-from pipeline.errors import AlreadyRunning, MissingResource, StopError, StoreError, TopcoatError
+from pipeline.errors import AlreadyRunning, BootError, MissingResource, StopError, StoreError, TopcoatError
 from pipeline.host import aging
 from pipeline.host.faults import host_faults
 from pipeline.host.locks import locked
 from pipeline.host.pidfile import owner_of_pidfile
 from pipeline.settings import Ready, Settings
 from pipeline.store.freshness import Key
-from pipeline.store.publish import publish_bytes, remove
+from pipeline.store.publish import publish_bytes, remove, write_new
 from pipeline.vm import boot_progress
 from pipeline.vm.boot_progress import BootProgress
 from pipeline.vm.capacity import require_room
@@ -30,6 +30,7 @@ from pipeline.vm.qemu.keeper import parts
 from pipeline.vm.qemu.plan import UNKNOWN, Plan, plan
 from pipeline.vm.qemu.stopping import stop, stop_qemu
 from pipeline.vm.sockets import require_sockets
+from pipeline.vm.template import NoTemplateError, OpenTemplate, Templates
 from pipeline.vm.timeline import Timeline, ready_seconds
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class QemuLauncher:
     """Starts and stops one instance of a build in QEMU. See pipeline.vm.launcher.Launcher for the operations.
 
     The images must have been made. `made_of` is stored in the handle. With `keepalive`, the guest is ended once that
-    has no users. `shown` makes what displays the progress of a boot.
+    has no users. `shown` makes what displays the progress of a boot. With `templates`, the guest is a clone if one can
+    be made. With `memory`, it is a boot whose guest has its memory in that new file, so that it can be saved.
     """
 
     def __init__(
@@ -60,20 +62,28 @@ class QemuLauncher:
         made_of: Key = UNKNOWN,
         keepalive: KeepAlive | None = None,
         shown: Callable[[], AbstractContextManager[BootProgress]] = boot_progress.shown,
+        *,
+        templates: Templates | None = None,
+        memory: Path | None = None,
     ) -> None:
         self._settings, self._build, self._instance = settings, build, instance
         self._ready, self._made_of, self._keepalive = ready, made_of, keepalive
         self._shown = shown
+        self._templates, self._memory = templates, memory
         self._plan: Plan | None = None
         self._timeline: Timeline | None = None
 
     def prepare(self) -> None:
         """See Launcher. Every attempt to start has its own plan, with its own boot id."""
         if self._plan is None:
-            made = plan(self._settings, self._build, self._instance, self._ready, self._made_of, self._keepalive)
+            made = self._new_plan()
             _require_images(made)
             require_room(self._instance)
             self._plan = made
+
+    def _new_plan(self, template: OpenTemplate | None = None) -> Plan:
+        what = (self._settings, self._build, self._instance, self._ready, self._made_of, self._keepalive)
+        return plan(*what, template=template, memory=self._memory)
 
     @property
     def plan(self) -> Plan:
@@ -92,10 +102,26 @@ class QemuLauncher:
                 _tell_slow(plan.slow)
             growth.tell_if_full(self._settings.store, plan.images.disk, plan.log_size)
             with _naming(instance), _abandoning(instance), host_faults("booting"):
-                handle = self._boot(plan)
+                handle = self._clone() or self._boot(plan)
         from pipeline.ssh.connector import Connector
 
         return Connector(handle.ssh, plan.timeouts)
+
+    def _clone(self) -> Handle | None:
+        """Make the guest as a clone; None if it must be booted instead, which is logged with the reason."""
+        if self._templates is None:
+            return None
+        name = self._instance.name
+        try:
+            with self._templates.open() as template:
+                try:
+                    return self._boot(self._new_plan(template))
+                except BootError as error:
+                    self._templates.failed(template, error)
+                    log.warning("%s: it is booted instead, for its clone failed: %s", name, error)
+        except NoTemplateError as reason:
+            log.info("%s: no clone can be made, so it is booted: %s", name, reason)
+        return None
 
     def _boot(self, plan: Plan) -> Handle:
         instance = self._instance
@@ -103,11 +129,15 @@ class QemuLauncher:
             self._make_way(plan)
             if self._timeline is None:
                 self._timeline = Timeline(instance.timeline)
-            self._timeline.attempt(plan.boot_id)
+            self._timeline.attempt(plan.boot_id, "clone" if plan.template else "boot")
             # As long as QEMU lives, systemd-tmpfiles must delete nothing that QEMU or Topcoat will need
             kept = held.enter_context(aging.kept(self._settings.store.root, instance.directory))
             publish_bytes(instance.key, plan.images.key.read_bytes(), mode=0o600)
-            disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay)
+            if plan.template:
+                disk.copy_overlay(plan.template, instance.overlay)
+                kept = (*kept, plan.template.ram)
+            else:
+                disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay)
             handle = boot(plan, kept, self._timeline, held.enter_context(self._shown()))
             self._timeline.reached("ready")
         self._timeline = None
@@ -128,7 +158,7 @@ class QemuLauncher:
             instance.timeline.replace(f"{instance.timeline}.previous")
         for kept in (instance.serial_log, instance.qemu_log):
             _set_aside(kept)
-        instance.serial_log.touch(mode=0o600)
+        write_new(instance.serial_log, _so_far(plan.template) if plan.template else b"", mode=0o600)
         require_sockets(instance.directory)
         for name, target in plan.files.links().items():
             (instance.directory / name).symlink_to(target)
@@ -159,6 +189,12 @@ def _require_stopped(instance: Instance) -> None:
             f"{instance.name} is running already (pid {handle.process.pid})",
             hint=f"end it: topcoat stop {instance.name}",
         )
+
+
+def _so_far(template: OpenTemplate) -> bytes:
+    """What the serial log of a clone begins with: all that its template had said, and where that ends."""
+    note = f"topcoat: so far the serial log of the template that was saved at {template.facts.saved}"
+    return template.serial() + f"\n--- {note} ---\n".encode()
 
 
 def _set_aside(kept: Path) -> None:

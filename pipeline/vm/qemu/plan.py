@@ -1,9 +1,10 @@
 """One boot, decided in all details before anything runs."""
 
+import shlex
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from pipeline.builds.build import Build
 from pipeline.builds.demo import BOOT_ID, host_key_file
@@ -14,9 +15,10 @@ from pipeline.vm.history import History
 from pipeline.vm.instance import Instance
 from pipeline.vm.keepalive import KeepAlive
 from pipeline.vm.qemu import accel
-from pipeline.vm.qemu.command_line import Files, command, emulation
-from pipeline.vm.qemu.profile import GuestProfile, guest_of
+from pipeline.vm.qemu.command_line import Files, MemoryFile, command, emulation
+from pipeline.vm.qemu.profile import ENTROPY, GuestProfile, guest_of
 from pipeline.vm.qemu.user import require_user
+from pipeline.vm.template import OpenTemplate
 
 UNKNOWN = Key("", 0, {}, {}, {})
 """The key of what an instance is made of, for a plan that is not carried out."""
@@ -70,6 +72,8 @@ class Plan:
     """Why the guest is emulated although KVM was allowed; "" if it is not, or emulation was chosen."""
     keepalive: KeepAlive | None
     """What ties the guest to its users; None: it runs until it is stopped."""
+    template: OpenTemplate | None
+    """The saved guest of which a clone is made; None for a boot."""
 
     @property
     def proof(self) -> str:
@@ -84,10 +88,14 @@ def plan(
     ready: Ready,
     made_of: Key = UNKNOWN,
     keepalive: KeepAlive | None = None,
+    *,
+    template: OpenTemplate | None = None,
+    memory: Path | None = None,
 ) -> Plan:
-    """Decide everything about a boot. Makes nothing, except that it caches whether KVM works.
+    """Decide everything about a boot, or about a clone of `template`, which must stay open until QEMU has started.
 
-    Raises MissingResource or SettingsError.
+    A guest that is to be saved has its memory in the new file `memory`. Makes nothing, except that it caches whether
+    KVM works. Raises MissingResource or SettingsError.
     """
     qemu, kernel = build.paths("qemu", "kernel")
     images = images_of(settings.store, build)
@@ -103,10 +111,14 @@ def plan(
         pidfile=instance.pidfile,
         serial_log=instance.serial_log,
     )
-    argv = command(guest, chosen, settings.qemu, files, boot_id)
-    history = History(settings.store.cache / "boots.jsonl", _kind(settings, build, guest, chosen, ready))
+    argv = command(guest, chosen, settings.qemu, files, boot_id, _memory(template, memory))
+    kind = _kind(settings, build, guest, chosen, ready)
+    history = History(settings.store.cache / "boots.jsonl", f"{kind}, cloned" if template else kind)
     usual = history.slowest()
     timeouts = settings.boot.timeouts(chosen, usual)
+    if template:
+        timeouts = replace(timeouts, boot=min(timeouts.boot, timeouts.start + 2 * template.facts.seconds))
+        images = replace(images, host_key=template.facts.host_key)
     return Plan(
         instance=instance,
         build=build,
@@ -123,7 +135,29 @@ def plan(
         log_size=settings.boot.log_size,
         slow=slow,
         keepalive=keepalive,
+        template=template,
     )
+
+
+def _memory(template: OpenTemplate | None, file: Path | None) -> MemoryFile | None:
+    if template:
+        # By the descriptor, which QEMU inherits: the path may be that of another template by now
+        return MemoryFile(Path(f"/proc/self/fd/{template.ram}"), shared=False, restored=True)
+    return MemoryFile(file, shared=True, restored=False) if file else None
+
+
+def command_of(settings: Settings, build: Build) -> str:
+    """The command line of a guest that is to be saved, as one text, without what is different in each boot.
+
+    Raises SettingsError.
+    """
+    chosen, _ = accel.choose(settings.qemu.accel, build.arch, build.path("qemu"), settings.store.cache / "kvm.json")
+    guest = guest_of(build, "", "")
+    steady = tuple(word for word in guest.kernel_arguments if not word.startswith(ENTROPY))
+    paths = {field.name: Path(field.name) for field in fields(Files)}
+    memory = MemoryFile(Path("ram"), shared=True, restored=False)
+    qemu, whole = settings.qemu, replace(guest, kernel_arguments=steady)
+    return shlex.join(command(whole, chosen, qemu, Files(**paths), UUID(int=0).hex, memory))
 
 
 def _kind(settings: Settings, build: Build, guest: GuestProfile, chosen: Accelerator, ready: Ready) -> str:

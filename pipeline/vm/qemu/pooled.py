@@ -1,7 +1,6 @@
 """The guests of a pool, in QEMU."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from pipeline.builds.build import Build
@@ -9,7 +8,7 @@ from pipeline.host.faults import host_faults
 from pipeline.settings import Ready, Settings
 from pipeline.store import freshness
 from pipeline.store.freshness import Key
-from pipeline.vm.boot_progress import Plain
+from pipeline.vm.boot_progress import plainly
 from pipeline.vm.handle import Handle
 from pipeline.vm.instance import Instance
 from pipeline.vm.keepalive import KeepAlive
@@ -17,6 +16,7 @@ from pipeline.vm.launcher import KILL_LIMIT, Launcher
 from pipeline.vm.qemu.launcher import QemuLauncher
 from pipeline.vm.qemu.profile import guest_of
 from pipeline.vm.qemu.stopping import stop
+from pipeline.vm.template import Templates
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,22 @@ class QemuGuests:
     """What proves a guest ready."""
     made_of: Callable[[], Key]
     """A function that returns what a boot would be made of at this moment. It may raise OSError."""
+    templates: Templates | None = None
+    """Where the template comes from of which guests are clones; None: they are booted."""
 
     @property
     def memory(self) -> int:
         """See GuestFactory."""
         return (self.settings.qemu.memory or guest_of(self.build, "", "").memory) << 20
 
+    def cloned(self) -> bool:
+        """See GuestFactory."""
+        return self.templates is not None and self.templates.has_one()
+
     def launcher(self, instance: Instance, keepalive: KeepAlive) -> Launcher:
         """See GuestFactory."""
-        return QemuLauncher(self.settings, self.build, instance, self.ready, self._key(), keepalive, _plainly)
+        what = (self.settings, self.build, instance, self.ready, self._key(), keepalive, plainly)
+        return QemuLauncher(*what, templates=self.templates)
 
     def end(self, instance: Instance) -> None:
         """See GuestFactory."""
@@ -50,8 +57,3 @@ class QemuGuests:
     def _key(self) -> Key:
         with host_faults("looking at what a guest is made of"):
             return self.made_of()
-
-
-def _plainly() -> AbstractContextManager[Plain]:
-    """Show progress as plain lines: several guests may boot at once, and a campaign may draw a table of its own."""
-    return nullcontext(Plain())

@@ -11,6 +11,10 @@ USER = "clusterfuchsia"
 """The user as whom Topcoat logs in to every guest, as `undercoat` does."""
 
 
+ENTROPY = "kernel.entropy-mixin="
+"""The kernel argument by which Fuchsia gets random numbers, others in each boot."""
+
+
 @dataclass(frozen=True)
 class GuestProfile:
     """The defaults of one kind of guest; `[qemu]` overrides memory, smp and cpu."""
@@ -61,7 +65,7 @@ def guest_of(build: Build, name: str, boot_id: str) -> GuestProfile:
         # max has RDRAND; without it the first SSH login waits a second for entropy
         ours = (f"topcoat.name={name}", f"topcoat.boot={boot_id}")
         return GuestProfile("x64", 512, 1, f"max,{_NO_FAST_STRINGS}", (*_DEMO_ARGUMENTS, *ours))
-    entropy = f"kernel.entropy-mixin={os.urandom(32).hex()}"
+    entropy = f"{ENTROPY}{os.urandom(32).hex()}"
     cpu = "Skylake-Client,-check,-erms" if build.arch == "x64" else "max"
     return GuestProfile(build.arch, 3072, 4, cpu, (*_FUCHSIA_ARGUMENTS, entropy))
 

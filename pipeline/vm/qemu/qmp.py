@@ -96,6 +96,15 @@ class Monitor:
             raise MonitorError(f"QEMU forwards no port: {str(text)[:200]}")
         return int(match[1])
 
+    def version(self) -> str:
+        """QEMU's version, such as "7.2.22", with what its distributor calls the package."""
+        answer = self.execute("query-version")
+        try:
+            major, minor, micro = (int(answer["qemu"][part]) for part in ("major", "minor", "micro"))
+            return printable(f"{major}.{minor}.{micro} {answer['package']}").strip()
+        except (KeyError, TypeError, ValueError) as error:
+            raise MonitorError(f"query-version: {str(answer)[:200]}") from error
+
     def boot_id(self) -> str:
         """The id that Topcoat gave to this boot; QEMU has it as the machine's UUID."""
         answer = self.execute("query-uuid")
@@ -145,6 +154,12 @@ class Monitor:
         while b"\n" in self._received or select.select([self._socket], [], [], 0)[0]:
             self._keep(self._message())
 
+    def wait_for(self, event: str, limit: float) -> None:
+        """Wait until QEMU has sent this event, as it stands in `events`. Raises MonitorError after `limit` seconds."""
+        self._deadline = Deadline(limit)
+        while event not in self.events:
+            self._keep(self._message())
+
     def _keep(self, message: dict[str, Any]) -> None:
         if "event" in message and len(self.events) < _MOST_EVENTS:
             self.events.append(_told(message))
@@ -186,5 +201,5 @@ def _told(event: dict[str, Any]) -> str:
     """An event with its reason, on one line, printable."""
     data = event.get("data")
     facts = data if isinstance(data, dict) else {}
-    reason = facts.get("reason") or ("nospace" if facts.get("nospace") else "")
+    reason = facts.get("reason") or facts.get("status") or ("nospace" if facts.get("nospace") else "")
     return printable(f"{event.get('event')} {reason}".strip())[:200]

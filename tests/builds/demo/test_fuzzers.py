@@ -52,10 +52,10 @@ def test_seeds_and_dictionaries_are_in_the_guest(image: dict[str, cpio.CpioEntry
     assert "data/fuzz/example-fuzzers/noop_fuzzer/pkg/corpus" not in image
 
 
-def test_the_guest_boots_system_and_fuzzers(demo_parts: Path) -> None:
+def test_the_guest_boots_system_programs_and_fuzzers(demo_parts: Path) -> None:
     demo = demo_parts / "demo"
     assert (demo / "initramfs.cpio").read_bytes() == b"".join(
-        (demo / name).read_bytes() for name in ("system.cpio", "fuzzers.cpio")
+        (demo / name).read_bytes() for name in ("system.cpio", "programs.cpio", "fuzzers.cpio")
     )
 
 

@@ -163,6 +163,13 @@ EVIDENCE = [
     (Evidence("spawn", qemu="setsid: failed to execute x: Exec format error", ended=True), "no such program"),
     (Evidence("host key", problem="its host key is another one"), "host key changed"),
     (Evidence("auth", problem="the login broke off: EOF"), "login broke off"),
+    (
+        Evidence("restore", qemu="qemu-system-x86_64: load of migration failed: Invalid argument", ended=True),
+        "not restored",
+    ),
+    (Evidence("restore", ended=True), "QEMU died"),
+    (Evidence("restore", problem="no answer within 15 s"), "not restored"),
+    (Evidence("renewal", problem="the gate of the guest does not answer: timed out"), "not restored"),
     (Evidence("nowhere"), "unexplained"),
 ]
 
