@@ -108,13 +108,18 @@ def edit(path: Path) -> None:
     path.write_bytes(data)
 
 
+def made_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "edited": edit,
     "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
     "emptied": lambda path: os.truncate(path, 0),
     "enlarged": lambda path: os.truncate(path, path.stat().st_size + 1),
     "missing": lambda path: path.unlink(),
-    "a directory": lambda path: (path.unlink(), path.mkdir()),
+    "a directory": made_a_directory,
 }
 
 
@@ -145,7 +150,7 @@ def test_no_descriptor_stays_open(template: Template) -> None:
 def test_what_is_unfit_is_not_used(template: Template) -> None:
     unfit = published(template, "its template is stale: input initrd changed")
     assert not unfit.has_one()
-    with pytest.raises(NoTemplateError, match="^its template is stale: input initrd changed$"):
+    with pytest.raises(NoTemplateError, match="its template is stale: input initrd changed"):
         unfit.open()
 
 
