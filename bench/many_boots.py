@@ -22,12 +22,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.left import LOGS, processes
 from pipeline.settings import Store
 from pipeline.vm.instance import Instance
 
 BIN = Path(sys.executable).parent
 LIMIT = 300.0
-_LOGS = ("serial.log", "qemu.log", "timeline.jsonl")
 
 
 def main() -> int:
@@ -143,26 +143,11 @@ class Many:
 
     def left(self) -> list[str]:
         """What is still there that should not be."""
-        end = time.monotonic() + 5  # a keeper ends after its QEMU
-        while (processes := self.processes()) and time.monotonic() < end:
-            time.sleep(0.1)
         files = [path for path in (self.directory / "out").rglob("*") if not path.is_dir() and path.suffix != ".lock"]
         remains = [str(path) for path in files if ".tmp" in str(path)]
         others = [str(path) for path in files if path.parent == self.instance.directory]
-        return processes + remains + [path for path in others if not Path(path).name.startswith(_LOGS)]
-
-    def processes(self) -> list[str]:
-        """All living processes with the store on their command line."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    words = (entry / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if os.fsencode(self.directory / "out") in words:
-                    found.append(f"pid {entry.name}: {words[:80]!r}")
-        return found
+        kept = [path for path in others if not Path(path).name.startswith(LOGS)]
+        return processes(self.directory / "out") + remains + kept
 
 
 if __name__ == "__main__":

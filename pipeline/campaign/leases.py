@@ -48,7 +48,8 @@ class Leases:
         with self._lock:
             boots = self._guests.boots
             for boot in boots[self._noted :]:
-                self._note(Booted(boot.instance, boot.boot_id, round(boot.seconds, 3), boot.why, boot.failure))
+                what = (boot.instance, boot.boot_id, round(boot.seconds, 3), boot.why, boot.failure, boot.cloned)
+                self._note(Booted(*what))
             self._noted = len(boots)
 
     def failed(self, error: BootError) -> None:

@@ -90,6 +90,8 @@ class Booted(LedgerEntry, frozen=True, tag="booted"):
     why: str
     """Why it was booted."""
     failure: str = ""
+    cloned: bool = False
+    """Whether it is a clone of a template."""
 
 
 class Seeded(LedgerEntry, frozen=True, tag="seeded"):

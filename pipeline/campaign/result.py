@@ -66,6 +66,7 @@ def _boots(state: State) -> dict[str, Any]:
     good = [boot for boot in state.boots if not boot.failure]
     return {
         "booted": len(good),
+        "cloned": sum(boot.cloned for boot in good),
         "seconds": round(sum(boot.seconds for boot in good), 3),
         "why": dict(Counter(boot.why for boot in good)),
         "failed": dict(Counter(boot.failure for boot in state.boots if boot.failure)),
@@ -102,8 +103,11 @@ def summary(
     yield from crashes(buckets, state.crashes(subjects), directory)
     yield ""
     parts = [f"{cause} {readable_duration(seconds)}" for cause, seconds in lost(state).items()]
-    yield f"{status.boots} boot{'' if status.boots == 1 else 's'}" + (
-        f"; time besides fuzzing: {', '.join(parts)}" if parts else ""
+    cloned = sum(boot.cloned for boot in state.boots)
+    yield (
+        f"{status.boots} boot{'' if status.boots == 1 else 's'}"
+        + (f", {cloned} by cloning" if cloned else "")
+        + (f"; time besides fuzzing: {', '.join(parts)}" if parts else "")
     )
     yield proof(status)
     yield from (f"benched: {one.fuzzer}: {one.benched}" for one in status.fuzzers if one.benched)

@@ -1,4 +1,4 @@
-"""Deleting what can be made again from a store: images, the demo guest's parts, caches.
+"""Deleting what can be made again from a store: images, templates, the demo guest's parts, caches.
 
 Keys, corpora, campaigns, instances and their logs are never touched, nor anything that a guest runs on or that somebody
 is making. Lock files stay: deleting one would let two processes hold it. What belongs to nobody is for
@@ -32,7 +32,7 @@ class Removable:
 def items(store: Store) -> list[Removable]:
     """All that can be made again, also what must be kept for now. Changes nothing."""
     users = _users(store)
-    places = [*entries(store.all_images), store.demo, store.cache]
+    places = [*entries(store.all_images), *entries(store.all_templates), store.demo, store.cache]
     with host_faults("looking at what can be made again"):
         return [_item(path, users.get(path.name) or users.get("")) for path in places if _files(path)]
 

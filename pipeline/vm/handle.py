@@ -38,6 +38,11 @@ class Handle:
     made_of: Key
     """The images, the QEMU and the settings that the guest was booted with."""
 
+    @property
+    def is_clone(self) -> bool:
+        """Whether the guest is a clone of a template, and was not booted."""
+        return "-incoming" in self.argv
+
     def encode(self) -> dict[str, object]:
         """The handle as data for JSON: the fields, the schema, and a seal by which an edited handle is noticed."""
         data = {"schema": SCHEMA, **asdict(self)}

@@ -22,6 +22,8 @@ class Boot:
     """The id of the boot; "" if it failed."""
     failure: str = ""
     """The cause of the failure (see BootError), or else the class of the error; "" if the guest became ready."""
+    cloned: bool = False
+    """Whether the guest is a clone of a template."""
 
 
 @dataclass

@@ -220,7 +220,7 @@ class Pool:
             cause = error.cause if isinstance(error, BootError) else ""
             self._count(Boot(instance.name, why, time.monotonic() - began, failure=cause or type(error).__name__))
             raise
-        self._count(Boot(instance.name, why, time.monotonic() - began, handle.boot_id))
+        self._count(Boot(instance.name, why, time.monotonic() - began, handle.boot_id, cloned=handle.is_clone))
         return handle
 
     def _count(self, boot: Boot) -> None:

@@ -126,7 +126,13 @@ def test_a_frozen_result() -> None:
             "curve": [[1.0, 50, 2, 3, 4]],
         }
     }
-    assert whole["boots"] == {"booted": 1, "seconds": 2.5, "why": {"there was none": 1}, "failed": {"panic": 1}}
+    assert whole["boots"] == {
+        "booted": 1,
+        "cloned": 0,
+        "seconds": 2.5,
+        "why": {"there was none": 1},
+        "failed": {"panic": 1},
+    }
     assert whole["lost"] == {"boot failed: panic": 4.0, "boots": 2.5, "canary": 3.0}
     (group,) = whole["crashes"]
     assert group["directory"] == "crashes/segv-trap_door-cc9d"

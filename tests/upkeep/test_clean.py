@@ -19,10 +19,11 @@ MADE = "images/x/ssh.zbi"
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A store with an image, the demo guest's parts, a key, and remains of a killed run."""
+    """A store with an image, a template, the demo guest's parts, a key, and remains of a killed run."""
     root = tmp_path / "out"
     for name in (
         *(MADE, f"{MADE}.made.json", f"{MADE}.lock"),
+        *("templates/x/template.json", "templates/x/template.json.made.json", "templates/x/template.json.lock"),
         *("demo/vmlinux", "demo/vmlinux.lock", "demo/packages/libc.deb"),
         *("keys/sshid", "keys/sshid.made.json", "keys/sshid.lock", "keys/.sshid.abcdefgh.tmp/sshid"),
         *("instances/i0/serial.log", "instances/i0/.handle.json.abcdefgh.tmp/handle.json"),
@@ -50,7 +51,7 @@ def listed(store: Store) -> dict[str, str]:
     return {str(item.path.relative_to(store.root)): item.kept for item in clean.items(store)}
 
 
-ALL = {"images/x": "", "demo": "", "cache": ""}
+ALL = {"images/x": "", "templates/x": "", "demo": "", "cache": ""}
 
 
 def test_what_there_is_to_delete(store: Store) -> None:
@@ -74,16 +75,19 @@ def test_deleting_leaves_keys_instances_and_locks(store: Store) -> None:
         "keys/sshid",
         "keys/sshid.lock",
         "keys/sshid.made.json",
+        "templates/x/template.json.lock",
     ]
     assert listed(store) == {}
 
 
 def test_what_somebody_works_on_is_kept(store: Store) -> None:
     before = names(store)
-    with locked(store.root / MADE), locked(store.keys / "sshid"), locked(store.demo / "vmlinux"):
-        kept = {item.path.name: clean.delete(item).kept for item in clean.items(store)}
+    template = store.template("x") / "template.json"
+    with locked(store.root / MADE), locked(store.keys / "sshid"), locked(store.demo / "vmlinux"), locked(template):
+        kept = {str(item.path.relative_to(store.root)): clean.delete(item).kept for item in clean.items(store)}
     assert kept == {
-        "x": "another process works on it",
+        "images/x": "another process works on it",
+        "templates/x": "another process works on it",
         "demo": "another process works on it",
         "cache": "",
     }
@@ -94,6 +98,7 @@ def test_while_an_instance_is_booted_nobody_knows_of_what(store: Store) -> None:
     with locked(Instance.named(store, "i0").directory):
         assert listed(store) == {
             "images/x": "i0 is being booted",
+            "templates/x": "i0 is being booted",
             "demo": "i0 is being booted",
             "cache": "i0 is being booted",
         }

@@ -11,7 +11,7 @@ from tests.upkeep.conftest import DAY, World, make_old, spared
 
 class TestRemains:
     @pytest.mark.parametrize(
-        "place", ["keys", "images/x", "demo", "demo/packages", "instances/i0", "images/x/deep/down"]
+        "place", ["keys", "images/x", "templates/x", "demo", "demo/packages", "instances/i0", "images/x/deep/down"]
     )
     def test_they_are_found_everywhere(self, world: World, place: str) -> None:
         world.instance()
