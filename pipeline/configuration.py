@@ -145,6 +145,10 @@ class Configuration:
             self._refuse(section, key, "give a whole number")
         return None if value is None else int(value)
 
+    def count(self, section: str, key: str) -> int | None:
+        """A whole number that may be 0; None if the setting is not set."""
+        return 0 if self.text(section, key) == "0" else self.whole(section, key)
+
     def size(self, section: str, key: str) -> int | None:
         """A size in bytes; None if the setting is not set."""
         text = self.text(section, key)
@@ -204,6 +208,9 @@ class Configuration:
 
 Bytes = Annotated[int, Configuration.size]
 """The type of a setting that is a number of bytes, written with K, M or G, or without."""
+
+Count = Annotated[int, Configuration.count]
+"""The type of a setting that is a whole number, and may be 0."""
 
 Seconds = Annotated[float, Configuration.duration]
 """The type of a setting that is a time, written with s, m, h or d, or in seconds."""

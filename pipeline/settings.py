@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from pipeline.configuration import Bytes, Configuration, Seconds, Share
+from pipeline.configuration import Bytes, Configuration, Count, Seconds, Share
 from pipeline.errors import SettingsError
 from pipeline.host.faults import host_faults
 
@@ -244,7 +244,7 @@ class PoolSettings:
 
     auto: always if it is a clone, else on_crash.
     """
-    spares: int = 1
+    spares: Count = 1
     """How many clones wait for leases, besides the guests that work; 0: a lease waits until its clone is made."""
 
 

@@ -221,6 +221,7 @@ def demo_parts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
             (shared / "out/templates/demo/ram").rename(shared / "ram")
             (shared / "out/templates/demo/ram").symlink_to(shared / "ram")
             shutil.rmtree(shared / "out/demo/apt", ignore_errors=True)  # lists, which nobody needs any more
+            shutil.rmtree(shared / "out/instances")  # of the template's maker
             (shared / "done").touch()
     return shared / "out"
 

@@ -84,7 +84,8 @@ class Pool:
         self.size = settings.pool.size or len(os.sched_getaffinity(0))
         self._fresh, self._attempts = settings.pool.fresh, settings.boot.attempts
         self._guests, self._available = guests, available
-        self._spares = settings.pool.spares if guests.cloned() else 0
+        wants_spares = self._fresh in ("auto", "always") and guests.cloned()
+        self._spares = settings.pool.spares if wants_spares else 0
         slots = [Slot(store, number) for number in range(self.size + self._spares)]
         self._slots = Slots(slots, self.size, self._let_go)
         self._changed, self._closed = self._slots.changed, self._slots.closed
@@ -276,17 +277,19 @@ class Pool:
         return "the pool was closed" if self._closed.is_set() else self._why_fresh()
 
     def expect(self, count: int) -> None:
-        """Have `count` guests made ahead, all at once, for leases that will soon be wanted; returns without waiting.
+        """Have guests made ahead, all at once, until there are `count` for leases that will soon be wanted.
 
-        What goes wrong with them is left for those leases to find out.
+        It returns without waiting. What goes wrong is left for those leases to find out.
         """
+        again = not self._why_fresh()
         with self._changed:
-            self._make_ahead(min(count, self.size))
+            ready = self._slots.ready("spare", "idle") if again else self._slots.ready("spare")
+            self._make_ahead(max(0, min(count, self.size) - ready - self._slots.making))
 
     def _refill(self) -> None:
         """Have clones made ahead until there are as many spares as there should be; boots would take too much."""
         with self._changed:
-            wanted = self._spares - self._slots.spares() - self._slots.making
+            wanted = self._spares - self._slots.ready("spare") - self._slots.making
         if wanted > 0 and self._guests.cloned():
             with self._changed:
                 if not self._closed.is_set():

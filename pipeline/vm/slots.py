@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pipeline.errors import InstanceBusy
 from pipeline.host.deadline import Deadline
 from pipeline.text.printable import one_line
-from pipeline.vm.slot import Slot
+from pipeline.vm.slot import Slot, State
 
 log = logging.getLogger("topcoat")
 
@@ -113,15 +113,16 @@ class Slots:
         if self.closed.is_set():
             raise InstanceBusy("the pool was closed while its guests were still wanted", hint="run it again")
 
-    def spares(self) -> int:
-        """How many guests wait for their first lease."""
-        return sum(1 for slot in self.all if slot not in self.taken and is_spare(slot))
+    def ready(self, *states: State) -> int:
+        """How many guests that this process has not taken are in one of these states."""
+        uses = (slot.use() for slot in self.all if slot not in self.taken)
+        return sum(1 for use in uses if use is not None and use.state in states)
 
     def _in_use(self) -> str:
         """The message that all guests are in use: who has which of them, and since when the first."""
         users: dict[str, list[tuple[str, str]]] = {}
         for slot in self.all:
-            if slot in self.taken or not is_spare(slot):
+            if slot in self.taken or not _is_spare(slot):
                 who, since = self._user(slot)
                 users.setdefault(who, []).append((slot.instance.name, since))
         return f"all {self._size} are in use: " + "; ".join(
@@ -138,7 +139,7 @@ class Slots:
         return f"{one_line(use.work) or 'other work'} (process {use.owner.pid}", f", since {one_line(use.since)})"
 
 
-def is_spare(slot: Slot) -> bool:
+def _is_spare(slot: Slot) -> bool:
     """Whether the slot's guest has been made ahead, and nobody has used it."""
     use = slot.use()
     return use is not None and use.state == "spare"

@@ -5,6 +5,8 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from pipeline.builds import ssh_keys
 from pipeline.store.digests import digest
 from tests.conftest import Workspace, qemus_of
@@ -141,12 +143,18 @@ def test_programs_in_a_relative_directory_of_path(demo: Workspace) -> None:
     assert demo.topcoat("stop", "i0").status == 0
 
 
-def test_the_timeline_tells_every_stage_in_order(demo: Workspace) -> None:
-    assert demo.luigi("BootInstance").status == 0
+AT_FIRST = {
+    "never": ["attempt", "spawn", "port", "first byte", "marker"],
+    "auto": ["attempt", "spawn", "port", "restored", "renewed", "first byte", "marker"],
+}
+
+
+@pytest.mark.parametrize("warm", AT_FIRST)
+def test_the_timeline_tells_every_stage_in_order(demo: Workspace, warm: str) -> None:
+    assert demo.luigi("BootInstance", "--warm", warm).status == 0
     lines = [json.loads(line) for line in demo.instance().timeline.read_text().splitlines()]
     assert lines[0]["schema"] == 2
-    stages = ["attempt", "spawn", "port", "first byte", "marker", "tcp", "banner", "auth", "echo", "ready"]
-    assert [line["event"] for line in lines[1:]] == stages
+    assert [line["event"] for line in lines[1:]] == [*AT_FIRST[warm], "tcp", "banner", "auth", "echo", "ready"]
     seconds = [line["seconds"] for line in lines[1:]]
     assert seconds == sorted(seconds)
 

@@ -312,7 +312,7 @@ def test_one_that_is_benched_by_a_slice_of_its_own_is_told(hostile: Hostile) -> 
 @pytest.mark.timeout(6 * LIMIT)
 @pytest.mark.parametrize("kind", SHELLS)
 def test_a_guest_whose_shell_is_hostile_is_replaced(hostile: Hostile, kind: str) -> None:
-    hostile.workspace.configure("[pool]\nsize = 1\n[campaign]\nharvest = 1s\ncanary = off\n")
+    hostile.workspace.configure("[pool]\nsize = 1\nfresh = on_crash\n[campaign]\nharvest = 1s\ncanary = off\n")
     with hostile.lent(command=as_shell(SHELLS[kind])):
         began = time.monotonic()
         done = hostile.run(*SLICE, limit=5 * LIMIT)

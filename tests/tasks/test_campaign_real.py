@@ -218,6 +218,7 @@ def test_interrupted_it_takes_in_what_runs(nightly: Nightly) -> None:
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_a_guest_that_somebody_ends_costs_one_attempt(nightly: Nightly, how: str) -> None:
+    nightly.workspace.configure("[pool]\nspares = 0\n[campaign]\nharvest = 2s\ncanary = off\n")
     arguments = words(NOOP, budget=12, length=12, workers=1)
     with nightly.running(*arguments) as process:
         nightly.wait(process, lambda entries: any(isinstance(one, Started) for one in entries))
@@ -275,15 +276,15 @@ def test_one_slice_and_one_merge_by_themselves(nightly: Nightly) -> None:
 
 def test_a_merge_that_keeps_little_of_an_import_is_confirmed_by_another_boot(nightly: Nightly) -> None:
     """In a pool of one guest: nobody waits for himself."""
-    nightly.workspace.configure("[pool]\nsize = 1\n[campaign]\ncanary = off\n")
+    nightly.workspace.configure("[pool]\nsize = 1\nspares = 0\n[campaign]\ncanary = off\n")
     corpus = Corpus.of(nightly.workspace.store.root, MAZE)
     corpus.add((b"z" * length for length in range(1, 101)), "import")
     done = nightly.run("FuzzCampaign", "--name", "nightly", "--fuzzers", MAZE, "--budget", "3s", "--slice-length", "3s")
     assert done.status == 0, done.text
     (made,) = (one for one in nightly.entries if isinstance(one, Merged))
     assert (made.before > 100, made.after < made.before / 2, made.accepted) == (True, True, True), made
-    first, second = (one for one in nightly.entries if isinstance(one, Booted))
-    assert made.confirmed_by == second.boot_id != first.boot_id
+    *_, merging, confirming = (one for one in nightly.entries if isinstance(one, Booted))
+    assert made.confirmed_by == confirming.boot_id != merging.boot_id
     assert len(corpus.replaced()) >= made.before - made.after
 
 

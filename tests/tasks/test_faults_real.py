@@ -154,7 +154,7 @@ def test_qemu_stopped_by_a_signal(running: tuple[Workspace, Process]) -> None:
 
 def test_qemu_killed_while_it_boots(demo: Workspace) -> None:
     with subprocess.Popen(
-        demo.command("luigi", "--module", "tasks", "BootInstance"),
+        demo.command("luigi", "--module", "tasks", "BootInstance", "--warm", "never"),
         cwd=demo.directory,
         env=demo.environment,
         stderr=subprocess.PIPE,

@@ -26,11 +26,13 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.fixture(scope="module")
 def workspace_with_secret(tmp_path_factory: pytest.TempPathFactory, demo_parts: Path) -> Iterator[Workspace]:
-    """A workspace with the real guest i0, booted by somebody who has a secret in the environment."""
+    """A workspace with a real guest i0 that was booted, and a clone, by somebody with a secret in the environment."""
     with new_workspace(tmp_path_factory.mktemp("confined") / "work") as made:
         prepare_demo(made, demo_parts)
-        done = made.luigi("BootInstance", API_TOKEN=SECRET, LD_LIBRARY_PATH="/nothing", QEMU_MODULE_DIR="/nothing")
-        assert done.status == 0, done.text
+        for words in (("--warm", "never"), ("--name", "clone")):
+            places = {"LD_LIBRARY_PATH": "/nothing", "QEMU_MODULE_DIR": "/nothing"}
+            done = made.luigi("BootInstance", *words, API_TOKEN=SECRET, **places)
+            assert done.status == 0, done.text
         yield made
 
 
@@ -69,10 +71,11 @@ def test_neither_qemu_nor_its_keeper_has_what_is_secret_in_the_environment(handl
 def test_the_programs_that_prepare_for_it_have_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """qemu-img, and the trial of KVM: by a script that writes down what it has."""
     monkeypatch.setenv("API_TOKEN", SECRET)
-    program, told = tmp_path / "program", tmp_path / "told"
-    program.write_text(f"#!/bin/sh\nenv >>'{told}'\n[ $1 != create ] || : >\"$9\"\n")
+    program, told, image = tmp_path / "program", tmp_path / "told", tmp_path / "image"
+    image.touch()
+    program.write_text(f"#!/bin/sh\nenv >>'{told}'\n[ $1 != create ] || : >\"${{10}}\"\n")
     program.chmod(stat.S_IRWXU)
-    disk.make_overlay(program, tmp_path / "image", tmp_path / "overlay")
+    disk.make_overlay(program, image, tmp_path / "overlay")
     accel.probe_kernel(program)
     said = told.read_text()
     assert len(re.findall("^PATH=", said, re.MULTILINE)) == 2
@@ -114,17 +117,20 @@ UNWANTED = {
 }
 
 
-def test_the_guest_sees_no_device_but_those_that_are_meant_for_it(workspace_with_secret: Workspace) -> None:
-    with Monitor(workspace_with_secret.instance().qmp_socket, SOON) as monitor:
+@pytest.mark.parametrize(("name", "gates"), [("i0", 0), ("clone", 1)])
+def test_the_guest_sees_no_device_but_those_that_are_meant_for_it(
+    workspace_with_secret: Workspace, name: str, gates: int
+) -> None:
+    with Monitor(workspace_with_secret.instance(name).qmp_socket, SOON) as monitor:
         (bus,) = monitor.execute("query-pci")
         tree = monitor.execute("human-monitor-command", {"command-line": "info qtree"})
     assert sorted(f"{one['id']['vendor']:04x}:{one['id']['device']:04x}" for one in bus["devices"]) == sorted(PCI)
     devices = re.findall(r"dev: ([\w-]+),", tree)
     assert {"virtio-blk-pci", "virtio-net-pci", "isa-serial"} <= set(devices)
     assert UNWANTED & set(devices) == set()
-    assert devices.count("isa-serial") == 1
+    assert devices.count("isa-serial") == 1 + gates
     script = "for d in /sys/bus/pci/devices/*; do echo $(cat $d/vendor):$(cat $d/device); done"
-    seen = workspace_with_secret.topcoat("ssh", "i0", "--", script).stdout.decode().replace("0x", "").split()
+    seen = workspace_with_secret.topcoat("ssh", name, "--", script).stdout.decode().replace("0x", "").split()
     assert sorted(seen) == sorted(PCI), "and the guest itself finds these"
 
 
