@@ -96,8 +96,10 @@ class _Boot:
                 monitor = held.enter_context(
                     Monitor(self.plan.instance.qmp_socket, self.deadline.within(timeouts.start), process)
                 )
-                port = monitor.ssh_port()
+                address = self._address(monitor.ssh_port())
                 self.timeline.reached("port")
+                # It loads what it needs while the guest boots, or is restored
+                probe = held.enter_context(self._login_probe(address)) if self.plan.ready == "ssh" else None
                 if self.plan.template:
                     self._restore(monitor, self.plan.template)
             except (MonitorError, NoTemplateError, renewal.RenewalError) as error:
@@ -105,8 +107,20 @@ class _Boot:
             watch = held.enter_context(
                 watching(self.console, self.plan.instance.serial_socket, monitor, process, self._tick)
             )
-            address = Address(LOOPBACK, port, USER, str(self.plan.instance.key), self.plan.images.host_key)
-            return self._listen(watch, monitor, process, address)
+            self._await_marker(watch, monitor, process)
+            if probe is not None:
+                return self._log_in(watch, monitor, process, probe)
+            self.stage = "moment after the marker"
+            if not watch.stays(_MOMENT):
+                raise self._failed(self._heard(watch, monitor, process))
+            return address
+
+    def _address(self, port: int) -> Address:
+        return Address(LOOPBACK, port, USER, str(self.plan.instance.key), self.plan.images.host_key)
+
+    def _login_probe(self, address: Address) -> LoginProbe:
+        plan = self.plan
+        return LoginProbe(address, plan.proof, plan.boot_id, plan.timeouts, self.deadline, self.timeline.reached)
 
     def _restore(self, monitor: Monitor, template: OpenTemplate) -> None:
         """Make the guest what the template was, but for what no two clones may share."""
@@ -119,26 +133,14 @@ class _Boot:
             renewal.renew(instance.gate, self.plan.boot_id, instance.name, limit)
             self.timeline.reached("renewed")
 
-    def _listen(self, watch: Watch, monitor: Monitor, process: Process, address: Address) -> Address:
-        plan, reached = self.plan, self.timeline.reached
-        with ExitStack() as held:
-            probe = None
-            if plan.ready == "ssh":
-                trying = LoginProbe(address, plan.proof, plan.boot_id, plan.timeouts, self.deadline, reached)
-                probe = held.enter_context(trying)
-            self.stage = "marker"
-            marked = watch.until(lambda: watch.markers > 0, self.deadline)
-            self._note_first_byte()
-            if not marked:
-                raise self._failed(self._heard(watch, monitor, process))
-            reached("marker")
-            self.marked = self.deadline.elapsed
-            if probe is not None:
-                return self._log_in(watch, monitor, process, probe)
-            self.stage = "moment after the marker"
-            if not watch.stays(_MOMENT):
-                raise self._failed(self._heard(watch, monitor, process))
-            return address
+    def _await_marker(self, watch: Watch, monitor: Monitor, process: Process) -> None:
+        self.stage = "marker"
+        marked = watch.until(lambda: watch.markers > 0, self.deadline)
+        self._note_first_byte()
+        if not marked:
+            raise self._failed(self._heard(watch, monitor, process))
+        self.timeline.reached("marker")
+        self.marked = self.deadline.elapsed
 
     def _log_in(self, watch: Watch, monitor: Monitor, process: Process, probe: LoginProbe) -> Address:
         self.stage, self.probe = "SSH server", probe
