@@ -110,7 +110,7 @@ class Template:
 
     def doubt(self) -> str:
         """Why clones should not be made of this template: one has failed. "" if none has."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, KeyError):
             doubt = document.decode((self.directory / _DOUBT).read_bytes(), _Doubt, SCHEMA)
             if self.facts().files[STATE].digest == doubt.state:
                 return f"a clone of it failed at {one_line(doubt.when)}: {one_line(doubt.why)}"
@@ -215,14 +215,17 @@ class PublishedTemplate:
 
     def open(self) -> OpenTemplate:
         """See Templates."""
+        self._require_fit()  # before the lock too: its maker may hold that for long
         try:
             with locked(self.template.file, _PATIENCE):
-                why = self.unfit() or self.template.doubt()
-                if why:
-                    raise NoTemplateError(why)
+                self._require_fit()
                 return OpenTemplate(self.template)
         except InstanceBusy as error:
             raise NoTemplateError("it is being made just now") from error
+
+    def _require_fit(self) -> None:
+        if why := self.unfit() or self.template.doubt():
+            raise NoTemplateError(why)
 
     def failed(self, template: OpenTemplate, error: BootError) -> None:
         """See Templates. What the host or somebody else did to the clone raises no doubt about its template."""

@@ -67,6 +67,8 @@ class MemoryFile:
     """Whether what the guest writes goes to the file."""
     restored: bool
     """Whether QEMU waits for the state of a saved guest."""
+    gate: bool
+    """Whether the guest has a second serial port, for its renewal (see pipeline/vm/qemu/renewal.py)."""
 
 
 def option(path: Path) -> str:
@@ -126,16 +128,18 @@ def _logged(files: Files) -> str:
 _MEMORY_ID = {"x64": "pc.ram", "arm64": "mach-virt.ram"}
 
 
+_GATE = ("-chardev", "socket,id=gate0,path=gate,server=on,wait=off", "-serial", "chardev:gate0")
+
+
 def _saved(guest: GuestProfile, memory: MemoryFile, qemu: QemuSettings) -> tuple[str, ...]:
-    """What a guest has that is saved, or was: its memory in a file, a generation id, and a gate for its renewal."""
+    """What only a guest has that is saved, or was: its memory in a file, a generation id, perhaps a gate."""
     place, size, share = option(memory.file), qemu.memory or guest.memory, "on" if memory.shared else "off"
     backend = f"memory-backend-file,id={_MEMORY_ID[guest.arch]},size={size}M,mem-path={place},share={share}"
     return (
         *("-object", backend),
         # Kernels that know it, such as Debian 13's, seed their random numbers anew when it changes
         *(("-device", "vmgenid,guid=auto") if guest.arch == "x64" else ()),
-        *("-chardev", "socket,id=gate0,path=gate,server=on,wait=off"),
-        *("-serial", "chardev:gate0"),
+        *(_GATE if memory.gate else ()),
         *(("-incoming", "defer") if memory.restored else ()),
     )
 
@@ -143,7 +147,9 @@ def _saved(guest: GuestProfile, memory: MemoryFile, qemu: QemuSettings) -> tuple
 def _machine(guest: GuestProfile, accel: Accelerator, qemu: QemuSettings, memory: MemoryFile | None) -> tuple[str, ...]:
     kvm = accel == "kvm"
     backed = f",memory-backend={_MEMORY_ID[guest.arch]}" if memory else ""
-    cpu = qemu.cpu or (KVM_CPU[guest.arch] if kvm else guest.emulated_cpu)
+    # QEMU saves no guest whose CPU has a TSC that must not change its rate
+    host = "host" if memory else KVM_CPU[guest.arch]
+    cpu = qemu.cpu or (host if kvm else guest.emulated_cpu)
     if guest.arch == "x64":
         # fw_cfg keeps SeaBIOS from writing to the serial port
         machine: tuple[str, ...] = ("-machine", f"q35,{_NO_MORE}{backed}", "-fw_cfg", "name=etc/sercon-port,string=0")

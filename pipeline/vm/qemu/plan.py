@@ -16,7 +16,7 @@ from pipeline.vm.instance import Instance
 from pipeline.vm.keepalive import KeepAlive
 from pipeline.vm.qemu import accel
 from pipeline.vm.qemu.command_line import Files, MemoryFile, command, emulation
-from pipeline.vm.qemu.profile import ENTROPY, GuestProfile, guest_of
+from pipeline.vm.qemu.profile import ENTROPY, GuestProfile, can_renew, guest_of
 from pipeline.vm.qemu.user import require_user
 from pipeline.vm.template import OpenTemplate
 
@@ -111,7 +111,7 @@ def plan(
         pidfile=instance.pidfile,
         serial_log=instance.serial_log,
     )
-    argv = command(guest, chosen, settings.qemu, files, boot_id, _memory(template, memory))
+    argv = command(guest, chosen, settings.qemu, files, boot_id, _memory(build, template, memory))
     kind = _kind(settings, build, guest, chosen, ready)
     history = History(settings.store.cache / "boots.jsonl", f"{kind}, cloned" if template else kind)
     usual = history.slowest()
@@ -139,11 +139,16 @@ def plan(
     )
 
 
-def _memory(template: OpenTemplate | None, file: Path | None) -> MemoryFile | None:
+def _memory(build: Build, template: OpenTemplate | None, file: Path | None) -> MemoryFile | None:
     if template:
         # By the descriptor, which QEMU inherits: the path may be that of another template by now
-        return MemoryFile(Path(f"/proc/self/fd/{template.ram}"), shared=False, restored=True)
-    return MemoryFile(file, shared=True, restored=False) if file else None
+        place = Path(f"/proc/self/fd/{template.ram}")
+        return MemoryFile(place, shared=False, restored=True, gate=template.facts.renews)
+    return _new_memory(build, file) if file else None
+
+
+def _new_memory(build: Build, file: Path) -> MemoryFile:
+    return MemoryFile(file, shared=True, restored=False, gate=can_renew(build))
 
 
 def command_of(settings: Settings, build: Build) -> str:
@@ -155,9 +160,8 @@ def command_of(settings: Settings, build: Build) -> str:
     guest = guest_of(build, "", "")
     steady = tuple(word for word in guest.kernel_arguments if not word.startswith(ENTROPY))
     paths = {field.name: Path(field.name) for field in fields(Files)}
-    memory = MemoryFile(Path("ram"), shared=True, restored=False)
     qemu, whole = settings.qemu, replace(guest, kernel_arguments=steady)
-    return shlex.join(command(whole, chosen, qemu, Files(**paths), UUID(int=0).hex, memory))
+    return shlex.join(command(whole, chosen, qemu, Files(**paths), UUID(int=0).hex, _new_memory(build, Path("ram"))))
 
 
 def _kind(settings: Settings, build: Build, guest: GuestProfile, chosen: Accelerator, ready: Ready) -> str:

@@ -24,12 +24,12 @@ _LOOK = (
     f"cat {BOOT_ID}; cut -d' ' -f1 /proc/uptime; date +%s; head -c 32 /dev/urandom | md5sum | cut -d' ' -f1;"
     "cat /proc/sys/kernel/random/uuid"
 )
-# In the middle of the disk, in a file in memory, and from there back
+# Into a file in memory and out of it, then to the middle of the disk and back from there
 _KEEP = (
-    "set -e; echo {0} >/tmp/kept; cat /tmp/kept;"
-    "dd if=/tmp/kept of=/dev/vda bs=512 seek=2097152 conv=fsync 2>/dev/null;"
+    "set -e; echo {0} >/tmp/kept; cat /tmp/kept; middle=$(($(cat /sys/block/vda/size) / 2));"
+    "dd if=/tmp/kept of=/dev/vda bs=512 seek=$middle conv=fsync 2>/dev/null;"
     "echo 3 >/proc/sys/vm/drop_caches;"
-    "dd if=/dev/vda bs=512 skip=2097152 count=1 2>/dev/null | head -n 1"
+    "dd if=/dev/vda bs=512 skip=$middle count=1 2>/dev/null | head -n 1"
 )
 
 

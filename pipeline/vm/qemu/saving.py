@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.builds.build import Build
-from pipeline.errors import BootError, HostFault, StoreError
+from pipeline.errors import BootError, HostFault, StoreError, TopcoatError
 from pipeline.host.deadline import Deadline, utc_now
 from pipeline.host.faults import host_faults
 from pipeline.host.resources import free_bytes
@@ -25,7 +25,7 @@ from pipeline.vm.launcher import KILL_LIMIT, GuestShell
 from pipeline.vm.qemu import migration, proving, renewal
 from pipeline.vm.qemu.keeper import parts
 from pipeline.vm.qemu.launcher import QemuLauncher
-from pipeline.vm.qemu.profile import guest_of
+from pipeline.vm.qemu.profile import can_renew, guest_of
 from pipeline.vm.qemu.qmp import Monitor, MonitorError
 from pipeline.vm.qemu.stopping import stop, stop_qemu
 from pipeline.vm.template import DISK, RAM, SERIAL, STATE, OpenTemplate, Template, TemplateFacts, saved_files
@@ -76,7 +76,7 @@ def make(settings: Settings, build: Build, made_of: Key, directory: Path) -> Pro
             QemuLauncher(*what, one, "ssh", made_of, keepalive, plainly, templates=_Unproved(template))
             for one in instances[1:]
         ]
-        return _proved(clones, instances[1:], demo="zbi" in build.demo_made)
+        return _proved(clones, instances[1:], renewed=can_renew(build))
 
 
 def _names(build: str) -> tuple[str, str, str]:
@@ -101,14 +101,19 @@ def _passing(instance: Instance) -> Iterator[Instance]:
     stop(instance, KILL_LIMIT)  # of a maker that was killed
     try:
         yield instance
-    finally:
-        stop(instance, KILL_LIMIT)
+    except BaseException:
+        try:
+            stop(instance, KILL_LIMIT)
+        except TopcoatError as error:  # logged, not raised: it must not hide the error that led here
+            log.error("%s", error.about(instance.name).explain())
+        raise
+    stop(instance, KILL_LIMIT)
     with host_faults(f"removing {instance.name}"):
         shutil.rmtree(instance.directory)
 
 
 def _save(donor: QemuLauncher, instance: Instance, build: Build, template: Template) -> None:
-    shell, renews = donor.start(), "zbi" in build.demo_made
+    shell, renews = donor.start(), can_renew(build)
     try:
         if renews:
             _require(shell, renewal.COMMAND)
@@ -153,7 +158,7 @@ def _require(shell: GuestShell, command: str) -> None:
         raise proving.unsound(f"{command} failed in the guest with status {result.status}", detail=said)
 
 
-def _proved(clones: list[QemuLauncher], instances: list[Instance], *, demo: bool) -> Proof:
+def _proved(clones: list[QemuLauncher], instances: list[Instance], *, renewed: bool) -> Proof:
     with ExitStack() as held:
         shells = []
         for clone in clones:
@@ -162,4 +167,4 @@ def _proved(clones: list[QemuLauncher], instances: list[Instance], *, demo: bool
             shells.append(shell)
         handles = [instance.require_running() for instance in instances]
         boot_ids = [handle.boot_id for handle in handles]
-        return proving.prove(shells, boot_ids) if demo else {"clones": len(shells)}
+        return proving.prove(shells, boot_ids) if renewed else {"clones": len(shells)}

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.builds.build import Arch, Build, Kind
 from pipeline.settings import Accelerator, QemuSettings, TcgThreads
-from pipeline.vm.qemu.command_line import Files, command, option, without_sandbox
+from pipeline.vm.qemu.command_line import Files, MemoryFile, command, option, without_sandbox
 from pipeline.vm.qemu.profile import GuestProfile, guest_of
 
 FILES = Files(
@@ -62,10 +62,14 @@ def guest(kind: Kind = "local", arch: Arch = "x64") -> GuestProfile:
 
 
 def words(
-    guest: GuestProfile, accel: Accelerator = "kvm", qemu: QemuSettings | None = None, files: Files = FILES
+    guest: GuestProfile,
+    accel: Accelerator = "kvm",
+    qemu: QemuSettings | None = None,
+    files: Files = FILES,
+    memory: MemoryFile | None = None,
 ) -> list[str]:
     """The command line, with a fixed text in place of the entropy."""
-    argv = command(guest, accel, qemu or QemuSettings(), files, BOOT_ID)
+    argv = command(guest, accel, qemu or QemuSettings(), files, BOOT_ID, memory)
     return [re.sub(r"(?<=entropy-mixin=)[0-9a-f]{64}(?= |$)", "ENTROPY", word) for word in argv]
 
 
@@ -92,6 +96,37 @@ def value(argv: list[str], name: str) -> str:
 )  # fmt: skip
 def test_the_whole_command_line(kind: Kind, arch: Arch, accel: Accelerator, expected: list[str]) -> None:
     assert words(guest(kind, arch), accel) == expected
+
+
+PLAIN_Q35 = "q35,sata=off,smbus=off,vmport=off"
+SAVED = ["-device", "vmgenid,guid=auto"]
+GATE = ["-chardev", "socket,id=gate0,path=gate,server=on,wait=off", "-serial", "chardev:gate0"]
+WAITS = ["-incoming", "defer"]
+TEMPLATE = MemoryFile(Path("/t/a,b"), shared=True, restored=False, gate=True)
+CLONE = MemoryFile(Path("/t/ram"), shared=False, restored=True, gate=True)
+
+
+@pytest.mark.parametrize(
+    ("arch", "accel", "memory", "machine", "cpu", "backend", "more"),
+    [
+        ("x64", "tcg", TEMPLATE, PLAIN_Q35, "Skylake-Client,-check,-erms",
+         "id=pc.ram,size=3072M,mem-path=/t/a,,b,share=on", [*SAVED, *GATE]),
+        ("x64", "kvm", CLONE, PLAIN_Q35, "host",
+         "id=pc.ram,size=3072M,mem-path=/t/ram,share=off", [*SAVED, *GATE, *WAITS]),
+        ("arm64", "kvm", replace(CLONE, gate=False), "virt,gic-version=host", "host",
+         "id=mach-virt.ram,size=3072M,mem-path=/t/ram,share=off", WAITS),
+    ],
+    ids=["template", "clone", "clone arm64"],
+)  # fmt: skip
+def test_what_a_guest_has_more_that_is_saved_or_restored(
+    arch: Arch, accel: Accelerator, memory: MemoryFile, machine: str, cpu: str, backend: str, more: list[str]
+) -> None:
+    plain, argv = words(guest("local", arch), accel), words(guest("local", arch), accel, memory=memory)
+    name = backend.partition(",")[0].removeprefix("id=")
+    plain[plain.index("-machine") + 1] = f"{machine},memory-backend={name}"
+    plain[plain.index("-cpu") + 1] = cpu
+    at = plain.index("-qmp")
+    assert argv == [*plain[:at], "-object", f"memory-backend-file,{backend}", *more, *plain[at:]]
 
 
 UNDERCOAT = [
