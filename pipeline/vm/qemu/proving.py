@@ -51,14 +51,14 @@ def prove(shells: Sequence[GuestShell], boot_ids: Sequence[str]) -> Proof:
     Returns what was found, for the template's record.
     """
     began = [_look(shell) for shell in shells]
-    for shell, boot_id in zip(shells, boot_ids, strict=True):
+    for shell, look, boot_id in zip(shells, began, boot_ids, strict=True):
+        if look.boot_id != boot_id:
+            raise unsound(f"a clone says that its boot id is {look.boot_id}, not {boot_id}")
         _require_memory_and_disk(shell, boot_id)
     time.sleep(max(0.0, began[-1].after + _SPAN - time.monotonic()))  # the span itself, nothing is waited for
     ended = [_look(shell) for shell in shells]
-    for first, last, boot_id in zip(began, ended, boot_ids, strict=True):
+    for first, last in zip(began, ended, strict=True):
         _require_clock(first, last)
-        if first.boot_id != boot_id:
-            raise unsound(f"a clone says that its boot id is {first.boot_id}, not {boot_id}")
     randoms = [random for look in (*began, *ended) for random in look.randoms]
     if len(set(randoms)) < len(randoms):
         raise unsound("clones have the same random numbers")
