@@ -94,7 +94,7 @@ class BootTemplate(BuildArtifactTask):
 
         def unfit() -> str | None:
             if not self.template.file.exists():
-                return f"there is no template yet: luigi --module tasks {self.task_family} makes one"
+                return f"there is no template yet; luigi --module tasks {self.task_family} makes one"
             reason = Check(context().digests).why(self)
             return f"its template is stale: {reason}" if reason else None
 

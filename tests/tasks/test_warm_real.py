@@ -140,7 +140,7 @@ def test_of_a_damaged_memory_no_clone_is_made(demo: Workspace, damage: str) -> N
     DAMAGES[damage](own_memory(demo))
     said = boot(demo)
     what = "missing" if damage == "missing" else "changed"
-    assert f"i0: no clone can be made, so it is booted: its template is stale: output ram {what}" in said
+    assert f"i0: it is booted, not cloned: its template is stale: output ram {what}" in said
     assert attempts(demo) == ["boot"]
 
 

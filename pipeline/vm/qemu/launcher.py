@@ -120,7 +120,7 @@ class QemuLauncher:
                     self._templates.failed(template, error)
                     log.warning("%s: it is booted instead, for its clone failed: %s", name, error)
         except NoTemplateError as reason:
-            log.info("%s: no clone can be made, so it is booted: %s", name, reason)
+            log.info("%s: it is booted, not cloned: %s", name, reason)
         return None
 
     def _boot(self, plan: Plan) -> Handle:

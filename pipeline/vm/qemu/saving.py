@@ -18,7 +18,6 @@ from pipeline.store.freshness import Key, Proof
 from pipeline.store.publish import publish_json
 from pipeline.text.printable import printable
 from pipeline.text.quantity import readable_size
-from pipeline.vm.boot_progress import plainly
 from pipeline.vm.instance import Instance
 from pipeline.vm.keepalive import KeepAlive
 from pipeline.vm.launcher import KILL_LIMIT, GuestShell
@@ -70,11 +69,10 @@ def make(settings: Settings, build: Build, made_of: Key, directory: Path) -> Pro
         held.enter_context(keepalive.held())
         what = (settings, build)
         memory = directory / RAM
-        donor = QemuLauncher(*what, instances[0], "ssh", made_of, keepalive, plainly, memory=memory)
+        donor = QemuLauncher(*what, instances[0], "ssh", made_of, keepalive, memory=memory)
         _save(donor, instances[0], build, template)
         clones = [
-            QemuLauncher(*what, one, "ssh", made_of, keepalive, plainly, templates=_Unproved(template))
-            for one in instances[1:]
+            QemuLauncher(*what, one, "ssh", made_of, keepalive, templates=_Unproved(template)) for one in instances[1:]
         ]
         return _proved(clones, instances[1:], renewed=can_renew(build))
 
