@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from pipeline.builds.build import Build
 from pipeline.campaign import display, reading, result
@@ -39,6 +40,8 @@ def run(
     `key` tells all that the guests are booted with; they are clones if `templates` has a template. At most `workers`
     guests are used at once. `tell` is given the status of the campaign every now and then. Raises TopcoatError.
     """
+    if only:  # nobody comes after it
+        settings = replace(settings, pool=replace(settings.pool, spares=0))
     guests = QemuGuests(settings, build, "ssh", key, templates)
     with Pool(settings, guests, work=f"campaign {definition.name}") as pool:
         pooled = PooledGuests(pool, guests, {plan.name: dict(plan.environment) for plan in definition.fuzzers})
