@@ -245,7 +245,7 @@ class PoolSettings:
     auto: always if it is a clone, else on_crash.
     """
     spares: Count = 1
-    """How many clones wait for leases, besides the guests that work; 0: a lease waits until its clone is made."""
+    """How many clones wait for leases, where each lease gets a clone of its own; 0: it waits until that is made."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pipeline.store import freshness
 from pipeline.store.digest_cache import DigestCache
 from pipeline.store.digests import digest_of_text
 from pipeline.store.freshness import Key, Proof, Reason
+from pipeline.text.printable import one_line
 from pipeline.vm.instance import Instance
 from pipeline.vm.launcher import Launcher
 from pipeline.vm.qemu.profile import settings_of
@@ -91,14 +92,22 @@ class BootTemplate(BuildArtifactTask):
 
     def published(self) -> PublishedTemplate:
         """The template as a launcher needs it, which asks at each boot whether clones can be made of it."""
+        return PublishedTemplate(self.template, self.unfit)
 
-        def unfit() -> str | None:
-            if not self.template.file.exists():
+    def unfit(self) -> str | None:
+        """Why no clone can be made of the template; None if one can be.
+
+        Other than `why`, it looks at the images as they are now, not at what they are made from: a boot would too.
+        """
+        known = context().digests
+        try:
+            record = freshness.read(self.template.file)
+            if record is None:
                 return f"there is no template yet; luigi --module tasks {self.task_family} makes one"
-            reason = Check(context().digests).why(self)
-            return f"its template is stale: {reason}" if reason else None
-
-        return PublishedTemplate(self.template, unfit)
+            stale = freshness.changed(record.key, self.key(known)) or freshness.damaged(record, self.files(), known)
+        except (OSError, ValueError) as error:
+            return f"its template cannot be looked at: {one_line(str(error))}"
+        return f"its template is stale: {stale}" if stale else None
 
 
 def template_of_pool() -> PublishedTemplate | None:

@@ -103,6 +103,11 @@ class Build:
     """By key, why one of Topcoat's own programs serves it, where one would expect that of the build."""
     demo_made: frozenset[str] = frozenset()
 
+    @property
+    def renews(self) -> bool:
+        """Whether the guest is Topcoat's own: it knows its boot id, and can renew what no two clones may share."""
+        return "zbi" in self.demo_made
+
     def path(self, key: str) -> Path:
         """The path for `key`, whether the file exists or not. Raises MissingResource for an unknown key."""
         return self._resource(key).path

@@ -88,8 +88,8 @@ class Guests(Protocol):
     def boots(self) -> Sequence[Boot]:
         """All boots so far, including those that failed."""
 
-    def close(self) -> None:
-        """End the guests that nobody has leased."""
+    def expect(self, count: int) -> None:
+        """Have so many guests made ahead, at once, for leases that will soon be wanted."""
 
 
 def spoil_if_short(guest: Guest, fuzzer: str) -> bool:
@@ -212,10 +212,13 @@ class PooledGuests:
         """See Guests.boots."""
         return self._pool.boots
 
-    def close(self) -> None:
-        """See Guests.close."""
+    def expect(self, count: int) -> None:
+        """See Guests.expect."""
+        self._pool.expect(count)
+
+    def disconnect(self) -> None:
+        """Close all connections."""
         with self._lock:
             for _, connector in self._connectors.values():
                 connector.close()
             self._connectors.clear()
-        self._pool.close()

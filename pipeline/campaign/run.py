@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 from pipeline.builds.build import Build
 from pipeline.campaign import display, reading, result
@@ -40,13 +39,10 @@ def run(
     `key` tells all that the guests are booted with; they are clones if `templates` has a template. At most `workers`
     guests are used at once. `tell` is given the status of the campaign every now and then. Raises TopcoatError.
     """
-    if only:  # nobody comes after it
-        settings = replace(settings, pool=replace(settings.pool, spares=0))
     guests = QemuGuests(settings, build, "ssh", key, templates)
-    with Pool(settings, guests, work=f"campaign {definition.name}") as pool:
+    with Pool(settings, guests, work=f"campaign {definition.name}", refill=only is None) as pool:
         pooled = PooledGuests(pool, guests, {plan.name: dict(plan.environment) for plan in definition.fuzzers})
         count = guests_at_once(workers, pool.size)
-        pool.expect(1 if only else min(count, len(definition.fuzzers)))
         runner = Runner(definition, subjects, pooled, settings.store, settings.campaign, count, only)
         try:
             with display.shown() as shown:
@@ -56,7 +52,7 @@ def run(
         finally:
             if only:
                 reading.renew(runner.directory)
-            pooled.close()
+            pooled.disconnect()
     return runner
 
 

@@ -84,6 +84,7 @@ class Runner:
         self._merging: dict[str, Callable[[], None]] = {}
         """Functions that end the merge of a fuzzer's corpus early, by fuzzer."""
         self._warned: set[str] = set()
+        self._guests = guests
         self._leases = Leases(guests, lambda entry: self.note(entry))
         self._stopping = False
         self._failure: BaseException | None = None
@@ -171,6 +172,7 @@ class Runner:
 
     def _work_all(self, tick: Callable[["Runner"], None] | None, every: float) -> None:
         self._import_seeds()
+        self._guests.expect(min(self._workers, self._schedule.open))
         self._prove()
         workers = [Worker(f"campaign {number}", self._work) for number in range(self._workers)]
         try:

@@ -36,6 +36,11 @@ class Schedule:
         """How a fuzzer stands, as it is built and planned today."""
         return self.state.fuzzer_state(self._subjects.of[fuzzer])
 
+    @property
+    def open(self) -> int:
+        """The number of fuzzers for which something is left to do."""
+        return sum(1 for plan in self._definition.fuzzers if self.runs(plan) or self.merges(plan))
+
     def choose(self, busy: Collection[str]) -> str | None:
         """The fuzzer to work at next; None if there is none besides those that are `busy`. Merges go first."""
         idle = [plan for plan in self._definition.fuzzers if plan.name not in busy]

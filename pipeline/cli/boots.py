@@ -30,6 +30,7 @@ def boot(chosen: Settings, options: argparse.Namespace) -> int:
     Instance.named(chosen.store, options.name)
     words = ["BootInstance", "--name", options.name]
     words += ["--ready", options.ready] if options.ready else []
+    words += ["--warm", options.warm] if options.warm else []
     words += ["--replace"] if options.replace else []
     if options.dry_run:
         return _dry_run(chosen, options, words)

@@ -147,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
     boot.add_argument("--dry-run", action="store_true", help="look at everything, start and make nothing")
     boot.add_argument("--replace", action="store_true", help="stop it first if it runs and is stale")
     boot.add_argument("--ready", choices=("ssh", "marker"), help="what proves it ready")
+    boot.add_argument("--warm", choices=("auto", "always", "never"), help="whether it is made as a clone")
     boot.add_argument("--json", action="store_true", help="with --dry-run, for machines")
     boot.set_defaults(run=boots.boot)
 

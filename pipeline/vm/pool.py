@@ -53,6 +53,9 @@ class GuestFactory(Protocol):
         Raises TopcoatError.
         """
 
+    def abandon(self, instance: Instance) -> None:
+        """End the guest that this process boots in another thread, where the boot then fails. Raises StopError."""
+
     def end(self, instance: Instance) -> None:
         """End the guest, whatever its state, and release all that it holds but its logs. See `Launcher.kill`."""
 
@@ -72,20 +75,22 @@ class Pool:
         guests: GuestFactory,
         *,
         work: str = "",
+        refill: bool = True,
         grace: float = GRACE,
         available: Callable[[], int] = available_memory,
     ) -> None:
         """Open the pool. Raises StoreError or InstanceBusy.
 
-        `work` says what the guests are wanted for; others who wait for one are told. `grace` is how many seconds guests
-        run on if this process is killed. `available` returns the bytes of free memory.
+        `work` says what the guests are wanted for; others who wait for one are told. `refill` says whether clones are
+        made ahead for leases to come. `grace` is how many seconds guests run on if this process is killed. `available`
+        returns the bytes of free memory.
         """
         store = settings.store
         self.size = settings.pool.size or len(os.sched_getaffinity(0))
         self._fresh, self._attempts = settings.pool.fresh, settings.boot.attempts
         self._guests, self._available = guests, available
         wants_spares = self._fresh in ("auto", "always") and guests.cloned()
-        self._spares = settings.pool.spares if wants_spares else 0
+        self._spares, self._refills = settings.pool.spares if wants_spares else 0, refill
         slots = [Slot(store, number) for number in range(self.size + self._spares)]
         self._slots = Slots(slots, self.size, self._let_go)
         self._changed, self._closed = self._slots.changed, self._slots.closed
@@ -131,8 +136,8 @@ class Pool:
         """
         with ExitStack() as held:
             lease = self._lease(Wait(deadline), held, anew)
-            self._refill()
             try:
+                self._refill()
                 yield lease
             except BaseException as error:
                 lease.spoil(f"{type(error).__name__} in its work")
@@ -281,34 +286,35 @@ class Pool:
 
         It returns without waiting. What goes wrong is left for those leases to find out.
         """
-        again = not self._why_fresh()
+        states: tuple[State, ...] = ("spare",) if self._why_fresh() else ("spare", "idle")
         with self._changed:
-            ready = self._slots.ready("spare", "idle") if again else self._slots.ready("spare")
-            self._make_ahead(max(0, min(count, self.size) - ready - self._slots.making))
+            self._make_ahead(min(count, self.size) - self._slots.ready(*states) - self._slots.making)
 
     def _refill(self) -> None:
         """Have clones made ahead until there are as many spares as there should be; boots would take too much."""
-        with self._changed:
-            wanted = self._spares - self._slots.ready("spare") - self._slots.making
-        if wanted > 0 and self._guests.cloned():
+        if self._refills and self._spares and self._guests.cloned():
             with self._changed:
-                if not self._closed.is_set():
-                    self._make_ahead(wanted)
+                self._make_ahead(self._spares - self._slots.ready("spare") - self._slots.making)
 
     def _make_ahead(self, count: int) -> None:
         self._makers = [worker for worker in self._makers if not worker.join(0) or worker.failure]
-        self._slots.making += count
-        self._makers += [Worker("spare", self._make_spare) for _ in range(count)]
+        for _ in range(0 if self._closed.is_set() else count):
+            self._slots.making += 1
+            try:
+                self._makers.append(Worker("spare", self._make_spare))
+            except RuntimeError as error:  # the host gives no more threads: the lease makes its guest itself
+                self._slots.making -= 1
+                log.debug("no guest is made ahead: %s", error)
 
     def _make_spare(self) -> None:
         """Make a guest that waits for a lease, in a slot that has none."""
         try:
             with self._slots.empty() as slot:
                 self._note(slot, "spare", self._anew(slot, _NONE))
-                if self._closed.is_set():
-                    self._end(slot, "the pool was closed")
         except (NoSlotError, _ShortError) as why:
             log.debug("no guest is made ahead: %s", why)
+        except StopError:
+            raise  # `close` tells of it
         except TopcoatError as error:  # a lease that meets the same error raises it
             log.debug("no guest is made ahead: %s", error.explain())
         finally:
@@ -334,12 +340,13 @@ class Pool:
                 return
             self._closed.set()
             self._changed.notify_all()
+        deadline = Deadline(_CLOSE_LIMIT)
+        self._end_makers(deadline)
+        with self._changed:
             idle = [(slot, boot_id) for slot, boot_id in self._boot_ids.items() if slot not in self._slots.taken]
-            makers = self._makers  # they end what they have made, as the pool is closed
-        workers = makers + [
+        workers = self._makers + [
             Worker(f"end {slot.instance.name}", partial(self._end_idle, slot, boot_id)) for slot, boot_id in idle
         ]
-        deadline = Deadline(_CLOSE_LIMIT)
         late = [worker for worker in workers if not worker.join(deadline.remaining)]
         with self._changed:
             self._let_go()
@@ -350,6 +357,15 @@ class Pool:
             raise StopError(
                 f"{len(late)} guests still start or end", hint="does the disk answer? see: topcoat instances"
             )
+
+    def _end_makers(self, deadline: Deadline) -> None:
+        """End the guests that are being made ahead: a boot may take long."""
+        for maker in self._makers:
+            while not maker.join(deadline.within(_MOMENT)) and not deadline.expired:
+                with self._changed:
+                    booting = tuple(self._booting)
+                for slot in booting:
+                    self._guests.abandon(slot.instance)
 
     def _let_go(self) -> None:
         """Release the keepalive, once the pool is closed and the last guest has been given back."""

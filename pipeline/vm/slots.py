@@ -1,12 +1,18 @@
-"""The slots of the pool as one process uses them: which it has, and how many leases there may be."""
+"""The slots of the pool as one process uses them: which it has, and how many leases there may be.
+
+There are more slots than leases, for the guests that are made ahead. So a lease holds a permit too, the flock of
+pool/permit-N.lock, of which there are as many as `[pool] size` says for all processes together.
+"""
 
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from pipeline.errors import InstanceBusy
 from pipeline.host.deadline import Deadline
+from pipeline.host.locks import is_locked, locked
 from pipeline.text.printable import one_line
 from pipeline.vm.slot import Slot, State
 
@@ -36,14 +42,17 @@ class Slots:
         """How many guests are being made ahead, for leases to come."""
         self.closed = threading.Event()
         """Whether nothing is lent any more; whoever sets it notifies `changed`."""
-        self._size, self._on_release = size, released
-        self._lent = 0
+        self._permits = [
+            slot.path.with_name(f"permit-{number}") for number, slot in zip(range(size), slots, strict=False)
+        ]
+        self._on_release = released
+        self._lent: set[Path] = set()  # the permits that this process has
         self._hoping = 0  # leases that wait for a guest that is being made ahead
 
     @contextmanager
     def lent(self, wait: "Wait") -> Iterator[Slot]:
         """Yield a slot that nobody else has during the body. Raises InstanceBusy."""
-        with self._counted(wait), ExitStack() as lock:
+        with self._permitted(wait), ExitStack() as lock:
             slot = self._seize(wait, lock)
             with self._had(slot, lock):
                 yield slot
@@ -60,19 +69,33 @@ class Slots:
                 yield slot
 
     @contextmanager
-    def _counted(self, wait: "Wait") -> Iterator[None]:
-        with self.changed:
-            while self._lent == self._size:
-                self._require_open()
-                wait.go_on(self._in_use, _MORE)
-                self.changed.wait(wait.deadline.remaining)
-            self._lent += 1
-        try:
-            yield
-        finally:
+    def _permitted(self, wait: "Wait") -> Iterator[None]:
+        with ExitStack() as lock:
             with self.changed:
-                self._lent -= 1
-                self.changed.notify_all()
+                while (permit := self._take_permit(lock)) is None:
+                    self._require_open()
+                    self._go_on(wait, all_ours=len(self._lent) == len(self._permits))
+            try:
+                yield
+            finally:
+                lock.close()
+                with self.changed:
+                    self._lent.discard(permit)
+                    self.changed.notify_all()
+
+    def _take_permit(self, lock: ExitStack) -> Path | None:
+        for permit in self._permits:
+            if permit not in self._lent:
+                with suppress(InstanceBusy):
+                    lock.enter_context(locked(permit, 0))
+                    self._lent.add(permit)
+                    return permit
+        return None
+
+    def _go_on(self, wait: "Wait", *, all_ours: bool) -> None:
+        """Wait until something has changed: what this process has tells that itself."""
+        wait.go_on(self._in_use, _MORE)
+        self.changed.wait(wait.deadline.remaining if all_ours else wait.deadline.within(_POLL))
 
     @contextmanager
     def _had(self, slot: Slot, lock: ExitStack) -> Iterator[None]:
@@ -92,12 +115,18 @@ class Slots:
                 hopes = self.making > self._hoping
                 if slot := self._take(lock, (lambda slot: not _is_empty(slot)) if hopes else (lambda _: True)):
                     return slot
-                if not hopes or wait.deadline.expired:
-                    wait.go_on(self._in_use, _MORE)
-                self._hoping += hopes
-                all_ours = len(self.taken) == len(self.all)
-                self.changed.wait(wait.deadline.remaining if all_ours else wait.deadline.within(_POLL))
-                self._hoping -= hopes
+                if hopes and not wait.deadline.expired:
+                    self._hope(wait)
+                else:
+                    self._go_on(wait, all_ours=len(self.taken) == len(self.all))
+
+    def _hope(self, wait: "Wait") -> None:
+        """Wait for a moment for a guest that is being made ahead."""
+        self._hoping += 1
+        try:
+            self.changed.wait(wait.deadline.within(_POLL))
+        finally:
+            self._hoping -= 1
 
     def _take(self, lock: ExitStack, fits: Callable[[Slot], bool]) -> Slot | None:
         """Take a slot that nobody has, and that `fits`, under `lock`; None if there is none."""
@@ -122,10 +151,10 @@ class Slots:
         """The message that all guests are in use: who has which of them, and since when the first."""
         users: dict[str, list[tuple[str, str]]] = {}
         for slot in self.all:
-            if slot in self.taken or not _is_spare(slot):
+            if slot in self.taken or is_locked(slot.path):
                 who, since = self._user(slot)
                 users.setdefault(who, []).append((slot.instance.name, since))
-        return f"all {self._size} are in use: " + "; ".join(
+        return f"all {len(self._permits)} are in use: " + "; ".join(
             f"{', '.join(name for name, _ in held)} by {who}{min(since for _, since in held)}"
             for who, held in users.items()
         )
@@ -137,12 +166,6 @@ class Slots:
         if use is None or use.state != "leased" or not use.owner.alive:
             return "a process that has only just taken it", ""
         return f"{one_line(use.work) or 'other work'} (process {use.owner.pid}", f", since {one_line(use.since)})"
-
-
-def _is_spare(slot: Slot) -> bool:
-    """Whether the slot's guest has been made ahead, and nobody has used it."""
-    use = slot.use()
-    return use is not None and use.state == "spare"
 
 
 def _is_empty(slot: Slot) -> bool:

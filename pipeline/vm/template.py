@@ -6,6 +6,7 @@ disk; and `serial.log`, what it had said. Once they are published, nobody writes
 copy-on-write, and copies the rest. doubt.json beside them tells that a clone of this very template has failed.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from pipeline.builds.build import Build
-from pipeline.errors import BootError, HostFault, InstanceBusy, UsageError
+from pipeline.errors import BootError, HostFault, InstanceBusy, KeyGone, StoreError, UsageError, WrongServer
 from pipeline.host.deadline import utc_now
 from pipeline.host.faults import host_faults
 from pipeline.host.locks import locked
@@ -25,6 +26,8 @@ from pipeline.store.digests import digest
 from pipeline.store.publish import publish_json
 from pipeline.text.printable import one_line
 
+log = logging.getLogger("topcoat")
+
 SCHEMA = 1
 """The version of the formats of template.json and doubt.json; a sample of each is frozen in the tests."""
 
@@ -33,6 +36,7 @@ RAM, STATE, DISK, SERIAL = "ram", "state", "disk.qcow2", "serial.log"
 
 _FACTS = "template.json"
 _DOUBT = "doubt.json"
+_BEFORE = ("spawn", "monitor")  # stages of a boot in which QEMU has nothing of the template but its memory's size
 _PATIENCE = 5.0  # seconds; opening a template takes milliseconds, so that a longer lock is that of its maker
 
 
@@ -117,10 +121,14 @@ class Template:
         return ""
 
     def note_doubt(self, template: "OpenTemplate", why: str) -> None:
-        """Note that a clone of `template` has failed, so that no more are made. Raises StoreError."""
+        """Note that a clone of `template` has failed, so that no more are made of it, if it is still this one.
+
+        Raises StoreError, and InstanceBusy if another one is being made.
+        """
         doubt = _Doubt(template.facts.files[STATE].digest, why, utc_now())
-        with locked(self.file, _PATIENCE):
-            publish_json(self.directory / _DOUBT, {"schema": SCHEMA, **asdict(doubt)})
+        with locked(self.file, _PATIENCE), suppress(OSError, ValueError, KeyError):
+            if self.facts().files[STATE].digest == doubt.state:
+                publish_json(self.directory / _DOUBT, {"schema": SCHEMA, **asdict(doubt)})
 
 
 class OpenTemplate:
@@ -229,14 +237,18 @@ class PublishedTemplate:
 
     def failed(self, template: OpenTemplate, error: BootError) -> None:
         """See Templates. What the host or somebody else did to the clone raises no doubt about its template."""
-        if not isinstance(error, HostFault):
+        if isinstance(error, HostFault | KeyGone | WrongServer) or error.stage in _BEFORE:
+            return
+        try:
             self.template.note_doubt(template, one_line(str(error)))
+        except (InstanceBusy, StoreError) as problem:  # logged, not raised: the guest is to be booted
+            log.warning("that clones of this template fail could not be noted: %s", problem)
 
 
 def warm(wanted: Warm, ready: Ready, settings: Settings, build: Build) -> Warm:
     """Whether clones are made where `[boot] warm` or its like is `wanted`, and guests count as ready by `ready`.
 
-    `auto` means never for builds of Fuchsia: their clones share more than those of the demo guest (docs/warm-boot.md).
+    `auto` means never for guests that cannot renew themselves: their clones share more (docs/warm-boot.md).
     Raises UsageError if clones are always wanted, and cannot be made.
     """
     why = ""
@@ -246,7 +258,7 @@ def warm(wanted: Warm, ready: Ready, settings: Settings, build: Build) -> Warm:
         why = "[qemu] user is set, and QEMU as another user cannot be given the state of a saved guest"
     if wanted == "always" and why:
         raise UsageError(f"no clone can be made: {why}", hint="let it be auto or never: --warm, or [boot] warm")
-    return "never" if why or (wanted == "auto" and build.kind != "demo") else wanted
+    return "never" if why or (wanted == "auto" and not build.renews) else wanted
 
 
 def saved_files(directory: Path) -> dict[str, SavedFile]:

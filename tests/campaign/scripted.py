@@ -300,5 +300,8 @@ class ScriptedGuests:
         self.boots.append(Boot(f"pool-{number}", anew or "there was none", 2.0, f"boot{number}"))
         return ScriptedGuest(self._world, f"pool-{number}", f"boot{number}")
 
+    def expect(self, count: int) -> None:
+        self.expected = count
+
     def close(self) -> None:
         self._idle.clear()

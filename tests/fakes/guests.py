@@ -86,6 +86,7 @@ class FakeGuests:
     clones: bool = False
     failures: list[BootError] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
     keepalives: list[KeepAlive] = field(default_factory=list)
     while_booting: Callable[[Instance], object] = lambda _: None
     after_boot: Callable[[Process], object] = lambda _: None
@@ -96,6 +97,9 @@ class FakeGuests:
     def launcher(self, instance: Instance, keepalive: KeepAlive) -> FakeLauncher:
         self.keepalives.append(keepalive)
         return FakeLauncher(instance, self)
+
+    def abandon(self, instance: Instance) -> None:
+        self.abandoned.append(instance.name)
 
     def end(self, instance: Instance) -> None:
         stop(instance, KILL_LIMIT)

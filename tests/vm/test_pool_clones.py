@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import GuestDied, InstanceBusy
+from pipeline.errors import GuestDied, HostFault, InstanceBusy
 from pipeline.host.deadline import Deadline
+from pipeline.settings import Fresh
 from pipeline.vm.instance import Instance
 from tests.fakes.pools import World, soon, threads, use, whys, world
 from tests.waiting import SOON, eventually
@@ -53,7 +54,7 @@ def test_one_is_made_ahead_and_the_next_lease_gets_it(clones: World) -> None:
 
 
 def test_who_wants_a_new_guest_gets_the_one_that_was_made_ahead(clones: World) -> None:
-    pool = clones.pool(fresh="never")
+    pool = clones.pool(fresh="auto")
     use(pool)
     eventually(lambda: spares(clones) == 1)
     with pool.lease(soon(), anew="it is to be new") as lease:
@@ -68,6 +69,28 @@ def test_no_more_are_lent_than_the_size_says(clones: World) -> None:
         with pytest.raises(InstanceBusy, match="all 2 are in use"), pool.lease(Deadline(0.1)):
             pass
     assert len(clones.running()) <= 1
+
+
+@pytest.mark.parametrize("fresh", ["on_crash", "never"])
+def test_where_guests_are_lent_again_none_is_made_ahead(clones: World, fresh: Fresh) -> None:
+    pool = clones.pool(fresh=fresh)
+    first, second = use(pool), use(pool)
+    assert first.handle.boot_id == second.handle.boot_id
+    pool.expect(1)
+    pool.close()
+    assert len(clones.guests.starts) == 1, "what is idle is what was expected"
+
+
+def test_several_processes_lend_no_more_than_the_size_says(clones: World) -> None:
+    pools = [clones.pool(size=2, fresh="auto") for _ in range(3)]
+    with (
+        pools[0].lease(soon()),
+        pools[1].lease(soon()),
+        pytest.raises(InstanceBusy, match="all 2 are in use"),
+        pools[2].lease(Deadline(0.3)),
+    ):
+        pass
+    use(pools[2])
 
 
 def test_all_that_are_expected_are_made_at_once(clones: World) -> None:
@@ -118,6 +141,25 @@ def test_a_pool_that_is_closed_leaves_none_that_were_being_made(clones: World) -
     go_on.set()
     closing.join(SOON)
     assert not closing.is_alive()
+    assert clones.running() == []
+
+
+def test_a_boot_that_takes_long_is_ended_when_the_pool_is_closed(
+    clones: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def hangs(_: Instance) -> None:
+        begun.set()
+        assert ended.wait(SOON)
+        raise HostFault("somebody ended QEMU", stage="marker", hint="wait", cause="QEMU stopped")
+
+    clones.guests.while_booting = hangs
+    monkeypatch.setattr(clones.guests, "abandon", lambda _: ended.set())
+    pool = clones.pool(fresh="auto")
+    pool.expect(1)
+    assert begun.wait(SOON)
+    pool.close()
     assert clones.running() == []
 
 

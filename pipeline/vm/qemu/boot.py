@@ -135,7 +135,8 @@ class _Boot:
 
     def _await_marker(self, watch: Watch, monitor: Monitor, process: Process) -> None:
         self.stage = "marker"
-        marked = watch.until(lambda: watch.markers > 0, self.deadline)
+        # A clone's has come before it was saved; of its log only the end may be left
+        marked = self.plan.template is not None or watch.until(lambda: watch.markers > 0, self.deadline)
         self._note_first_byte()
         if not marked:
             raise self._failed(self._heard(watch, monitor, process))

@@ -288,7 +288,7 @@ CAUSES = (
         "not restored",
         QemuRefused,
         "QEMU does not restore the guest: {refusal}",
-        "topcoat force BootTemplate saves another one; [boot] warm = never does without",
+        "luigi --module tasks BootTemplate saves another one; [boot] warm = never does without",
         stage="restore",
         when=lambda seen: bool(seen.complaints),
     ),
@@ -464,10 +464,18 @@ CAUSES = (
         stage="echo",
     ),
     Cause(
+        "host overloaded",
+        HostFault,
+        "the host is overloaded: QEMU waited for a CPU for {starved:.0%} of {seconds:.0f} s (waiting for the {stage})",
+        "run fewer things at once; see topcoat doctor",
+        stage="restore|renewal",
+        when=lambda seen: seen.starved > STARVED,
+    ),
+    Cause(
         "not restored",
         QemuRefused,
         "the guest could not be restored, or does not come to life: {problem}",
-        "topcoat force BootTemplate saves another one; [boot] warm = never does without",
+        "luigi --module tasks BootTemplate saves another one; [boot] warm = never does without",
         stage="restore|renewal",
     ),
     Cause(

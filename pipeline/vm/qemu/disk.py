@@ -1,6 +1,7 @@
 """The disk of an instance: a qcow2 overlay, so that the prepared image is shared and never written."""
 
 import os
+import struct
 import subprocess
 from pathlib import Path
 
@@ -9,18 +10,32 @@ from pipeline.host.faults import host_faults
 from pipeline.store.publish import publish
 from pipeline.text.printable import tail
 from pipeline.vm.qemu import environment
-from pipeline.vm.template import OpenTemplate
+from pipeline.vm.template import NoTemplateError, OpenTemplate
 
 _LIMIT = 30.0
 
 
-def copy_overlay(template: OpenTemplate, overlay: Path) -> None:
-    """Make a new `overlay` with what the template's guest had written to its disk.
+_BACKING = slice(8, 20)  # where a qcow2 header has place and length of that name: QEMU, docs/interop/qcow2.txt
 
-    The caller holds the instance's lock. Raises NoTemplateError or StoreError.
+
+def copy_overlay(template: OpenTemplate, image: Path, overlay: Path) -> None:
+    """Make a new `overlay` over `image`, with what the template's guest had written to its disk.
+
+    The caller holds the instance's lock. Raises NoTemplateError, also if the way to the image is another one from here,
+    or StoreError.
     """
     with publish(overlay) as made:
         template.copy_disk(made)
+        if os.path.realpath(overlay.parent / _backing(made)) != os.path.realpath(image):
+            raise NoTemplateError("its disk does not lead to the image from this instance's directory")
+
+
+def _backing(overlay: Path) -> str:
+    """The name by which a qcow2 file knows what it lies over."""
+    with overlay.open("rb") as stream:
+        place, length = struct.unpack(">QI", stream.read(_BACKING.stop)[_BACKING])
+        stream.seek(place)
+        return os.fsdecode(stream.read(length))
 
 
 def make_overlay(qemu_img: Path, image: Path, overlay: Path) -> None:

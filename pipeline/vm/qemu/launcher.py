@@ -134,7 +134,7 @@ class QemuLauncher:
             kept = held.enter_context(aging.kept(self._settings.store.root, instance.directory))
             publish_bytes(instance.key, plan.images.key.read_bytes(), mode=0o600)
             if plan.template:
-                disk.copy_overlay(plan.template, instance.overlay)
+                disk.copy_overlay(plan.template, plan.images.disk, instance.overlay)
                 kept = (*kept, plan.template.ram)
             else:
                 disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay)

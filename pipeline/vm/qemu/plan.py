@@ -16,7 +16,7 @@ from pipeline.vm.instance import Instance
 from pipeline.vm.keepalive import KeepAlive
 from pipeline.vm.qemu import accel
 from pipeline.vm.qemu.command_line import Files, MemoryFile, command, emulation
-from pipeline.vm.qemu.profile import ENTROPY, GuestProfile, can_renew, guest_of
+from pipeline.vm.qemu.profile import ENTROPY, GuestProfile, guest_of
 from pipeline.vm.qemu.user import require_user
 from pipeline.vm.template import OpenTemplate
 
@@ -39,7 +39,7 @@ class Images:
 def images_of(store: Store, build: Build) -> Images:
     """The images that the prepare tasks make of this build in this store."""
     host_key = None
-    if "zbi" in build.demo_made:
+    if build.renews:
         with suppress(FileNotFoundError):  # not made yet
             host_key = host_key_file(store.demo).read_text().strip()
     return Images(initrd_path(store, build), disk_path(store, build), store.keys / "sshid", host_key)
@@ -78,7 +78,7 @@ class Plan:
     @property
     def proof(self) -> str:
         """A command that the guest, and no other, answers with the boot's id."""
-        return f"cat {BOOT_ID}" if "zbi" in self.build.demo_made else f"echo {self.boot_id}"
+        return f"cat {BOOT_ID}" if self.build.renews else f"echo {self.boot_id}"
 
 
 def plan(
@@ -148,7 +148,7 @@ def _memory(build: Build, template: OpenTemplate | None, file: Path | None) -> M
 
 
 def _new_memory(build: Build, file: Path) -> MemoryFile:
-    return MemoryFile(file, shared=True, restored=False, gate=can_renew(build))
+    return MemoryFile(file, shared=True, restored=False, gate=build.renews)
 
 
 def command_of(settings: Settings, build: Build) -> str:

@@ -15,7 +15,7 @@ from pipeline.vm.keepalive import KeepAlive
 from pipeline.vm.launcher import KILL_LIMIT, Launcher
 from pipeline.vm.qemu.launcher import QemuLauncher
 from pipeline.vm.qemu.profile import guest_of
-from pipeline.vm.qemu.stopping import stop
+from pipeline.vm.qemu.stopping import stop, stop_qemu
 from pipeline.vm.template import Templates
 
 
@@ -45,6 +45,10 @@ class QemuGuests:
         """See GuestFactory."""
         what = (self.settings, self.build, instance, self.ready, self._key(), keepalive, plainly)
         return QemuLauncher(*what, templates=self.templates)
+
+    def abandon(self, instance: Instance) -> None:
+        """See GuestFactory."""
+        stop_qemu(instance.pidfile, instance.qmp_socket, KILL_LIMIT)
 
     def end(self, instance: Instance) -> None:
         """See GuestFactory."""

@@ -70,11 +70,6 @@ def guest_of(build: Build, name: str, boot_id: str) -> GuestProfile:
     return GuestProfile(build.arch, 3072, 4, cpu, (*_FUCHSIA_ARGUMENTS, entropy))
 
 
-def can_renew(build: Build) -> bool:
-    """Whether the build's guest has the program that renews what no two clones may share."""
-    return "zbi" in build.demo_made
-
-
 def settings_of(qemu: QemuSettings, build: Build) -> dict[str, str]:
     """The settings by which one guest differs from another, as texts by name: the build's name and all of `[qemu]`."""
     chosen = {name: "default" if value is None else str(value) for name, value in asdict(qemu).items()}

@@ -68,7 +68,7 @@ def prove(shells: Sequence[GuestShell], boot_ids: Sequence[str]) -> Proof:
 
 def unsound(message: str, *, detail: str = "") -> CloneUnsound:
     """Make the error for a clone, or for a guest that is to be saved, that is not as it should be."""
-    hint = "is the host overloaded? topcoat force BootTemplate makes another one; [boot] warm = never does without"
+    hint = "is the host overloaded? luigi --module tasks BootTemplate tries again; [boot] warm = never does without"
     return CloneUnsound(message, hint=hint, stage="proof", detail=detail, cause="clone unsound")
 
 

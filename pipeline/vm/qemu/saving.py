@@ -5,13 +5,14 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.builds.build import Build
-from pipeline.errors import BootError, HostFault, StoreError, TopcoatError
+from pipeline.errors import AlreadyRunning, BootError, HostFault, StoreError, TopcoatError
 from pipeline.host.deadline import Deadline, utc_now
 from pipeline.host.faults import host_faults
+from pipeline.host.locks import locked
 from pipeline.host.resources import free_bytes
 from pipeline.settings import Settings
 from pipeline.store.freshness import Key, Proof
@@ -24,12 +25,15 @@ from pipeline.vm.launcher import KILL_LIMIT, GuestShell
 from pipeline.vm.qemu import migration, proving, renewal
 from pipeline.vm.qemu.keeper import parts
 from pipeline.vm.qemu.launcher import QemuLauncher
-from pipeline.vm.qemu.profile import can_renew, guest_of
+from pipeline.vm.qemu.profile import guest_of
 from pipeline.vm.qemu.qmp import Monitor, MonitorError
 from pipeline.vm.qemu.stopping import stop, stop_qemu
 from pipeline.vm.template import DISK, RAM, SERIAL, STATE, OpenTemplate, Template, TemplateFacts, saved_files
 
 log = logging.getLogger("topcoat")
+
+MAKER = "BootTemplate"
+"""The task of the key in the handles of guests that are there only while a template is made."""
 
 _GRACE = 1.0  # seconds that the guests outlive a maker that was killed
 _LIMIT = 30.0  # seconds for one command in the guest
@@ -67,14 +71,14 @@ def make(settings: Settings, build: Build, made_of: Key, directory: Path) -> Pro
         instances = [held.enter_context(_passing(Instance.named(settings.store, name))) for name in names]
         keepalive = KeepAlive(directory / "makers.lock", _GRACE)
         held.enter_context(keepalive.held())
-        what = (settings, build)
-        memory = directory / RAM
-        donor = QemuLauncher(*what, instances[0], "ssh", made_of, keepalive, memory=memory)
+        key, memory = replace(made_of, task=MAKER), directory / RAM
+        donor = QemuLauncher(settings, build, instances[0], "ssh", key, keepalive, memory=memory)
         _save(donor, instances[0], build, template)
         clones = [
-            QemuLauncher(*what, one, "ssh", made_of, keepalive, templates=_Unproved(template)) for one in instances[1:]
+            QemuLauncher(settings, build, one, "ssh", key, keepalive, templates=_Unproved(template))
+            for one in instances[1:]
         ]
-        return _proved(clones, instances[1:], renewed=can_renew(build))
+        return _proved(clones, instances[1:], renewed=build.renews)
 
 
 def _names(build: str) -> tuple[str, str, str]:
@@ -96,6 +100,12 @@ def _require_room(directory: Path, memory: int) -> None:
 @contextmanager
 def _passing(instance: Instance) -> Iterator[Instance]:
     """An instance that nobody else uses, and that leaves nothing behind; its logs stay if the body fails."""
+    handle = instance.live_handle()
+    if handle and handle.made_of.task != MAKER:
+        raise AlreadyRunning(
+            f"{instance.name} is running, and has the name that the maker of a template needs",
+            hint=f"end it: topcoat stop {instance.name}",
+        )
     stop(instance, KILL_LIMIT)  # of a maker that was killed
     try:
         yield instance
@@ -106,12 +116,12 @@ def _passing(instance: Instance) -> Iterator[Instance]:
             log.error("%s", error.about(instance.name).explain())
         raise
     stop(instance, KILL_LIMIT)
-    with host_faults(f"removing {instance.name}"):
+    with locked(instance.directory, KILL_LIMIT), host_faults(f"removing {instance.name}"):
         shutil.rmtree(instance.directory)
 
 
 def _save(donor: QemuLauncher, instance: Instance, build: Build, template: Template) -> None:
-    shell, renews = donor.start(), can_renew(build)
+    shell, renews = donor.start(), build.renews
     try:
         if renews:
             _require(shell, renewal.COMMAND)
@@ -164,5 +174,7 @@ def _proved(clones: list[QemuLauncher], instances: list[Instance], *, renewed: b
             held.callback(shell.close)
             shells.append(shell)
         handles = [instance.require_running() for instance in instances]
+        if not all(handle.is_clone for handle in handles):
+            raise proving.unsound("no clone can be made of it: its files cannot be read as they were written")
         boot_ids = [handle.boot_id for handle in handles]
         return proving.prove(shells, boot_ids) if renewed else {"clones": len(shells)}

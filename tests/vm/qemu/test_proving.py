@@ -76,7 +76,7 @@ def test_a_clone_that_is_not_sound_is_refused(changed: dict[str, object], said: 
         setattr(two[1], name, value)
     with pytest.raises(CloneUnsound, match=said) as refused:
         prove(two, BOOT_IDS)
-    assert "topcoat force BootTemplate" in refused.value.hint
+    assert "luigi --module tasks BootTemplate" in refused.value.hint
     assert "\x1b" not in refused.value.explain()
 
 

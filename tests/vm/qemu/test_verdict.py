@@ -168,6 +168,7 @@ EVIDENCE = [
         "not restored",
     ),
     (Evidence("restore", ended=True), "QEMU died"),
+    (Evidence("renewal", starved=0.8, seconds=20, limit=80), "host overloaded"),
     (Evidence("restore", problem="no answer within 15 s"), "not restored"),
     (Evidence("renewal", problem="the gate of the guest does not answer: timed out"), "not restored"),
     (Evidence("nowhere"), "unexplained"),
