@@ -164,8 +164,10 @@ class BootInstance(BuildTask, FreshTask):
         return {} if self.refuses else self.below()
 
     def below(self) -> Tasks:
+        if missing := self.missing():
+            return missing
         template = {"template": BootTemplate()} if self.how_warm() == "always" else {}
-        return self.missing() or {**self.providers(), **self.prerequisites(), **template}
+        return {**self.providers(), **self.prerequisites(), **template}
 
     def how_warm(self) -> Warm:
         """Whether the guest is made as a clone. Raises UsageError if it always should be, and cannot."""

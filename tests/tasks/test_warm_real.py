@@ -172,7 +172,6 @@ exec qemu-system-x86_64 "$@"
 """
 HOW = {
     "refuses": ('set -- "$@" -smp 2', "not restored", True),
-    "is killed": ("(while [ ! -e migration ]; do sleep 0.01; done; kill -9 $$) &", "QEMU died", False),
     "ends": ("exit 1", "QEMU ended", False),
 }
 
@@ -204,6 +203,27 @@ def test_a_clone_that_fails_is_booted_instead(demo: Workspace, how: str) -> None
         assert again.status == 0, again.text
         boot(demo, name="last")
         assert attempts(demo, "last") == ["clone"]
+
+
+KILLED = """
+import os, signal, tasks
+from pipeline.vm.qemu.qmp import Monitor
+real = Monitor.wait_for
+def wait_for(monitor, event, limit):
+    if event == "RESUME": os.kill(monitor.peer, signal.SIGKILL)
+    real(monitor, event, limit)
+Monitor.wait_for = wait_for
+"""
+
+
+def test_a_qemu_that_is_killed_while_it_restores(demo: Workspace) -> None:
+    demo.module("killed", KILLED)
+    done = demo.run("luigi", "--module", "killed", "BootInstance")
+    assert done.status == 0, done.text
+    assert "i0: it is booted instead, for its clone failed: " in done.text
+    assert attempts(demo) == ["clone", "boot"]
+    boot(demo, name="next")
+    assert attempts(demo, "next") == ["clone"], "the template is not at fault"
 
 
 KILL = """
@@ -294,13 +314,15 @@ def test_clones_are_made_while_their_template_is_made_again(demo: Workspace) -> 
     own_memory(demo)
     making = demo.command("luigi", "--module", "tasks", "BootTemplate")
     unrecorded(demo)
-    with subprocess.Popen(making, cwd=demo.directory, env=demo.environment, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(making, cwd=demo.directory, env=demo.environment, stderr=subprocess.PIPE) as process:
         count = 0
         while process.poll() is None or count < 4:
             boot(demo, name=f"i{count}")
             count += 1
             assert count < 100
-    assert process.returncode == 0
+        assert process.stderr
+        said = process.stderr.read().decode()
+    assert process.returncode == 0, said
     hows = [attempts(demo, f"i{number}") for number in range(count)]
     assert all(how in (["boot"], ["clone"]) for how in hows), hows
     assert hows[-1] == ["clone"]

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.builds.build import Build
-from pipeline.errors import AlreadyRunning, BootError, HostFault, StoreError, TopcoatError
+from pipeline.errors import AlreadyRunning, BootError, CloneUnsound, HostFault, StoreError, TopcoatError
 from pipeline.host.deadline import Deadline, utc_now
 from pipeline.host.faults import host_faults
 from pipeline.host.locks import locked
 from pipeline.host.resources import free_bytes
 from pipeline.settings import Settings
 from pipeline.store.freshness import Key, Proof
-from pipeline.store.publish import publish_json
+from pipeline.store.publish import publish_json, remove
 from pipeline.text.printable import printable
 from pipeline.text.quantity import readable_size
 from pipeline.vm.instance import Instance
 from pipeline.vm.keepalive import KeepAlive
-from pipeline.vm.launcher import KILL_LIMIT, GuestShell
+from pipeline.vm.launcher import ATTEMPTS_OF_HOST, KILL_LIMIT, GuestShell
 from pipeline.vm.qemu import migration, proving, renewal
 from pipeline.vm.qemu.keeper import parts
 from pipeline.vm.qemu.launcher import QemuLauncher
@@ -62,8 +62,21 @@ def make(settings: Settings, build: Build, made_of: Key, directory: Path) -> Pro
 
     Until it is proved, its guest and two clones run as the instances template-BUILD, template-BUILD-a and -b. `made_of`
     is what a boot would be made of now. Raises TopcoatError: BootError if the guest or a clone does not become ready,
-    CloneUnsound if a clone is not what it should be, StoreError if there is no room.
+    CloneUnsound if a clone is not what it should be in ATTEMPTS_OF_HOST attempts, StoreError if there is no room.
     """
+    attempt = 1
+    while True:
+        try:
+            return _made_once(settings, build, made_of, directory)
+        except CloneUnsound as error:  # most likely the host was so busy that the guest mistook the speed of its clock
+            if attempt == ATTEMPTS_OF_HOST:
+                raise
+            log.warning("attempt %d to make a template failed, trying again: %s", attempt, error)
+        remove(*Template(directory).files)
+        attempt += 1
+
+
+def _made_once(settings: Settings, build: Build, made_of: Key, directory: Path) -> Proof:
     template = Template(directory)
     _require_room(directory, (settings.qemu.memory or guest_of(build, "", "").memory) << 20)
     with ExitStack() as held:
