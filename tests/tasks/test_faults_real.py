@@ -11,28 +11,14 @@ import pytest
 
 from pipeline.host.process import Process
 from tests.conftest import Workspace, processes_with, qemus_of
-from tests.tasks.runs import in_a_namespace
+from tests.tasks.runs import KILLING, in_a_namespace
 from tests.waiting import SOON, eventually
 
-KILL = """
-import os, signal, tasks
+KILL = f"""
+{KILLING}
 from pipeline.builds import prepare
-from pipeline.vm import timeline
 from pipeline.vm.instance import Instance
 from pipeline.vm.qemu import disk, launcher, machine
-step = os.environ["KILL_AT"]
-def dead(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
-def then_dead(real):
-    def call(*words, **named):
-        real(*words, **named)
-        dead()
-    return call
-def dead_at(real):
-    def reached(self, event, **facts):
-        real(self, event, **facts)
-        if event == step: dead()
-    return reached
-timeline.Timeline.reached = dead_at(timeline.Timeline.reached)
 if step == "making a key": prepare.ssh_keys = None; __import__("tasks.prepare").prepare.SSHKeyPair.make = dead
 if step == "adding the key": prepare.require_output = dead
 if step == "extending the disk": prepare.free_bytes = dead
@@ -48,6 +34,10 @@ IN_PREPARE = ["making a key", "adding the key", "extending the disk"]
 IN_BOOT = [
     "trying sockets", "making the overlay", "starting QEMU", "starting the keeper", "spawn", "port", "first byte",
     "marker", "tcp", "banner", "auth", "echo", "writing the handle",
+]  # fmt: skip
+IN_CLONE = [
+    "making the overlay", "starting QEMU", "starting the keeper", "spawn", "port", "restored", "renewed", "marker",
+    "writing the handle",
 ]  # fmt: skip
 IN_RUN = ["after the handle", "ready"]
 
@@ -69,21 +59,26 @@ def garbage(workspace: Workspace, *options: str) -> list[dict[str, Any]]:
     return rows
 
 
-def kill_at(workspace: Workspace, step: str) -> None:
+def kill_at(workspace: Workspace, step: str, warm: str = "auto") -> None:
     workspace.module("kill", KILL)
-    killed = workspace.run("luigi", "--module", "kill", "BootInstance", environment={"KILL_AT": step})
+    words = ("luigi", "--module", "kill", "BootInstance", "--warm", warm)
+    killed = workspace.run(*words, environment={"KILL_AT": step})
     assert killed.status == -signal.SIGKILL, f"{step}: {killed.text}"
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("steps", [IN_PREPARE, IN_BOOT[:7], IN_BOOT[7:]], ids=["preparing", "booting", "logging in"])
-def test_luigi_killed_at_one_step_after_the_other(demo: Workspace, steps: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("steps", "warm"),
+    [(IN_PREPARE, "never"), (IN_BOOT[:7], "never"), (IN_BOOT[7:], "never"), (IN_CLONE, "auto")],
+    ids=["preparing", "booting", "logging in", "cloning"],
+)
+def test_luigi_killed_at_one_step_after_the_other(demo: Workspace, steps: list[str], warm: str) -> None:
     """Nothing of a killed run is in the way of the next: each gets further than the one before, and the last boots."""
     for step in steps:
         if step in IN_PREPARE:
             for name in ("keys/sshid", "images/demo/extended-fvm.blk"):
                 (demo.store.root / name).unlink(missing_ok=True)
-        kill_at(demo, step)
+        kill_at(demo, step, warm)
         assert all(row["reclaimed"] or row["spared"] for row in garbage(demo, "--yes")), step
         assert_nothing_is_left(demo)
         assert garbage(demo) == [], step

@@ -19,7 +19,7 @@ from pipeline.ssh.connection import connect
 from pipeline.store.digests import digest
 from pipeline.vm.template import Template
 from tests.conftest import Workspace, qemus_of
-from tests.tasks.runs import in_a_namespace
+from tests.tasks.runs import KILLING, in_a_namespace
 from tests.tasks.test_faults_real import assert_nothing_is_left
 from tests.waiting import eventually
 
@@ -226,25 +226,10 @@ def test_a_qemu_that_is_killed_while_it_restores(demo: Workspace) -> None:
     assert attempts(demo, "next") == ["clone"], "the template is not at fault"
 
 
-KILL = """
-import os, signal, tasks
+KILL = f"""
+{KILLING}
 from pipeline.store import freshness
-from pipeline.vm import timeline
 from pipeline.vm.qemu import migration, proving, saving
-from pipeline.vm.qemu.launcher import QemuLauncher
-step = os.environ["KILL_AT"]
-def dead(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
-def then_dead(real):
-    def call(*words, **named):
-        real(*words, **named)
-        dead()
-    return call
-def dead_at(real):
-    def reached(self, event, **facts):
-        real(self, event, **facts)
-        if event == step: dead()
-    return reached
-timeline.Timeline.reached = dead_at(timeline.Timeline.reached)
 if step == "saving": migration.save = dead
 if step == "saved": migration.save = then_dead(migration.save)
 if step == "ending": saving.stop_qemu = dead
