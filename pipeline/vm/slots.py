@@ -42,9 +42,7 @@ class Slots:
         """How many guests are being made ahead, for leases to come."""
         self.closed = threading.Event()
         """Whether nothing is lent any more; whoever sets it notifies `changed`."""
-        self._permits = [
-            slot.path.with_name(f"permit-{number}") for number, slot in zip(range(size), slots, strict=False)
-        ]
+        self._permits = [slots[0].path.with_name(f"permit-{number}") for number in range(size)]
         self._on_release = released
         self._lent: set[Path] = set()  # the permits that this process has
         self._hoping = 0  # leases that wait for a guest that is being made ahead
