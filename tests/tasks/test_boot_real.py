@@ -145,7 +145,7 @@ def test_programs_in_a_relative_directory_of_path(demo: Workspace) -> None:
 
 AT_FIRST = {
     "never": ["attempt", "spawn", "port", "first byte", "marker"],
-    "auto": ["attempt", "spawn", "port", "restored", "renewed", "first byte", "marker"],
+    "auto": ["attempt", "spawn", "port", "restored", "renewed", "marker"],
 }
 
 

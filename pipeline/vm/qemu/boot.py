@@ -194,7 +194,8 @@ class _Boot:
         return ""
 
     def _note_first_byte(self) -> None:
-        if not self.first_byte and not self.console.silent:
+        # What a clone's log begins with are its template's words
+        if self.plan.template is None and not self.first_byte and not self.console.silent:
             self.first_byte = True
             self.timeline.reached("first byte")
 
