@@ -365,7 +365,10 @@ class Pool:
                 with self._changed:
                     booting = tuple(self._booting)
                 for slot in booting:
-                    self._guests.abandon(slot.instance)
+                    try:
+                        self._guests.abandon(slot.instance)
+                    except StopError as error:  # logged, not raised: the other guests are to be ended too
+                        log.error("%s", error.about(slot.instance.name).explain())
 
     def _let_go(self) -> None:
         """Release the keepalive, once the pool is closed and the last guest has been given back."""

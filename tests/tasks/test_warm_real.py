@@ -205,6 +205,15 @@ def test_a_clone_that_fails_is_booted_instead(demo: Workspace, how: str) -> None
         assert attempts(demo, "last") == ["clone"]
 
 
+def test_an_instance_of_its_maker_s_name_is_left_alone(demo: Workspace) -> None:
+    boot(demo, name="template-demo")
+    unrecorded(demo)
+    refused = demo.luigi("BootTemplate")
+    assert refused.status == 30, refused.text
+    assert "template-demo is running, and has the name that the maker of a template needs" in refused.text
+    assert demo.topcoat("ssh", "template-demo", "--", "true").status == 0
+
+
 KILLED = """
 import os, signal, tasks
 from pipeline.vm.qemu.qmp import Monitor

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import GuestDied, HostFault, InstanceBusy
+from pipeline.errors import GuestDied, HostFault, InstanceBusy, StopError
 from pipeline.host.deadline import Deadline
 from pipeline.settings import Fresh
 from pipeline.vm.instance import Instance
@@ -155,7 +155,14 @@ def test_a_boot_that_takes_long_is_ended_when_the_pool_is_closed(
         raise HostFault("somebody ended QEMU", stage="marker", hint="wait", cause="QEMU stopped")
 
     clones.guests.while_booting = hangs
-    monkeypatch.setattr(clones.guests, "abandon", lambda _: ended.set())
+
+    def survives_once(_: Instance) -> None:
+        if clones.guests.abandoned:
+            ended.set()
+        clones.guests.abandoned.append("pool-0")
+        raise StopError("QEMU survived SIGKILL", hint="wait")
+
+    monkeypatch.setattr(clones.guests, "abandon", survives_once)
     pool = clones.pool(fresh="auto")
     pool.expect(1)
     assert begun.wait(SOON)

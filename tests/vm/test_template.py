@@ -12,11 +12,12 @@ import pytest
 from pipeline import settings
 from pipeline.builds import build
 from pipeline.builds.build import Build
-from pipeline.errors import GuestDied, HostFault, UsageError
+from pipeline.errors import BootError, GuestDied, HostFault, KeyGone, QemuRefused, UsageError, WrongServer
 from pipeline.host.locks import locked
 from pipeline.settings import Ready, Settings, Warm
 from pipeline.store import publish
 from pipeline.vm import template as module
+from pipeline.vm.qemu import disk
 from pipeline.vm.template import (
     DISK,
     RAM,
@@ -160,7 +161,7 @@ def test_while_it_is_made_again_nobody_waits_for_it(template: Template, monkeypa
         published(template).open()
 
 
-def failed(source: PublishedTemplate, error: GuestDied | HostFault) -> None:
+def failed(source: PublishedTemplate, error: BootError) -> None:
     with source.open() as opened:
         source.failed(opened, error)
 
@@ -181,6 +182,57 @@ def test_what_the_host_did_to_a_clone_is_not_held_against_the_template(template:
     source = published(template)
     failed(source, HostFault("QEMU was killed", stage="restore", hint="do not"))
     assert source.has_one()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        QemuRefused("QEMU refuses its arguments", stage="spawn", hint="look"),
+        KeyGone("the key is gone", stage="auth", hint="boot it"),
+        WrongServer("another server answers", stage="host key", hint="boot it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_nor_is_what_has_nothing_to_do_with_it(template: Template, error: BootError) -> None:
+    source = published(template)
+    failed(source, error)
+    assert source.has_one()
+
+
+def test_a_clone_that_fails_late_is_not_held_against_the_next_template(template: Template) -> None:
+    source = published(template)
+    with source.open() as opened:
+        save(template, CONTENT | {STATE: b"other devices"})
+        source.failed(opened, GuestDied("it hangs", stage="banner", hint="wait"))
+    assert source.has_one()
+
+
+def test_a_doubt_that_cannot_be_noted_stops_nothing(
+    template: Template, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    source = published(template)
+    with source.open() as opened, locked(template.file):
+        source.failed(opened, GuestDied("it hangs", stage="banner", hint="wait"))
+    assert "could not be noted" in caplog.text
+
+
+def test_a_disk_that_does_not_lead_to_the_image_is_refused(tmp_path: Path) -> None:
+    image, first = tmp_path / "images/x/disk", tmp_path / "instances/a/overlay.qcow2"
+    for path in (image, first):
+        path.parent.mkdir(parents=True)
+    image.write_bytes(bytes(1 << 20))
+    disk.make_overlay(Path("/usr/bin/qemu-img"), image, first)
+    made = Template(tmp_path / "templates/x")
+    made.directory.mkdir(parents=True)
+    save(made, CONTENT | {DISK: first.read_bytes()})
+    second, deeper = tmp_path / "instances/b/overlay.qcow2", tmp_path / "instances/deep/er/overlay.qcow2"
+    with published(made).open() as opened:
+        disk.copy_overlay(opened, image, second)
+        assert second.read_bytes() == first.read_bytes()
+        with pytest.raises(NoTemplateError, match="does not lead to the image"):
+            disk.copy_overlay(opened, image, deeper)
+    assert not deeper.exists()
 
 
 def test_the_frozen_doubt_is_understood(template: Template) -> None:
