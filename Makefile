@@ -1,6 +1,6 @@
 # make boot: a running guest, from nothing.   make test: the tests, real boots included.
 .DEFAULT_GOAL := help
-.PHONY: help setup qemu boot campaign test test-quick check bench newcomer clean
+.PHONY: help setup qemu gdb boot campaign test test-quick check bench newcomer clean
 
 # Any that fits and can make virtual environments: python3 may be another one, which somebody has put before it in PATH
 FITS := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -62,6 +62,11 @@ qemu:
 	if command -v qemu-system-x86_64 >/dev/null && command -v qemu-img >/dev/null; then exit 0; fi; \
 	$(call install,QEMU,qemu-system-x86 qemu-utils)
 
+# With it, tests look into a guest; without it, they are skipped and say so
+gdb:
+	@if command -v gdb >/dev/null && command -v gdbserver >/dev/null || [ "$$(id -u)" != 0 ]; then exit 0; fi; \
+	( $(call install,gdb,gdb gdbserver) ) || echo "tests that need gdb are skipped" >&2
+
 boot: setup qemu
 	@$(BIN)/luigi --module tasks BootInstance
 
@@ -73,7 +78,7 @@ campaign: setup qemu
 test-quick: setup qemu
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not real and not slow"
 
-test: setup qemu
+test: setup qemu gdb
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup

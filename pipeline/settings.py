@@ -27,6 +27,7 @@ Warm = Literal["auto", "always", "never"]
 Fresh = Literal["auto", "on_crash", "always", "never"]
 Allocation = Literal["gain", "even"]
 Canary = Literal["on", "warn", "off"]
+CapsuleChoice = Literal["off", "first"]
 
 RESOURCE_KEYS = (
     "zbi",
@@ -278,6 +279,12 @@ class CampaignSettings:
     """The most bytes of one fuzzer run's output that are kept: half from its beginning, half from its end."""
     crash_size: Bytes = 1 << 30
     """The most bytes that all crash files of a campaign may have together, but for the first of each cause."""
+    capsule: CapsuleChoice = "off"
+    """Which crashes have their guest saved as it was, so that it can be opened again: the first of each cause; none."""
+    capsule_size: Bytes = 256 << 20
+    """The most bytes that such a capsule may have."""
+    capsules: int = 10
+    """The most capsules that one campaign may make."""
     canary: Canary = "on"
     """What happens if the canary is not found: the campaign stops (on), or goes on unproved (warn). off: no canary."""
     canary_crash: str = "example-fuzzers/crash_fuzzer"

@@ -5,12 +5,13 @@ import multiprocessing
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import luigi
 
 from pipeline.errors import CampaignError, TopcoatError, UsageError
 from pipeline.host.process import die_with_parent
+from pipeline.settings import CapsuleChoice
 from pipeline.store.freshness import Reason
 from pipeline.text.printable import one_line
 from tasks.boot import BootInstance, key_of_boot, template_of_pool
@@ -47,6 +48,12 @@ class _CampaignTask(BuildTask, FreshTask):
     seed = luigi.IntParameter(default=1, significant=False, description="of the campaign; all seeds are made from it")
     allocation = Choice(
         choices=("gain", "even"), default="", significant=False, description="who gets the next slice: gain or even"
+    )
+    capsule = Choice(
+        choices=("off", "first"),
+        default="",
+        significant=False,
+        description="whether the guest is kept as it was at the first crash of each cause: first, or off",
     )
 
     def providers(self) -> Tasks:
@@ -158,10 +165,12 @@ class _CampaignTask(BuildTask, FreshTask):
         if (parent := multiprocessing.parent_process()) and parent.pid:  # in a worker: luigi itself may be killed
             die_with_parent(parent.pid, signal.SIGTERM)()
         here, definition = context(), self.definition()
+        chosen = here.settings.campaign
+        chosen = replace(chosen, capsule=cast(CapsuleChoice, self.capsule or chosen.capsule))
         return run.run(
             definition,
             self.subjects(definition),
-            here.settings,
+            replace(here.settings, campaign=chosen),
             here.build,
             lambda: key_of_boot(here.digests),
             template_of_pool(),

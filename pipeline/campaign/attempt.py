@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
+from pipeline.campaign.capsules import Capsules
 from pipeline.campaign.failures import KEPT, Failures
 from pipeline.campaign.guest_fuzzer import CORPUS, DICTIONARY, PACKAGE
 from pipeline.campaign.guests import Guest, GuestWorkspace, with_ending
@@ -34,11 +35,12 @@ from pipeline.fuzz.crashes import artifacts
 from pipeline.fuzz.crashes import report as reports
 from pipeline.fuzz.crashes.artifacts import is_crash, unit_of
 from pipeline.fuzz.crashes.report import CrashReport
-from pipeline.fuzz.crashes.store import Crash, CrashStore
+from pipeline.fuzz.crashes.store import Crash, CrashStore, StoredCrash
 from pipeline.fuzz.stats import Final, ProgressScanner, Stats
 from pipeline.host.deadline import Clock
 from pipeline.settings import CampaignSettings
 from pipeline.text.printable import one_line
+from pipeline.vm.capsule import Crashed as CrashedProcess
 
 log = logging.getLogger("topcoat")
 
@@ -64,6 +66,8 @@ class Places:
     """Adds an entry to the ledger."""
     passed_over: frozenset[str] = frozenset()
     """Names of units in the corpus that the fuzzer is not given, because they hit a limit of this campaign."""
+    capsules: Capsules | None = None
+    """Where guests are kept as they are at a crash; None if none are."""
 
 
 class Attempt:
@@ -83,7 +87,8 @@ class Attempt:
         self._began: float | None = None
         self._took: float | None = None
         """Seconds for which the fuzzer ran; None until it has ended."""
-        self._halted_after: float | None = None
+        self._stopped_after: float | None = None
+        """Seconds after which it was halted, or a crash ended its work; None until then."""
         self._halted = threading.Event()
         self._said = threading.Condition()
         self._storing = threading.Lock()
@@ -94,11 +99,11 @@ class Attempt:
 
     @property
     def seconds(self) -> float:
-        """The seconds for which the fuzzer has been running, or ran until it ended or was told to end."""
+        """The seconds for which the fuzzer has been running, or ran until it ended, crashed, or was told to end."""
         if self._took is not None:
             return self._took
-        if self._halted_after is not None:
-            return self._halted_after
+        if self._stopped_after is not None:
+            return self._stopped_after
         return 0.0 if self._began is None else self._clock() - self._began
 
     @property
@@ -122,9 +127,12 @@ class Attempt:
 
         If it does not, call `halt` again.
         """
-        if self._halted_after is None:
-            self._halted_after = self.seconds
+        if self._stopped_after is None:
+            self._stopped_after = self.seconds
         self._halted.set()
+        self._end_fuzzer()
+
+    def _end_fuzzer(self) -> None:
         if self._workspace is not None and self._took is None:  # later it would end what fetches the units, too
             try:
                 self._workspace.guest_fuzzer.stop()
@@ -201,7 +209,8 @@ class Attempt:
         try:
             self._began, self._progress = self._clock(), ProgressScanner(self._clock)
             if not self._halted.is_set():
-                workspace.guest_fuzzer.run(words, self, self.work.limit, harvest.found)
+                lasting = self._places.capsules is not None
+                workspace.guest_fuzzer.run(words, self, self.work.limit, harvest.found, lasting=lasting)
         finally:
             # If halted, the time until then: on a busy host, a killed fuzzer may take long to be gone
             self._took = self.seconds
@@ -215,6 +224,9 @@ class Attempt:
             for piece in self._progress.feed(data):
                 self._capture.write(piece)
             self._said.notify_all()
+        if self._progress.asleep is not None and self._stopped_after is None and self._harvest:
+            self._stopped_after = self.seconds
+            self._harvest.over()
         return len(data)
 
     def flush(self) -> None:
@@ -230,8 +242,16 @@ class Attempt:
         )
 
     def _take_reported(self) -> None:
-        """Store the crashes reported so far: until the fuzzer has ended and its units are fetched can be long."""
-        if self._inputs() and self._has_report(self._inputs()):
+        """Store the crashes reported so far: until the fuzzer has ended and its units are fetched can be long.
+
+        One that has crashed and sleeps is ended then: all that it had to say was said.
+        """
+        if self._progress.asleep is not None:
+            try:
+                self._take_crashes(ended=True)
+            finally:
+                self._end_fuzzer()
+        elif self._inputs() and self._has_report(self._inputs()):
             self._take_crashes()
 
     def _has_report(self, names: Iterable[str]) -> bool:
@@ -311,6 +331,7 @@ class Attempt:
             )
         )
         self._stored.add(name)
+        self._keep_guest(stored)
         digest = sha256(content or b"").hexdigest()
         passed_over = unit if stays else ""
         crashed = Crashed(work.subject, work.slice, work.attempt, stored.bucket, stored.new, digest, passed_over)
@@ -318,6 +339,12 @@ class Attempt:
         self._places.note(crashed)
         if passed_over or (unit and corpus.quarantine(content or unit, stored.bucket)):
             self._remove(unit)
+
+    def _keep_guest(self, stored: StoredCrash) -> None:
+        """Keep the guest as it is, if the process that has crashed is still there."""
+        pid = self._progress.asleep
+        if self._places.capsules and pid is not None and self._took is None:
+            self._places.capsules.keep(self._guest, CrashedProcess(self.work.subject.fuzzer, pid), stored)
 
     def _remove(self, unit: str) -> None:
         """Delete a unit from the guest's corpus, where it would end the next attempt too."""

@@ -59,8 +59,19 @@ class GuestFuzzer(Protocol):
     def remove(self, directory: str, names: Collection[str]) -> None:
         """Delete the files with these names from a directory of the fuzzer, as far as they are there."""
 
-    def run(self, words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
-        """Run the fuzzer: see pipeline.fuzz.fuzzer.Fuzzer.run. `found` gets the path in the guest of each artifact."""
+    def run(
+        self,
+        words: Sequence[str],
+        output: Writer,
+        limit: float,
+        found: Callable[[str], object],
+        *,
+        lasting: bool = False,
+    ) -> None:
+        """Run the fuzzer: see pipeline.fuzz.fuzzer.Fuzzer.run. `found` gets the path in the guest of each artifact.
+
+        With `lasting`, a process that a sanitizer would end sleeps instead, until `stop` ends it.
+        """
 
     def shortage(self) -> str:
         """What is left on the guest's disk, if too little to keep what is found; empty if it is enough or unknown."""
@@ -107,9 +118,18 @@ class OverSsh:
         for name in names:  # one by one: as a rule there is only one
             self._connector.command("rm", "-f", f"{where}/{name}").run(REMOVE_LIMIT)
 
-    def run(self, words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
+    def run(
+        self,
+        words: Sequence[str],
+        output: Writer,
+        limit: float,
+        found: Callable[[str], object],
+        *,
+        lasting: bool = False,
+    ) -> None:
         """See GuestFuzzer.run."""
-        self._fuzzer.run(self._connector, words, output, limit=limit, found=found)
+        fuzzer = self._fuzzer.lasting() if lasting else self._fuzzer
+        fuzzer.run(self._connector, words, output, limit=limit, found=found)
 
     def shortage(self) -> str:
         """See GuestFuzzer.shortage."""

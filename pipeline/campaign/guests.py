@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -15,9 +16,11 @@ from pipeline.host.deadline import Deadline
 from pipeline.ssh.connector import Connector, Retries
 from pipeline.ssh.landing import TransferLimits
 from pipeline.text.printable import one_line
+from pipeline.vm.capsule import Crashed
 from pipeline.vm.handle import Handle
 from pipeline.vm.lease import Boot, Lease
 from pipeline.vm.pool import Pool
+from pipeline.vm.qemu.capturing import NotCapturedError, capture
 from pipeline.vm.qemu.pooled import QemuGuests
 
 log = logging.getLogger("topcoat")
@@ -67,6 +70,12 @@ class Guest(Protocol):
 
     def ending(self) -> str:
         """Why the guest cannot answer, if the host knows: its kernel has halted, or its QEMU has ended; else empty."""
+
+    def capture(self, crashed: Crashed, directory: Path, most: int) -> None:
+        """Save the guest into a capsule: see pipeline.vm.qemu.capturing.capture. Raises NotCapturedError, StoreError.
+
+        A guest that does not go on after that is spoilt.
+        """
 
     def spoil(self, reason: str) -> None:
         """Tell that the guest has died or hung, or is in doubt, so that the next lease boots it anew."""
@@ -122,8 +131,10 @@ class PooledGuest:
         memory: int,
         workspaces: dict[str, GuestWorkspace],
         make_guest_fuzzer: Callable[[str], GuestFuzzer],
+        qemu_img: Path,
     ) -> None:
         self.memory = memory
+        self._qemu_img = qemu_img
         self.instance = lease.instance.name
         self.boot_id = lease.handle.boot_id
         self._lease = lease
@@ -152,6 +163,15 @@ class PooledGuest:
         if line := self._lease.instance.halt():
             return f"its kernel has halted: {line}"
         return "" if self._lease.handle.process.alive else "its QEMU has ended"
+
+    def capture(self, crashed: Crashed, directory: Path, most: int) -> None:
+        """See Guest.capture."""
+        try:
+            capture(self._lease.instance, self._lease.handle, crashed, directory, self._qemu_img, most=most)
+        except NotCapturedError as error:
+            if error.lost:
+                self._lease.died(str(error))
+            raise
 
     def spoil(self, reason: str) -> None:
         """See Guest.spoil."""
@@ -191,7 +211,8 @@ class PooledGuests:
                     Fuzzer.of(self._build, fuzzer, variables=self._variables.get(fuzzer, {})), connector, handle.process
                 )
 
-            yield PooledGuest(lease, self._memory, self._workspaces[handle.boot_id], make_guest_fuzzer)
+            workspaces, qemu_img = self._workspaces[handle.boot_id], self._build.path("qemu-img")
+            yield PooledGuest(lease, self._memory, workspaces, make_guest_fuzzer, qemu_img)
 
     def _connector(self, name: str, handle: Handle) -> Connector:
         with self._lock:

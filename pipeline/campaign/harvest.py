@@ -79,7 +79,7 @@ class Harvest:
         """Names of the units that were not whole when units were fetched last."""
         self._seen = 0
         self._wake = threading.Event()
-        self._ended = False
+        self._ended = self._over = False
 
     def found(self, path: str) -> None:
         """Have the thread fetch an artifact that was just reported, unless there were MOST_ARTIFACTS before."""
@@ -87,6 +87,14 @@ class Harvest:
         if self._seen <= MOST_ARTIFACTS:
             self._reported.append(path)
             self._wake.set()
+
+    def over(self) -> None:
+        """Have the thread fetch what was reported, and call `came`, even if nothing was: no more will come.
+
+        Units then wait until `end`: whatever ends the fuzzer ends what fetches them, too.
+        """
+        self._over = True
+        self._wake.set()
 
     def start(self, harvested: Callable[[int], None], failed: Callable[[], None]) -> Worker:
         """Begin to harvest in a thread.
@@ -130,8 +138,9 @@ class Harvest:
     def take(self) -> int:
         """Fetch what is new. Returns the number of units that the corpus did not have. Raises StoreError."""
         try:
-            self._take_artifacts()
-            return self._take_units()
+            over = self._over and not self._ended
+            self._take_artifacts(over)
+            return 0 if over else self._take_units()
         except (ConnectError, CommandError) as error:
             log.warning("harvesting %s: %s", self._source, one_line(str(error)))
             return 0
@@ -168,8 +177,8 @@ class Harvest:
                 self.added += result.new
         return result.new
 
-    def _take_artifacts(self) -> None:
-        if not self._reported:
+    def _take_artifacts(self, over: bool) -> None:
+        if not self._reported and not over:
             return
         while self._reported and len(self._refusals) < MOST_REFUSALS:
             self._take_artifact(self._reported[0])

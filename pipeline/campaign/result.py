@@ -5,7 +5,7 @@ to work at the campaign again. docs/campaign.md tells what each name means.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,14 @@ _COLUMNS = ("fuzzer", "state", "time", "executions", "per s", "cov", "ft", "corp
 
 
 def encode(
-    status: Status, definition: Definition, state: State, subjects: Subjects, buckets: Sequence[Bucket]
+    status: Status,
+    definition: Definition,
+    state: State,
+    subjects: Subjects,
+    buckets: Sequence[Bucket],
+    capsules: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The content of campaign.json."""
+    """The content of campaign.json. `capsules`: the directories of capsules, by the slugs of their buckets."""
     present = state.crashes(subjects.of.values())
     return {
         "schema": SCHEMA,
@@ -42,7 +47,9 @@ def encode(
         "status": status.encode(),
         "fuzzers": {name: _fuzzer(state, subjects, name) for name in sorted(subjects.of)},
         "crashes": [
-            asdict(bucket) | {"directory": f"crashes/{bucket.slug}", "present": present[bucket.slug]}
+            asdict(bucket)
+            | {"directory": f"crashes/{bucket.slug}", "present": present[bucket.slug]}
+            | {"capsule": capsules.get(bucket.slug)}
             for bucket in buckets
         ],
         "boots": _boots(state),
@@ -95,12 +102,17 @@ def _row(one: FuzzerStatus) -> tuple[str, ...]:
 
 
 def summary(
-    status: Status, state: State, subjects: Iterable[Subject], buckets: Sequence[Bucket], directory: str
+    status: Status,
+    state: State,
+    subjects: Iterable[Subject],
+    buckets: Sequence[Bucket],
+    capsules: Collection[str],
+    directory: str,
 ) -> Iterator[str]:
     """The lines that tell people all: fuzzers, crashes, boots, lost time, the canary, and what was benched."""
     yield from table(status)
     yield ""
-    yield from crashes(buckets, state.crashes(subjects), directory)
+    yield from crashes(buckets, state.crashes(subjects), capsules, directory)
     yield ""
     parts = [f"{cause} {readable_duration(seconds)}" for cause, seconds in lost(state).items()]
     cloned = sum(boot.cloned for boot in state.boots)
@@ -119,10 +131,13 @@ def from_here(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def crashes(buckets: Sequence[Bucket], present: Mapping[str, int], directory: str) -> list[str]:
+def crashes(
+    buckets: Sequence[Bucket], present: Mapping[str, int], capsules: Collection[str], directory: str
+) -> list[str]:
     """A table of the buckets for people: a line that tells where their files are, a head, and one line for each.
 
     `present` counts, by slug, the crashes of each bucket that are of the fuzzers as they are built and planned now.
+    `capsules` has the slugs of those with a capsule.
     """
     if not buckets:
         return ["no crashes"]
@@ -131,7 +146,13 @@ def crashes(buckets: Sequence[Bucket], present: Mapping[str, int], directory: st
     if all(row[-1] == "0" for row in rows[1:]):
         rows = [row[:-1] for row in rows]
     told = f"crashes, with their files in {directory}/crashes:"
-    return [told, *columns(rows, texts=3), *([_EARLIER] if len(rows[0]) > 4 else [])]
+    kept = [bucket.slug for bucket in ordered if bucket.slug in capsules]
+    return [
+        told,
+        *columns(rows, texts=3),
+        *([_EARLIER] if len(rows[0]) > 4 else []),
+        *(f"its guest is kept as it was: topcoat open {directory}/crashes/{slug}" for slug in kept),
+    ]
 
 
 def _crash_row(bucket: Bucket, present: Mapping[str, int]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from functools import partial
 
 from pipeline.campaign import budget, canary, ledger, merging, reading, seeds
 from pipeline.campaign.attempt import Attempt, Places
+from pipeline.campaign.capsules import Capsules
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.guests import Guest, Guests, spoil_if_short
 from pipeline.campaign.judging import value_profile
@@ -63,8 +64,13 @@ class Runner:
         workers: int,
         only: Only | None = None,
         clock: Clock = time.monotonic,
+        *,
+        capsules: bool = False,
     ) -> None:
-        """With `only`, all work is confined to that piece, and no canary is looked for."""
+        """With `only`, all work is confined to that piece, and no canary is looked for.
+
+        With `capsules`, guests are kept as they are at the first crash of each bucket.
+        """
         self.definition = definition
         self.active: dict[str, Attempt] = {}
         """The attempts that run now, by fuzzer."""
@@ -76,6 +82,7 @@ class Runner:
         self._workers, self._clock = workers, clock
         self.directory = store.campaigns / definition.name
         self._crash_store = CrashStore(self.directory, size=chosen.crash_size)
+        self._capsules = Capsules(self._crash_store, chosen) if capsules else None
         self._claim = Claim.of(socket.gethostname(), subjects.boot or subjects.build, chosen)
         self._proofs = Proofs(store.root / "canary.json")
         self._book: Ledger | None = None
@@ -335,7 +342,8 @@ class Runner:
         while (work := self._work_left(plan, number)) is not None and not short:
             with self._changed:
                 passed_over = frozenset(self.fuzzer_state(plan.name).passed_over)
-            places = Places(self.corpus(plan.name), self._crash_store, Failures(self.directory), self.note, passed_over)
+            what = (self.corpus(plan.name), self._crash_store, Failures(self.directory), self.note)
+            places = Places(*what, passed_over, self._capsules)
             attempt = Attempt(work, guest, places, self._chosen, self._clock)
             with self._changed:
                 self.active[plan.name] = attempt

@@ -5,8 +5,8 @@ interrupted, 141 nobody reads its output. `topcoat ssh` ends with the status of 
 there is none, as ssh does. `topcoat plan --check` ends with 1 if anything would run, `topcoat image diff` with 1 if
 anything differs.
 
-A command that only prints fails if it cannot print. A command that does something (boot, stop, force, clean, gc, corpus
-import, export and restore) finishes that even if nobody reads its output.
+A command that only prints fails if it cannot print. A command that does something (boot, open, stop, force, clean, gc,
+corpus import, export and restore) finishes that even if nobody reads its output.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipeline import settings
-from pipeline.cli import artifacts, boots, campaigns, corpora, host, images, instances
+from pipeline.cli import artifacts, boots, campaigns, capsules, corpora, host, images, instances
 from pipeline.cli.luigi_command import shadow_of_tasks
 from pipeline.errors import CommandError, ConnectError, KernelHalted, TopcoatError, empty_value
 from pipeline.host import stdio
@@ -75,6 +75,7 @@ def _failed(error: TopcoatError) -> int:
 
 def _options(words: list[str]) -> argparse.Namespace:
     known = parser()
+    words, for_gdb = _split(words) if words[:1] == ["open"] else (words, [])
     # The arguments of zbi and fvm are read by these, and most begin with a dash
     options, parameters = known.parse_known_args(words[:1] if words[:1] in _TOOLS else words)
     if "files" in options:  # argparse takes no files that follow an option between them
@@ -82,14 +83,21 @@ def _options(words: list[str]) -> argparse.Namespace:
         parameters = [word for word in parameters if word.startswith("-")]
     if parameters and "task" not in options:
         known.error(f"unrecognized arguments: {' '.join(parameters)}")
+    options.for_gdb = for_gdb
     options.parameters = words[1:] if words[:1] in _TOOLS else parameters
     return options
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before the first `--`, and what after it."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
 
 
 def _refuse_empty_values(options: argparse.Namespace) -> None:
     """Raise UsageError for an empty argument, except in a command for a guest, whose words arrive as they are."""
     for name, value in vars(options).items():
-        if name != "words" and (value == "" or (isinstance(value, list) and "" in value)):
+        if name not in ("words", "for_gdb") and (value == "" or (isinstance(value, list) and "" in value)):
             raise empty_value(name if name != "parameters" else "a parameter")
 
 
@@ -215,6 +223,18 @@ def parser() -> argparse.ArgumentParser:
     restored = about_corpora.add_parser("restore", help="bring back the units that merges took out of a corpus")
     restored.add_argument("fuzzer", metavar="FUZZER", help="its full name, PACKAGE/NAME")
     restored.set_defaults(run=corpora.restore)
+
+    opened = commands.add_parser(
+        "open",
+        usage="topcoat open [--name NAME] [--json] CRASH\n       topcoat open [--name NAME] CRASH --gdb [-- WORDS]",
+        help="have a guest go on as it was when a fuzzer had crashed in it",
+        description="Open the capsule of a crash: see docs/capsules.md.",
+    )
+    opened.add_argument("crash", metavar="CRASH", help="the directory of the crash, or the name of its bucket")
+    opened.add_argument("--name", help="of the instance; by default, that of the crash")
+    opened.add_argument("--gdb", action="store_true", help="become gdb at the process that has crashed")
+    opened.add_argument("--json", action="store_true", help="for machines")
+    opened.set_defaults(run=capsules.open_crash)
 
     argv = commands.add_parser("argv", help="print QEMU's command line; before a boot, the one that it would have")
     argv.add_argument("name")

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -53,6 +53,13 @@ class Fuzzer:
         """
         target = FuzzTargets.of(build).find(name)
         return cls(target, style_of(build, target, environ, variables), Symbolizer.of(build))
+
+    def lasting(self) -> "Fuzzer":
+        """The same fuzzer, but a process that a sanitizer would end sleeps instead, until `style.stop` ends it.
+
+        Raises NotSupported: see Style.lasting.
+        """
+        return replace(self, style=self.style.lasting())
 
     def absolute(self, path: str) -> str:
         """Return the path in the guest of what users of the fuzzer call `path`, such as data/corpus."""

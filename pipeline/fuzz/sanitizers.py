@@ -25,11 +25,25 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
 }
 """The options for each sanitizer, by the variable that it reads. Unknown options are silently ignored."""
 
+LASTING: Mapping[str, Mapping[str, str]] = {
+    "ASAN_OPTIONS": {
+        **dict.fromkeys(("handle_abort", "handle_sigill", "handle_sigtrap"), "1"),
+        "sleep_before_dying": str(100 * 24 * 3600),
+    },
+}
+"""Further options, with which a process stays, asleep, after the sanitizer has reported why it must end.
 
-def environment(own: Mapping[str, str]) -> dict[str, str]:
+Signals by which a target ends itself must be AddressSanitizer's then, not libFuzzer's, which would end at once. No
+other sanitizer can sleep.
+"""
+
+
+def environment(own: Mapping[str, str], *, lasting: bool = False) -> dict[str, str]:
     """Return all variables for a fuzzer that has these of its own.
 
-    Its own options for a sanitizer are appended to OPTIONS: of what is set twice, sanitizers take the last.
+    Its own options for a sanitizer are appended to OPTIONS, and to LASTING if what crashes is to stay: of what is set
+    twice, sanitizers take the last.
     """
-    ours = {name: ":".join(f"{key}={value}" for key, value in sorted(OPTIONS[name].items())) for name in OPTIONS}
+    options = {name: {**OPTIONS[name], **(LASTING.get(name, {}) if lasting else {})} for name in OPTIONS}
+    ours = {name: ":".join(f"{key}={value}" for key, value in sorted(options[name].items())) for name in options}
     return ours | {name: f"{ours[name]}:{value}" if name in ours else value for name, value in own.items()}

@@ -1,8 +1,8 @@
 """A stage that reads what libFuzzer tells of its progress, as its output passes.
 
 The lines are those of LLVM's compiler-rt/lib/fuzzer: PrintStats, PrintFinalStats and the reports of FuzzerLoop.cpp,
-FuzzerFork.cpp's line for each job, and CrashResistantMerge of FuzzerMerge.cpp. What they say is only claimed: anything
-in the guest can write such lines.
+FuzzerFork.cpp's line for each job, and CrashResistantMerge of FuzzerMerge.cpp; besides, AddressSanitizer's by
+WaitForDebugger of sanitizer_common.h. What they say is only claimed: anything in the guest can write such lines.
 """
 
 import re
@@ -50,8 +50,9 @@ _PROBLEM = re.compile(
     rb"|(Scudo ERROR: .{1,200}|GWP-ASan detected a memory error)"
     rb"|(runtime error: .{1,200})"
 )
+_ASLEEP = re.compile(rb"==(\d{1,9})==Sleeping for \d{1,9} second\(s\) before dying$")
 _ADDRESS = re.compile(rb"(?: on| at)?(?: (?:unknown )?address)?(?: \(pc |[ :]0x)")
-_ANYWHERE = (b" exec/s", b"ERROR: ", b"Sanitizer: ", b"runtime error: ", b"GWP-ASan detected")
+_ANYWHERE = (b" exec/s", b"ERROR: ", b"Sanitizer: ", b"runtime error: ", b"GWP-ASan detected", b"before dying")
 # "#" is for speed. " exec/s" stands far into its line, but finds it also behind text that a target has not ended
 _AT_START = (b"#", b"stat::", b"Done ", b"MERGE-OUTER: ")
 
@@ -134,6 +135,8 @@ class ProgressScanner(LineScanner):
         self.final: Final | None = None
         self.done: Done | None = None
         self.merge: MergeStats | None = None
+        self.asleep: int | None = None
+        """The pid of a process that sleeps after a sanitizer's report, as it was told to; None if there is none."""
 
     @property
     def progress(self) -> Stats | None:
@@ -162,6 +165,8 @@ class ProgressScanner(LineScanner):
             self._progressed(match)
         elif match := _PROBLEM.search(line):
             self._complained(match)
+        elif match := _ASLEEP.search(line):
+            self.asleep = int(match[1])
         elif match := _FINAL.match(line):
             self._ended(match)
         elif match := _DONE.match(line):

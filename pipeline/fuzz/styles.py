@@ -57,6 +57,12 @@ class Style(Protocol):
     def command(self, connector: GuestConnector, arguments: Arguments) -> GuestCommand:
         """Make the command that runs the fuzzer. The arguments are those of Arguments.in_guest."""
 
+    def lasting(self) -> "Style":
+        """The same style, but a process that a sanitizer would end sleeps instead, until `stop` ends it.
+
+        Not every sanitizer can do that. Raises NotSupported for a kind of guest where nobody can ask for it.
+        """
+
     def stop(self, connector: GuestConnector) -> None:
         """End all processes of the fuzzer, after its command was killed, or has ended and left some behind."""
 
@@ -95,6 +101,10 @@ class V1:
     def command(self, connector: GuestConnector, arguments: Arguments) -> GuestCommand:
         """See Style."""
         return connector.command("run", self._target.url, *arguments.words)
+
+    def lasting(self) -> Style:
+        """See Style: it cannot be asked for."""
+        raise _cannot_last(self._target)
 
     def stop(self, connector: GuestConnector) -> None:
         """See Style."""
@@ -138,6 +148,10 @@ class FuzzCtl:
         """See Style."""
         return connector.command("fuzz_ctl", "run_libfuzzer", self._target.url, *arguments.words)
 
+    def lasting(self) -> Style:
+        """See Style: it cannot be asked for."""
+        raise _cannot_last(self._target)
+
     def stop(self, _connector: GuestConnector) -> None:
         """Do nothing: a fuzzer that `fuzz_ctl` leaves behind is stopped by the next preparation."""
 
@@ -161,10 +175,20 @@ class Linux:
     _CODES = ("timeout_exitcode", "error_exitcode")
 
     def __init__(
-        self, target: FuzzTarget, root: str = "/data/fuzz", variables: Mapping[str, str] = MappingProxyType({})
+        self,
+        target: FuzzTarget,
+        root: str = "/data/fuzz",
+        variables: Mapping[str, str] = MappingProxyType({}),
+        *,
+        lasting: bool = False,
     ) -> None:
-        """Make the style; `variables` are set in the fuzzer's environment besides those that all fuzzers have."""
-        self._environment = [f"{name}={value}" for name, value in environment({"TMPDIR": "tmp", **variables}).items()]
+        """Make the style; `variables` are set in the fuzzer's environment besides those that all fuzzers have.
+
+        With `lasting`, it is what `Style.lasting` returns.
+        """
+        self._made_of = (target, root, variables)
+        chosen = environment({"TMPDIR": "tmp", **variables}, lasting=lasting)
+        self._environment = [f"{name}={value}" for name, value in chosen.items()]
         self._program = f"pkg/{target.name}"
         self._directory = f"{root}/{target.full_name}"
 
@@ -190,6 +214,10 @@ class Linux:
         words = shlex.join(["env", *self._environment, self._program, *arguments.words])
         line = f"cd {shlex.quote(self._directory)} 2>&1 || exit 127; exec {words} 2>&1 >/dev/null"
         return connector.command(line, shell=True)
+
+    def lasting(self) -> Style:
+        """See Style."""
+        return Linux(*self._made_of, lasting=True)
 
     def stop(self, connector: GuestConnector) -> None:
         """Kill all processes that run the fuzzer's program or work in its directory: an SSH server need not do that."""
@@ -220,6 +248,14 @@ done; [ "$found" ]; do
   n=$((n + 1)); if [ $n -gt 50 ]; then echo "it cannot be killed" >&2; exit 1; fi
   sleep 0.1
 done"""
+
+
+def _cannot_last(target: FuzzTarget) -> NotSupported:
+    return NotSupported(
+        f"{target.full_name} cannot be kept after a crash: on Fuchsia its manifest has its environment, and with that "
+        "the options of its sanitizer",
+        hint="do without: [campaign] capsule = off",
+    )
 
 
 def wants_ffx(environ: Mapping[str, str] = os.environ) -> bool:

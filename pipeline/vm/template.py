@@ -46,7 +46,7 @@ class NoTemplateError(Exception):
 
 @dataclass(frozen=True)
 class SavedFile:
-    """What template.json says of another file: its digest, and its size in bytes."""
+    """What template.json, or capsule.json, says of another file: its digest, and its size in bytes."""
 
     digest: str
     bytes: int
@@ -172,10 +172,13 @@ class OpenTemplate:
         """A descriptor of the memory."""
         return self._descriptors[RAM]
 
-    def state(self) -> bytes:
-        """The state of the devices. Raises NoTemplateError if it is not what was saved: QEMU would not notice."""
+    def state(self) -> tuple[bytes, ...]:
+        """The state of the devices, in one piece.
+
+        Raises NoTemplateError if it is not what was saved: QEMU would not notice.
+        """
         place = self._checked(STATE, self._place(STATE))
-        return place.read_bytes()
+        return (place.read_bytes(),)
 
     def serial(self) -> bytes:
         """What the guest had said. Raises NoTemplateError if it is not what was saved."""
@@ -261,8 +264,8 @@ def warm(wanted: Warm, ready: Ready, settings: Settings, build: Build) -> Warm:
     return "never" if why or (wanted == "auto" and not build.renews) else wanted
 
 
-def saved_files(directory: Path) -> dict[str, SavedFile]:
-    """What template.json is to say of the files that were just saved in `directory`. Raises StoreError."""
+def saved_files(directory: Path, *names: str) -> dict[str, SavedFile]:
+    """What is to be said of files that were just saved in `directory`, by their names. Raises StoreError."""
     with host_faults("reading what was saved"):
-        paths = {name: directory / name for name in (STATE, DISK, SERIAL)}
+        paths = {name: directory / name for name in names}
         return {name: SavedFile(digest(path), path.stat().st_size) for name, path in paths.items()}

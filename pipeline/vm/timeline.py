@@ -2,9 +2,9 @@
 
 It has one JSON object a line. The first is {"schema": 2, "started": UTC}. Each of the others has `event`, `seconds` on
 the monotonic clock since the first, and `attempt`, from 1 on. The events of one attempt, in order, as far as it came:
-`attempt` (with its boot_id, and `how`: boot or clone), `spawn`, `port`, of a boot `first byte`, of a clone `restored`
-and `renewed`, `marker`, `tcp`, `banner`, `auth`, `echo`, and at the end `ready`, `interrupted`, or `failed` with
-`cause`, `stage` and `fault`. `tcp` to `echo` come again with each login.
+`attempt` (with its boot_id, and `how`: boot, clone, or capsule if one was opened), `spawn`, `port`, of a boot
+`first byte`, of a saved guest `restored`, of a clone `renewed`, `marker`, `tcp`, `banner`, `auth`, `echo`, and at the
+end `ready`, `interrupted`, or `failed` with `cause`, `stage` and `fault`. `tcp` to `echo` come again with each login.
 """
 
 import json
@@ -21,7 +21,7 @@ SCHEMA = 2
 """The version of the format of timeline.jsonl; a sample of it is frozen in the tests."""
 
 
-How = Literal["boot", "clone"]
+How = Literal["boot", "clone", "capsule"]
 
 
 class Timeline:

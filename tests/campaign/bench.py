@@ -44,7 +44,8 @@ class Bench:
         }
         found = Subjects(subjects, whole)
         guests = ScriptedGuests(self.world)
-        return Runner(definition, found, guests, self.store, self.chosen, workers, only, self.world.clock)
+        what = (definition, found, guests, self.store, self.chosen, workers, only, self.world.clock)
+        return Runner(*what, capsules=self.chosen.capsule == "first")
 
     def run(self, definition: Definition, workers: int = 1) -> State:
         return self.runner(definition, workers).run()

@@ -12,6 +12,7 @@ from pipeline.campaign.guest_fuzzer import CORPUS, MERGED
 from pipeline.campaign.guests import Guest, GuestWorkspace
 from pipeline.errors import BootError, CommandError, FuzzerError, FuzzerTimeout, TransferRefused
 from pipeline.fuzz.symbolizer import Writer
+from pipeline.vm.capsule import FACTS, Crashed
 from pipeline.vm.lease import Boot
 
 CRASH = b"""==1== ERROR: libFuzzer: deadly signal
@@ -64,6 +65,10 @@ class Behaviour:
     """The name of what it writes then."""
     keeps: bytes | None = None
     """What the guest has under that name, if it is not the function's name."""
+    sleeper: int = 0
+    """The pid of the process that sleeps after the crash, if it is asked to; 0: it does not."""
+    forgets: bool = False
+    """Whether nobody is told of the artifact."""
     base64: bytes = b""
     """What it prints as the content, if it does."""
     fate: str = ""
@@ -94,6 +99,10 @@ class World:
     refuses_merge: bool = False
     stopped: list[str] = field(default_factory=list)
     """The boots in which a fuzzer was ended."""
+    captured: list[Crashed] = field(default_factory=list)
+    """For which processes guests were saved, or should have been."""
+    capturing: Callable[[Path], object] | None = None
+    """Called in place of the saving of a guest, with the directory of the capsule; None: that is made."""
     slow: float = 0.0
     """Seconds that each copy into a guest takes."""
     on_fetch: Callable[[], object] | None = None
@@ -109,6 +118,8 @@ class ScriptedSite:
     def __init__(self, world: World, guest: "ScriptedGuest", fuzzer: str) -> None:
         self.files: dict[str, dict[str, bytes]] = {}
         self._world, self._guest, self._fuzzer = world, guest, fuzzer
+        self._lasting = False
+        self._ended = threading.Event()
 
     def _answer(self) -> None:
         if not self._guest.lives:
@@ -121,6 +132,7 @@ class ScriptedSite:
     def stop(self) -> None:
         self._world.stopped.append(self._guest.boot_id)
         self._answer()
+        self._ended.set()
 
     def push(self, files: Mapping[str, Path], directory: str) -> None:
         self._answer()
@@ -153,10 +165,19 @@ class ScriptedSite:
     def alive(self) -> bool:
         return self._guest.lives
 
-    def run(self, words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
+    def run(
+        self,
+        words: Sequence[str],
+        output: Writer,
+        limit: float,
+        found: Callable[[str], object],
+        *,
+        lasting: bool = False,
+    ) -> None:
         self._answer()
         world, behaviour = self._world, self._world.behaviours.get(self._fuzzer, Behaviour())
         world.runs.append((self._fuzzer, tuple(words)))
+        self._lasting = lasting
         if world.on_run:
             world.on_run(self._fuzzer)
         output.write(behaviour.said)
@@ -221,9 +242,11 @@ class ScriptedSite:
             kept = behaviour.crash.encode() if behaviour.keeps is None else behaviour.keeps
             self.files.setdefault("tmp", {})[behaviour.artifact] = kept
             self._crash(behaviour, output)
-            found(f"tmp/{behaviour.artifact}")
+            if not behaviour.forgets:
+                found(f"tmp/{behaviour.artifact}")
             if self._world.on_found:
                 self._world.on_found()
+            self._sleep(behaviour, output)
         if behaviour.fate == "fills":
             self._guest.short = "0 B are left on its disk of 237 MiB"
         if behaviour.fate == "dies":
@@ -234,6 +257,13 @@ class ScriptedSite:
         if behaviour.fate == "fails":
             output.write(behaviour.last)
             raise CommandError("unexpected return code: 66", hint="")
+
+    def _sleep(self, behaviour: Behaviour, output: Writer) -> None:
+        if behaviour.sleeper and self._lasting:
+            self._ended.clear()
+            output.write(b"==%d==Sleeping for 8640000 second(s) before dying\n" % behaviour.sleeper)
+            assert self._ended.wait(30), "nobody has ended it"
+            raise FuzzerError("unexpected return code: 137", hint="")
 
     def _crash(self, behaviour: Behaviour, output: Writer) -> None:
         if behaviour.crash:
@@ -265,6 +295,14 @@ class ScriptedGuest:
 
     def ending(self) -> str:
         return "" if self.lives else PANIC
+
+    def capture(self, crashed: Crashed, directory: Path, most: int) -> None:
+        self._world.captured.append(crashed)
+        if self._world.capturing:
+            self._world.capturing(directory)
+        else:
+            directory.mkdir()
+            (directory / FACTS).write_text("{}")
 
     def spoil(self, reason: str) -> None:
         self.spoilt = reason

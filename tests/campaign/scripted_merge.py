@@ -59,7 +59,15 @@ class Fuzzer(ScriptedSite):
         super().push(files, directory)
         self.pushed(self.files[directory])
 
-    def run(self, words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
+    def run(
+        self,
+        words: Sequence[str],
+        output: Writer,
+        limit: float,
+        found: Callable[[str], object],
+        *,
+        lasting: bool = False,
+    ) -> None:
         self.calls.append(" ".join(words))
         self._answer()
         if "-merge=1" in words:

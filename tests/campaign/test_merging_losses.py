@@ -50,7 +50,15 @@ class LibFuzzer(ScriptedSite):
         super().__init__(world, guest, FUZZER)
         self._nature = nature
 
-    def run(self, words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
+    def run(
+        self,
+        words: Sequence[str],
+        output: Writer,
+        limit: float,
+        found: Callable[[str], object],
+        *,
+        lasting: bool = False,
+    ) -> None:
         options = dict(word[1:].partition("=")[::2] for word in words if word.startswith("-"))
         longest = int(options["max_len"])
         corpus = [content[:longest] for content in self.files[CORPUS].values() if content]

@@ -21,8 +21,10 @@ from pipeline.fuzz.corpus import Corpus, CorpusLimits
 from pipeline.fuzz.fuzzer import Fuzzer
 from pipeline.settings import TCG_SCALE, CampaignSettings, Timeouts
 from pipeline.ssh.connector import Connector
+from pipeline.vm.capsule import Crashed
 from pipeline.vm.handle import Handle
 from pipeline.vm.instance import Instance
+from pipeline.vm.qemu.capturing import NotCapturedError
 from pipeline.vm.qemu.stopping import stop
 from tests.campaign.scripted import unit
 from tests.conftest import Workspace
@@ -62,6 +64,9 @@ class Guest:
 
     def workspace(self, fuzzer: str) -> GuestWorkspace:
         return GuestWorkspace(OverSsh(self.fuzzer(fuzzer), self.connector, self._process))
+
+    def capture(self, _crashed: Crashed, _directory: Path, _most: int) -> None:
+        raise NotCapturedError("no merge does that")
 
     def serial(self) -> bytes:
         return b""

@@ -163,7 +163,7 @@ class Watched:
         runner.run()
         stands = runner.status()
         validator(STATUS)(self._written(stands.encode()))
-        encoded = result.encode(stands, runner.definition, runner.state, runner.subjects, runner.buckets())
+        encoded = result.encode(stands, runner.definition, runner.state, runner.subjects, runner.buckets(), {})
         return self._written(encoded)
 
 
@@ -210,7 +210,7 @@ class TestDrift:
             ((CAMPAIGN, "definition"), {field.name for field in fields(Definition)} | {"schema"}),
             ((CAMPAIGN, "plan"), {field.name for field in fields(FuzzerPlan)} | {"digest"}),
             ((CAMPAIGN, "fuzzer"), set(test_status.result()["fuzzers"]["p/a"])),
-            ((CAMPAIGN, "group"), {field.name for field in fields(Bucket)} | {"directory", "present"}),
+            ((CAMPAIGN, "group"), {field.name for field in fields(Bucket)} | {"directory", "present", "capsule"}),
             ((CAMPAIGN, "boots"), set(test_status.result()["boots"])),
         ],
     )

@@ -111,7 +111,8 @@ def result() -> dict[str, Any]:
         ]
     )
     subjects = Subjects({"p/a": subject}, "b3:whole")
-    return encode(STATUS, Definition("nightly", 1, "gain", (plan,)), state, subjects, [GROUP])
+    definition = Definition("nightly", 1, "gain", (plan,))
+    return encode(STATUS, definition, state, subjects, [GROUP], {GROUP.slug: f"crashes/{GROUP.slug}/1/capsule"})
 
 
 def test_a_frozen_result() -> None:
@@ -147,7 +148,7 @@ def test_for_people() -> None:
     other = replace(GROUP, slug="segv-cc9e", frames=(), fuzzers=("p/b", "p/c"))
     subject = Subject("p/a", "build", "plan")
     state = State.of([Crashed(subject, 1, 1, GROUP.slug, True, "00")] * GROUP.count)
-    lines = list(summary(STATUS, state, [subject], [other, GROUP], "out/nightly"))
+    lines = list(summary(STATUS, state, [subject], [other, GROUP], [], "out/nightly"))
     assert lines[3:8] == [
         "crashes, with their files in out/nightly/crashes:",
         "crash              fuzzer          directory            times  earlier",
@@ -155,12 +156,12 @@ def test_for_people() -> None:
         "SEGV               p/b and 1 more  segv-cc9e                0       11",
         "earlier: with other builds, options, environments, dictionaries or seeds of these fuzzers",
     ]
-    assert list(summary(STATUS, state, [subject], [GROUP], "out/nightly"))[4:6] == [
+    assert list(summary(STATUS, state, [subject], [GROUP], [], "out/nightly"))[4:6] == [
         "crash              fuzzer  directory            times",
         "SEGV in trap_door  p/a     segv-trap_door-cc9d     11",
     ]
     assert lines[-2] == "2 boots"
-    assert list(summary(replace(STATUS, boots=1), State(), [], [], "out/nightly"))[-2] == "1 boot"
+    assert list(summary(replace(STATUS, boots=1), State(), [], [], [], "out/nightly"))[-2] == "1 boot"
     assert lines[-1].endswith("proved: the canary was found, reproduced and named")
     assert headline(STATUS) == (
         "nightly: 1 of 1 fuzzers running, 16,352 executions/s, 1m16s fuzzed, 8m44s left, 1 crash group"

@@ -88,7 +88,7 @@ def published(template: Template, unfit: str | None = None) -> PublishedTemplate
 def read(opened: OpenTemplate, place: Path) -> dict[str, bytes]:
     opened.copy_disk(place)
     memory = os.pread(opened.ram, 1 << 20, 0)
-    return {RAM: memory, STATE: opened.state(), DISK: place.read_bytes(), SERIAL: opened.serial()}
+    return {RAM: memory, STATE: b"".join(opened.state()), DISK: place.read_bytes(), SERIAL: opened.serial()}
 
 
 def test_an_open_template_stays_what_it_was(template: Template, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_an_open_template_stays_what_it_was(template: Template, tmp_path: Path) 
         save(template, {name: b"another" + data for name, data in CONTENT.items()})
         assert read(opened, tmp_path / "disk") == CONTENT
     with published(template).open() as opened:
-        assert opened.state() == b"anotherdevices"
+        assert opened.state() == (b"anotherdevices",)
 
 
 def test_the_files_are_for_their_owner_only(template: Template) -> None:

@@ -52,6 +52,9 @@ MOST_BYTES = 1 << 30
 
 OTHERS = "others"
 
+FILES = ("input", "output.txt", "serial.txt", "crash.json")
+"""The files of a crash."""
+
 OUTPUT_LIMIT = 1 << 18
 """The most bytes of a run's output that are kept in output.txt: half from its beginning, half from its end."""
 
@@ -264,8 +267,9 @@ def _keep(directory: Path, crash: Crash, facts: Mapping[str, Any]) -> None:
 
 
 def _size_of(directory: Path) -> int:
-    """Return the bytes of all files below a directory."""
-    return sum((Path(place) / name).lstat().st_size for place, _, names in os.walk(directory) for name in names)
+    """Return the bytes of the files of all crashes below a directory; what else lies beside them has its own limits."""
+    files = ((Path(place) / name) for place, _, names in os.walk(directory) for name in names if name in FILES)
+    return sum(file.lstat().st_size for file in files)
 
 
 def _ends(output: bytes) -> bytes:

@@ -12,6 +12,7 @@ from pipeline.host.resources import Starvation, free_bytes, is_frozen
 from pipeline.ssh.address import Address
 from pipeline.text.printable import printable
 from pipeline.vm.boot_progress import BootProgress
+from pipeline.vm.capsule import Capsule
 from pipeline.vm.handle import Handle
 from pipeline.vm.qemu import keeper, machine, migration, renewal
 from pipeline.vm.qemu.causes import Evidence
@@ -100,8 +101,8 @@ class _Boot:
                 self.timeline.reached("port")
                 # It loads what it needs while the guest boots, or is restored
                 probe = held.enter_context(self._login_probe(address)) if self.plan.ready == "ssh" else None
-                if self.plan.template:
-                    self._restore(monitor, self.plan.template)
+                if self.plan.saved:
+                    self._restore(monitor, self.plan.saved)
             except (MonitorError, NoTemplateError, renewal.RenewalError) as error:
                 raise self._failed(self._seen(process, str(error), ended=process.wait(_DYING))) from error
             watch = held.enter_context(
@@ -120,23 +121,24 @@ class _Boot:
 
     def _login_probe(self, address: Address) -> LoginProbe:
         plan = self.plan
-        return LoginProbe(address, plan.proof, plan.boot_id, plan.timeouts, self.deadline, self.timeline.reached)
+        return LoginProbe(address, plan.proof, plan.answer, plan.timeouts, self.deadline, self.timeline.reached)
 
-    def _restore(self, monitor: Monitor, template: OpenTemplate) -> None:
-        """Make the guest what the template was, but for what no two clones may share."""
+    def _restore(self, monitor: Monitor, saved: OpenTemplate | Capsule) -> None:
+        """Make the guest what the saved one was, but for what no two clones of a template may share."""
         self.stage, instance = "restore", self.plan.instance
         limit = Deadline(self.deadline.within(self.plan.timeouts.start))
-        migration.restore(monitor, instance.migration_socket, template.state(), limit)
+        in_file = isinstance(saved, OpenTemplate)
+        migration.restore(monitor, instance.migration_socket, saved.state(), limit, memory_in_file=in_file)
         self.timeline.reached("restored")
-        if template.facts.renews:
+        if isinstance(saved, OpenTemplate) and saved.facts.renews:
             self.stage = "renewal"
             renewal.renew(instance.gate, self.plan.boot_id, instance.name, limit)
             self.timeline.reached("renewed")
 
     def _await_marker(self, watch: Watch, monitor: Monitor, process: Process) -> None:
         self.stage = "marker"
-        # A clone's has come before it was saved; of its log only the end may be left
-        marked = self.plan.template is not None or watch.until(lambda: watch.markers > 0, self.deadline)
+        # A saved guest's came before it was saved; of its log only the end may be left
+        marked = self.plan.saved is not None or watch.until(lambda: watch.markers > 0, self.deadline)
         self._note_first_byte()
         if not marked:
             raise self._failed(self._heard(watch, monitor, process))
@@ -194,8 +196,8 @@ class _Boot:
         return ""
 
     def _note_first_byte(self) -> None:
-        # What a clone's log begins with are its template's words
-        if self.plan.template is None and not self.first_byte and not self.console.silent:
+        # What the log of a saved guest begins with are not words of this one
+        if self.plan.saved is None and not self.first_byte and not self.console.silent:
             self.first_byte = True
             self.timeline.reached("first byte")
 

@@ -99,14 +99,14 @@ def command(
         *("-smp", str(qemu.smp or guest.smp)),
         *("-m", str(qemu.memory or guest.memory)),
         *("-object", "iothread,id=iothread-d0"),
-        *("-drive", f"id=d0,file={option(files.disk)},format=qcow2,if=none,cache=unsafe,aio=threads"),
+        *("-drive", _drive(files)),
         *("-device", "virtio-blk-pci,drive=d0,iothread=iothread-d0"),
         *("-netdev", f"user,id=net0,{network},{restrict}hostfwd=tcp:127.0.0.1:0-:22"),
         *("-device", "virtio-net-pci,mac=52:54:00:63:5e:7b,netdev=net0"),
         "-nodefaults",
         *("-display", "none"),
         *("-monitor", "none"),
-        *("-chardev", f"socket,id=serial0,path=serial,server=on,wait=off,{_logged(files)}"),
+        *("-chardev", _serial(files)),
         *("-serial", "chardev:serial0"),
         *(_saved(guest, memory, qemu) if memory else ()),
         *("-qmp", "unix:qmp,server=on,wait=off"),
@@ -119,9 +119,14 @@ def command(
     )
 
 
-def _logged(files: Files) -> str:
-    # Opened to append, so that QEMU writes on at the end after a rotation
-    return f"logfile={option(files.serial_log)},logappend=on"
+def _drive(files: Files) -> str:
+    return f"id=d0,file={option(files.disk)},format=qcow2,if=none,cache=unsafe,aio=threads"
+
+
+def _serial(files: Files) -> str:
+    # The log is opened to append, so that QEMU writes on at the end after a rotation
+    logged = f"logfile={option(files.serial_log)},logappend=on"
+    return f"socket,id=serial0,path=serial,server=on,wait=off,{logged}"
 
 
 # QEMU's own name of each machine's memory: only with that can a saved guest also be restored without a file
@@ -176,6 +181,44 @@ def _rights(user: str | None) -> tuple[str, ...]:
     # The sandbox is set up first, and would kill a QEMU that changes its user. Having changed, it cannot go back
     name, value = SANDBOX
     return (RUNAS, user, name, value.replace("elevateprivileges=deny", "elevateprivileges=allow")) if user else SANDBOX
+
+
+def opened(saved: tuple[str, ...], machine: str, files: Files, boot_id: str) -> tuple[str, ...]:
+    """The command line that restores a guest which was saved, with its memory, while it ran with `saved`.
+
+    `machine` is QEMU's name of it, with the version. What the guest was booted with is left out, as all of that is in
+    its memory. The rest stays, also if a boot would have another command line by now. Raises ValueError if `saved` is
+    no command line of Topcoat's.
+    """
+    words = _without(list(saved), "-kernel", "-initrd", "-append")
+    words[0] = str(files.qemu)
+    if backend := next((word for word in words if word.startswith("memory-backend-file,")), ""):
+        at = words.index(backend)
+        del words[at - 1 : at + 1]
+    kind, *properties = _value(words, "-machine").split(",")
+    kept = [machine or kind, *(one for one in properties if not one.startswith("memory-backend="))]
+    _set(words, "-machine", ",".join(kept))
+    _set(words, "-drive", _drive(files))
+    _set(words, "-chardev", _serial(files))  # the first one
+    _set(words, "-pidfile", str(files.pidfile))
+    _set(words, "-uuid", str(UUID(boot_id)))
+    return (*words, *(() if "-incoming" in words else ("-incoming", "defer")))
+
+
+def _without(words: list[str], *options: str) -> list[str]:
+    for option in options:
+        if option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+    return words
+
+
+def _value(words: list[str], option: str) -> str:
+    return words[words.index(option) + 1]
+
+
+def _set(words: list[str], option: str, value: str) -> None:
+    words[words.index(option) + 1] = value
 
 
 def with_run_with(argv: tuple[str, ...]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from pipeline.store.publish import publish_bytes, remove, write_new
 from pipeline.vm import boot_progress
 from pipeline.vm.boot_progress import BootProgress
 from pipeline.vm.capacity import require_room
+from pipeline.vm.capsule import Capsule
 from pipeline.vm.handle import Handle
 from pipeline.vm.instance import Instance
 from pipeline.vm.keepalive import KeepAlive
@@ -27,7 +28,7 @@ from pipeline.vm.launcher import KILL_LIMIT
 from pipeline.vm.qemu import disk, growth
 from pipeline.vm.qemu.boot import boot
 from pipeline.vm.qemu.keeper import parts
-from pipeline.vm.qemu.plan import UNKNOWN, Plan, plan
+from pipeline.vm.qemu.plan import UNKNOWN, Plan, plan, plan_of_capsule
 from pipeline.vm.qemu.stopping import stop, stop_qemu
 from pipeline.vm.sockets import require_sockets
 from pipeline.vm.template import NoTemplateError, OpenTemplate, Templates
@@ -50,7 +51,8 @@ class QemuLauncher:
 
     The images must have been made. `made_of` is stored in the handle. With `keepalive`, the guest is ended once that
     has no users. `shown` makes what displays the progress of a boot. With `templates`, the guest is a clone if one can
-    be made. With `memory`, it is a boot whose guest has its memory in that new file, so that it can be saved.
+    be made. With `memory`, it is a boot whose guest has its memory in that new file, so that it can be saved. With
+    `capsule`, that is opened in place of a boot, and no images are needed.
     """
 
     def __init__(
@@ -65,11 +67,12 @@ class QemuLauncher:
         *,
         templates: Templates | None = None,
         memory: Path | None = None,
+        capsule: Capsule | None = None,
     ) -> None:
         self._settings, self._build, self._instance = settings, build, instance
         self._ready, self._made_of, self._keepalive = ready, made_of, keepalive
         self._shown = shown
-        self._templates, self._memory = templates, memory
+        self._templates, self._memory, self._capsule = templates, memory, capsule
         self._plan: Plan | None = None
         self._timeline: Timeline | None = None
 
@@ -77,11 +80,13 @@ class QemuLauncher:
         """See Launcher. Every attempt to start has its own plan, with its own boot id."""
         if self._plan is None:
             made = self._new_plan()
-            _require_images(made)
+            _require_files(made)
             require_room(self._instance)
             self._plan = made
 
     def _new_plan(self, template: OpenTemplate | None = None) -> Plan:
+        if self._capsule:
+            return plan_of_capsule(self._settings, self._build, self._instance, self._capsule, self._made_of)
         what = (self._settings, self._build, self._instance, self._ready, self._made_of, self._keepalive)
         return plan(*what, template=template, memory=self._memory)
 
@@ -129,7 +134,7 @@ class QemuLauncher:
             self._make_way(plan)
             if self._timeline is None:
                 self._timeline = Timeline(instance.timeline)
-            self._timeline.attempt(plan.boot_id, "clone" if plan.template else "boot")
+            self._timeline.attempt(plan.boot_id, plan.how)
             # As long as QEMU lives, systemd-tmpfiles must delete nothing that QEMU or Topcoat will need
             kept = held.enter_context(aging.kept(self._settings.store.root, instance.directory))
             publish_bytes(instance.key, plan.images.key.read_bytes(), mode=0o600)
@@ -137,7 +142,8 @@ class QemuLauncher:
                 disk.copy_overlay(plan.template, plan.images.disk, instance.overlay)
                 kept = (*kept, plan.template.ram)
             else:
-                disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay)
+                form: disk.Form = "qcow2" if plan.saved else "raw"
+                disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay, form)
             handle = boot(plan, kept, self._timeline, held.enter_context(self._shown()))
             self._timeline.reached("ready")
         self._timeline = None
@@ -158,7 +164,7 @@ class QemuLauncher:
             instance.timeline.replace(f"{instance.timeline}.previous")
         for kept in (instance.serial_log, instance.qemu_log):
             _set_aside(kept)
-        write_new(instance.serial_log, _so_far(plan.template) if plan.template else b"", mode=0o600)
+        write_new(instance.serial_log, _so_far(plan), mode=0o600)
         require_sockets(instance.directory)
         for name, target in plan.files.links().items():
             (instance.directory / name).symlink_to(target)
@@ -191,10 +197,14 @@ def _require_stopped(instance: Instance) -> None:
         )
 
 
-def _so_far(template: OpenTemplate) -> bytes:
-    """What the serial log of a clone begins with: all that its template had said, and where that ends."""
-    note = f"topcoat: so far the serial log of the template that was saved at {template.facts.saved}"
-    return template.serial() + f"\n--- {note} ---\n".encode()
+def _so_far(plan: Plan) -> bytes:
+    """What the serial log begins with. That of a clone: all that its template had said, and where that ends."""
+    if plan.template:
+        note = f"topcoat: so far the serial log of the template that was saved at {plan.template.facts.saved}"
+        return plan.template.serial() + f"\n--- {note} ---\n".encode()
+    if isinstance(plan.saved, Capsule):
+        return f"--- topcoat: here goes on the guest that was saved at {plan.saved.facts.saved} ---\n".encode()
+    return b""
 
 
 def _set_aside(kept: Path) -> None:
@@ -204,9 +214,12 @@ def _set_aside(kept: Path) -> None:
         part.replace(f"{part}.previous")
 
 
-def _require_images(plan: Plan) -> None:
-    for key in ("qemu", "qemu-img", "kernel"):
+def _require_files(plan: Plan) -> None:
+    for key in ("qemu", "qemu-img"):
         plan.build.require(key)
+    if isinstance(plan.saved, Capsule):
+        return
+    plan.build.require("kernel")
     for path in (plan.images.initrd, plan.images.disk, plan.images.key):
         if not path.is_file():
             raise MissingResource(

@@ -9,16 +9,19 @@ from uuid import UUID, uuid4
 from pipeline.builds.build import Build
 from pipeline.builds.demo import BOOT_ID, host_key_file
 from pipeline.builds.prepare import disk_path, initrd_path
+from pipeline.errors import StoreError
 from pipeline.settings import Accelerator, Ready, Settings, Store, Timeouts
 from pipeline.store.freshness import Key
+from pipeline.vm.capsule import Capsule
 from pipeline.vm.history import History
 from pipeline.vm.instance import Instance
 from pipeline.vm.keepalive import KeepAlive
 from pipeline.vm.qemu import accel
-from pipeline.vm.qemu.command_line import Files, MemoryFile, command, emulation
+from pipeline.vm.qemu.command_line import Files, MemoryFile, command, emulation, opened
 from pipeline.vm.qemu.profile import ENTROPY, GuestProfile, guest_of
 from pipeline.vm.qemu.user import require_user
 from pipeline.vm.template import OpenTemplate
+from pipeline.vm.timeline import How
 
 UNKNOWN = Key("", 0, {}, {}, {})
 """The key of what an instance is made of, for a plan that is not carried out."""
@@ -72,13 +75,28 @@ class Plan:
     """Why the guest is emulated although KVM was allowed; "" if it is not, or emulation was chosen."""
     keepalive: KeepAlive | None
     """What ties the guest to its users; None: it runs until it is stopped."""
-    template: OpenTemplate | None
-    """The saved guest of which a clone is made; None for a boot."""
+    saved: OpenTemplate | Capsule | None
+    """The saved guest that is restored: as a clone of a template, or from a capsule. None for a boot."""
+
+    @property
+    def template(self) -> OpenTemplate | None:
+        """The template of which the guest is a clone; None if it is none."""
+        return self.saved if isinstance(self.saved, OpenTemplate) else None
+
+    @property
+    def how(self) -> How:
+        """In what way the guest comes to be, in a word of the timeline."""
+        return "boot" if self.saved is None else "clone" if self.template else "capsule"
 
     @property
     def proof(self) -> str:
-        """A command that the guest, and no other, answers with the boot's id."""
-        return f"cat {BOOT_ID}" if self.build.renews else f"echo {self.boot_id}"
+        """A command that the guest, and no other, answers with `answer`."""
+        return f"cat {BOOT_ID}" if self.build.renews else f"echo {self.answer}"
+
+    @property
+    def answer(self) -> str:
+        """The id of the boot, as the guest knows it: one from a capsule still has that of the boot that was saved."""
+        return self.saved.facts.boot_id if isinstance(self.saved, Capsule) else self.boot_id
 
 
 def plan(
@@ -113,7 +131,7 @@ def plan(
     )
     argv = command(guest, chosen, settings.qemu, files, boot_id, _memory(build, template, memory))
     kind = _kind(settings, build, guest, chosen, ready)
-    history = History(settings.store.cache / "boots.jsonl", f"{kind}, cloned" if template else kind)
+    history = _history(settings, f"{kind}, cloned" if template else kind)
     usual = history.slowest()
     timeouts = settings.boot.timeouts(chosen, usual)
     if template:
@@ -135,8 +153,53 @@ def plan(
         log_size=settings.boot.log_size,
         slow=slow,
         keepalive=keepalive,
-        template=template,
+        saved=template,
     )
+
+
+def plan_of_capsule(settings: Settings, build: Build, instance: Instance, capsule: Capsule, made_of: Key) -> Plan:
+    """Decide everything about opening a capsule as this instance. Makes nothing. Raises MissingResource, StoreError."""
+    facts = capsule.facts
+    boot_id = uuid4().hex
+    files = Files(
+        qemu=build.path("qemu"),
+        kernel=Path("kernel"),
+        initrd=Path("initrd"),
+        disk=instance.overlay,
+        pidfile=instance.pidfile,
+        serial_log=instance.serial_log,
+    )
+    try:
+        argv = opened(facts.argv, facts.machine, files, boot_id)
+    except (ValueError, IndexError) as error:
+        raise StoreError(
+            f"the capsule {capsule.directory} has no command line of Topcoat's: {error}",
+            hint="was it made by another version of Topcoat? open it with that",
+        ) from error
+    history = _history(settings, f"{facts.build} capsule {facts.accelerator}")
+    usual = history.slowest()
+    return Plan(
+        instance=instance,
+        build=build,
+        images=Images(Path("initrd"), capsule.disk, capsule.key, facts.host_key),
+        files=files,
+        boot_id=boot_id,
+        argv=argv,
+        accelerator=facts.accelerator,
+        made_of=made_of,
+        timeouts=settings.boot.timeouts(facts.accelerator, usual),
+        history=history,
+        usual=usual,
+        ready="ssh",
+        log_size=settings.boot.log_size,
+        slow="",
+        keepalive=None,
+        saved=capsule,
+    )
+
+
+def _history(settings: Settings, kind: str) -> History:
+    return History(settings.store.cache / "boots.jsonl", kind)
 
 
 def _memory(build: Build, template: OpenTemplate | None, file: Path | None) -> MemoryFile | None:

@@ -154,10 +154,13 @@ class Monitor:
         while b"\n" in self._received or select.select([self._socket], [], [], 0)[0]:
             self._keep(self._message())
 
-    def wait_for(self, event: str, limit: float) -> None:
-        """Wait until QEMU has sent this event, as it stands in `events`. Raises MonitorError after `limit` seconds."""
+    def wait_for(self, *wanted: str, limit: float) -> None:
+        """Wait until QEMU has sent one of these events, as they stand in `events`.
+
+        Raises MonitorError after `limit` seconds.
+        """
         self._deadline = Deadline(limit)
-        while event not in self.events:
+        while not set(wanted) & set(self.events):
             self._keep(self._message())
 
     def _keep(self, message: dict[str, Any]) -> None:

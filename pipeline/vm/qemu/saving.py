@@ -144,7 +144,8 @@ def _save(donor: QemuLauncher, instance: Instance, build: Build, template: Templ
     try:
         with Monitor(instance.qmp_socket, _LIMIT) as monitor:
             version = monitor.version()
-            migration.save(monitor, instance.migration_socket, template.directory / STATE, Deadline(_SAVING))
+            with host_faults("saving the guest"), (template.directory / STATE).open("xb") as state:
+                migration.save(monitor, instance.migration_socket, state, Deadline(_SAVING), memory_in_file=True)
     except MonitorError as error:
         raise HostFault(
             f"the guest could not be saved: {error}",
@@ -167,7 +168,7 @@ def _save(donor: QemuLauncher, instance: Instance, build: Build, template: Templ
         seconds=instance.boot_seconds() or 0.0,
         saved=utc_now(),
         ram=ram,
-        files=saved_files(template.directory),
+        files=saved_files(template.directory, STATE, DISK, SERIAL),
     )
     publish_json(template.file, facts.encode())
 

@@ -1,0 +1,78 @@
+"""The capsules of a campaign: guests that were saved as they were at the first crash of each bucket.
+
+A capsule lies in the directory of its crash. Making one never ends an attempt or a campaign: why there is none is only
+logged.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.builds.build import Build
+from pipeline.campaign.guests import Guest
+from pipeline.campaign.result import from_here
+from pipeline.errors import InstanceBusy, NotSupported, StoreError
+from pipeline.fuzz.crashes.store import CrashStore, StoredCrash
+from pipeline.fuzz.fuzzer import Fuzzer
+from pipeline.host.locks import locked
+from pipeline.settings import CampaignSettings, Settings
+from pipeline.text.printable import one_line
+from pipeline.vm.capsule import FACTS, NAME, Crashed, found_in
+from pipeline.vm.qemu.capturing import SAVING, NotCapturedError
+
+log = logging.getLogger("topcoat")
+
+
+class Capsules:
+    """Makes the capsules of one campaign. Any number of threads and processes may use it."""
+
+    def __init__(self, store: CrashStore, chosen: CampaignSettings) -> None:
+        """At most `[campaign] capsules` are made, by all processes of the campaign, of `capsule_size` bytes each."""
+        self._root, self._most, self._size = store.root, chosen.capsules, chosen.capsule_size
+        self._told = False
+
+    def keep(self, guest: Guest, crashed: Crashed, stored: StoredCrash) -> None:
+        """Save the guest for the crash that was just stored, if that is kept and its bucket has no capsule yet."""
+        if stored.directory is None or stored.same:
+            return
+        try:
+            with locked(self._root / NAME, 2 * SAVING):
+                if self._wanted(stored.directory):
+                    guest.capture(crashed, stored.directory / NAME, self._size)
+                    here = from_here(stored.directory)
+                    log.info("%s: its guest is kept as it is: topcoat open %s", stored.bucket, here)
+        except (NotCapturedError, StoreError, InstanceBusy) as error:
+            log.warning("%s: no capsule is made: %s", stored.bucket, one_line(str(error)))
+
+    def _wanted(self, crash: Path) -> bool:
+        if found_in(crash.parent):
+            return False
+        if len(list(self._root.glob(f"*/*/{NAME}/{FACTS}"))) < self._most:
+            return True
+        if not self._told:
+            self._told = True
+            log.warning("no more capsules are made: there are %d, as many as [campaign] capsules allows", self._most)
+        return False
+
+
+def of_buckets(campaign: Path) -> dict[str, str]:
+    """The directories of all capsules in that of a campaign, relative to it, by the slugs of their buckets."""
+    found = sorted(campaign.glob(f"crashes/*/*/{NAME}/{FACTS}"))
+    return {file.parents[2].name: str(file.parent.relative_to(campaign)) for file in found}
+
+
+def wanted(settings: Settings, build: Build, fuzzers: Sequence[str]) -> bool:
+    """Whether capsules are to be made of crashes of these fuzzers. That they cannot be is logged with the reason."""
+    if settings.campaign.capsule == "off":
+        return False
+    why = ""
+    if settings.qemu.user is not None:
+        why = "[qemu] user is set, and QEMU as another user cannot give us the state of a guest"
+    try:
+        for name in fuzzers:
+            Fuzzer.of(build, name).lasting()
+    except NotSupported as error:
+        why = error.message
+    if why:
+        log.warning("no capsules are made ([campaign] capsule): %s", why)
+    return not why

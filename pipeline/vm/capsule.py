@@ -1,0 +1,121 @@
+"""A capsule: a guest that was saved as it was when a fuzzer had crashed in it, to be opened again any number of times.
+
+The directory has capsule.json, which tells of the other files: `state.zst`, the whole guest with its memory, in QEMU's
+own format, compressed by Zstandard; `disk.qcow2`, its disk, which needs no other file; and `sshid`, the private key
+that lets us in. Nothing else is needed to open it but a QEMU of the same version. Nobody writes to the files.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import zstandard
+
+from pipeline.errors import StoreError
+from pipeline.host.faults import host_faults
+from pipeline.settings import Accelerator
+from pipeline.store import document
+from pipeline.store.digests import digest
+from pipeline.text.printable import one_line
+from pipeline.vm.template import SavedFile
+
+SCHEMA = 1
+"""The version of capsule.json's format; a sample of it is frozen in the tests."""
+
+NAME = "capsule"
+"""The name of the directory, in that of its crash."""
+
+STATE, DISK, KEY = "state.zst", "disk.qcow2", "sshid"
+"""The names of the files that belong to a capsule, beside capsule.json."""
+
+FACTS = "capsule.json"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """The process for whose sake a guest is saved."""
+
+    fuzzer: str
+    """The full name of the fuzzer, PACKAGE/NAME."""
+    pid: int
+    """Its pid in the guest, as the guest says."""
+
+
+@dataclass(frozen=True)
+class CapsuleFacts:
+    """The content of capsule.json, without its schema."""
+
+    crashed: Crashed
+    build: str
+    """The name of the build."""
+    boot_id: str
+    """The id of the boot that was saved."""
+    host_key: str | None
+    """The guest's SSH host key."""
+    argv: tuple[str, ...]
+    """The command line of the QEMU in which the guest ran."""
+    machine: str
+    """QEMU's name of the machine with its version, such as pc-q35-7.2."""
+    qemu: str
+    """QEMU's version."""
+    accelerator: Accelerator
+    saved: str
+    """When the guest was saved: ISO 8601 in UTC."""
+    files: Mapping[str, SavedFile]
+    """The other files, by their names."""
+
+    def encode(self) -> dict[str, object]:
+        """The facts as data for JSON, with the schema."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def decode(cls, text: bytes) -> Self:
+        """The facts in the content of capsule.json. Raises ValueError if they are no facts of this schema."""
+        return document.decode(text, cls, SCHEMA)
+
+
+class Capsule:
+    """The capsule in a directory. Raises StoreError if it is not there, or not what was saved."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.facts = self._checked()
+        """What the capsule says of itself."""
+
+    def _checked(self) -> CapsuleFacts:
+        with host_faults("reading the capsule"):
+            try:
+                facts = CapsuleFacts.decode((self.directory / FACTS).read_bytes())
+            except ValueError as error:
+                raise self._damaged(f"{FACTS} cannot be understood: {one_line(str(error))}") from error
+            for name in (STATE, DISK, KEY):  # QEMU would take nearly anything
+                if name not in facts.files or digest(self.directory / name) != facts.files[name].digest:
+                    raise self._damaged(f"{name} is not what was saved")
+        return facts
+
+    def _damaged(self, problem: str) -> StoreError:
+        hint = "the input of the crash is in the directory above; it may show the crash again"
+        return StoreError(f"the capsule {self.directory} is damaged: {problem}", hint=hint)
+
+    @property
+    def disk(self) -> Path:
+        """The path of the disk."""
+        return self.directory / DISK
+
+    @property
+    def key(self) -> Path:
+        """The path of the private key."""
+        return self.directory / KEY
+
+    def state(self) -> Iterator[bytes]:
+        """The whole guest in QEMU's format, piece by piece. Raises OSError."""
+        with (self.directory / STATE).open("rb") as stream:
+            yield from zstandard.ZstdDecompressor().read_to_iter(stream, read_size=_CHUNK, write_size=_CHUNK)
+
+
+def found_in(directory: Path) -> list[Path]:
+    """The directories of crashes that have a capsule: `directory` itself, or those in it, in no order."""
+    places = [directory, *directory.glob("*/")]
+    return [place for place in places if (place / NAME / FACTS).is_file()]

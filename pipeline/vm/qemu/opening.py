@@ -1,0 +1,74 @@
+"""Opening a capsule: the guest that was saved goes on, as an instance of its own, with the process that has crashed."""
+
+import logging
+from dataclasses import dataclass
+
+from pipeline.builds.build import Build
+from pipeline.errors import AlreadyRunning, BootError, UsageError
+from pipeline.settings import Settings
+from pipeline.store.freshness import Key
+from pipeline.text.printable import printable
+from pipeline.vm import launcher
+from pipeline.vm.capsule import SCHEMA, STATE, Capsule
+from pipeline.vm.handle import Handle
+from pipeline.vm.instance import Instance
+from pipeline.vm.launcher import GuestShell
+from pipeline.vm.qemu.launcher import QemuLauncher
+
+log = logging.getLogger("topcoat")
+
+MAKER = "open"
+"""The task of the key in the handle of an instance that was opened from a capsule."""
+
+_LIMIT = 60.0  # seconds for a small command in the guest
+
+
+@dataclass(frozen=True)
+class ProcessLook:
+    """What the guest tells of the process that has crashed. All of it is fit to print."""
+
+    program: str
+    """The path of its program in the guest; empty if there is no such process."""
+    maps: tuple[str, ...]
+    """What its memory is made of: the lines of /proc/PID/maps."""
+
+
+def open_capsule(settings: Settings, build: Build, instance: Instance, capsule: Capsule) -> Handle:
+    """Open the capsule as this instance, unless that runs and was opened from it before. Returns its handle.
+
+    Raises AlreadyRunning if the instance is something else, UsageError if the settings choose another build, and
+    BootError if the guest does not go on.
+    """
+    facts = capsule.facts
+    if build.name != facts.build:
+        raise UsageError(
+            f"the capsule is of the build {facts.build}, and the settings choose {build.name}",
+            hint="choose that build: [build] kind, FUCHSIA_DIR, FUCHSIA_RESOURCES_DIR",
+        )
+    made_of = Key(MAKER, SCHEMA, {"build": build.name}, {STATE: facts.files[STATE].digest}, {})
+    handle = instance.live_handle()
+    if handle and handle.made_of == made_of:
+        return instance.require_running()
+    if handle:
+        raise AlreadyRunning(
+            f"{instance.name} is running, and was not opened from this capsule",
+            hint=f"give another name: --name; or end it: topcoat stop {instance.name}",
+        )
+    try:
+        launcher.start(QemuLauncher(settings, build, instance, "ssh", made_of, capsule=capsule)).close()
+    except BootError:
+        log.warning(
+            "it was saved in QEMU %s, with %s: another QEMU, or with KVM another CPU, may not take it",
+            *(facts.qemu, facts.accelerator),
+        )
+        raise
+    return instance.require_running()
+
+
+def look(shell: GuestShell, pid: int) -> ProcessLook:
+    """Look at the process in the guest. Raises ConnectError or CommandError."""
+    found = shell.run(f"readlink /proc/{pid}/exe && cat /proc/{pid}/maps", _LIMIT)
+    if found.status:
+        return ProcessLook("", ())
+    program, *maps = printable(found.stdout).splitlines()
+    return ProcessLook(program, tuple(maps))
