@@ -181,6 +181,8 @@ class DemoFuzzers(ArtifactTask):
 class DemoPrograms(ArtifactTask):
     """The archive with Topcoat's own programs in the guest."""
 
+    version = 2
+
     def requires(self) -> Tasks:
         return {"compiler": DemoCompiler()}
 

@@ -219,3 +219,20 @@ def test_no_number_goes_wild(text: bytes) -> None:
     for value in (*scanner.curve, scanner.final, scanner.done, scanner.merge):
         numbers = [number for number in vars(value).values() if isinstance(number, int)] if value else []
         assert all(0 <= number <= stats.MOST for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("line", "pid"),
+    [
+        (b"==118==Sleeping for 8640000 second(s) before dying", 118),
+        (b"\x1b[1m==9==Sleeping for 1 second(s) before dying", 9),
+        (b"==118==Sleeping for 8640000 second(s) after init", None),
+        (b"==0118118118118==Sleeping for 1 second(s) before dying", None),
+        (b"==118==Sleeping for 8640000 second(s) before dying; not", None),
+        (b"Sleeping for 8640000 second(s) before dying", None),
+    ],
+)
+def test_a_process_that_sleeps_after_its_report(line: bytes, pid: int | None) -> None:
+    scanner = ProgressScanner()
+    passed = b"".join(scanner.feed(b"==118==ABORTING\n" + line + b"\n"))
+    assert (passed, scanner.asleep) == (b"==118==ABORTING\n" + line + b"\n", pid)

@@ -283,3 +283,33 @@ def test_a_fuzzer_of_a_build(tmp_path: Path) -> None:
     fuzzer = Fuzzer.of(made, "p/f", {})
     assert fuzzer.target == FuzzTarget("p", "f", "v1")
     assert (fuzzer.style.name, fuzzer.symbolizer) == ("linux", Symbolizer.of(made))
+
+
+class TestLasting:
+    """A process that a sanitizer would end sleeps instead."""
+
+    def test_only_address_sanitizer_can_and_users_words_come_last(self) -> None:
+        plain, lasting = sanitizers.environment({}), sanitizers.environment({}, lasting=True)
+        assert {name for name in plain if plain[name] != lasting[name]} == {"ASAN_OPTIONS"}
+        options = dict(option.split("=") for option in lasting["ASAN_OPTIONS"].split(":"))
+        assert options.items() > dict(option.split("=") for option in plain["ASAN_OPTIONS"].split(":")).items()
+        assert int(options["sleep_before_dying"]) < 1 << 31
+        mine = sanitizers.environment({"ASAN_OPTIONS": "sleep_before_dying=0"}, lasting=True)
+        assert mine["ASAN_OPTIONS"].endswith(":sleep_before_dying=0")
+
+    def test_on_linux_only_the_environment_differs(self) -> None:
+        style = Linux(TARGET, root="/r", variables={"MODE": "x"})
+        connector = FakeConnector()
+        for one in (style, style.lasting()):
+            one.command(connector, Arguments({}))
+        lines = [words[-1] for words in connector.calls]
+        assert "sleep_before_dying" not in lines[0]
+        assert "sleep_before_dying" in lines[1]
+        assert "MODE=x" in lines[1]
+        assert style.lasting().absolute("data/x") == style.absolute("data/x")
+
+    @pytest.mark.parametrize("style", [V1(FuzzTarget("a", "b", "v1")), FuzzCtl(FuzzTarget("a", "b"))])
+    def test_on_fuchsia_it_cannot_be_asked_for(self, style: V1 | FuzzCtl) -> None:
+        with pytest.raises(NotSupported, match="a/b cannot be kept after a crash: on Fuchsia its manifest") as caught:
+            style.lasting()
+        assert "[campaign] capsule = off" in caught.value.hint

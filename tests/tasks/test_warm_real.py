@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from paramiko.kex_curve25519 import KexCurve25519
 from pipeline.settings import Timeouts
 from pipeline.ssh.connection import connect
 from pipeline.store.digests import digest
+from pipeline.vm import sockets
 from pipeline.vm.template import Template
 from tests.conftest import Workspace, qemus_of
 from tests.tasks.runs import KILLING, in_a_namespace
@@ -106,6 +108,42 @@ def test_clones_are_guests_of_their_own(demo: Workspace, monkeypatch: pytest.Mon
         assert demo.instance(name).overlay.stat().st_blocks * 512 < 2 << 20
     assert demo.topcoat("stop", "--all").status == 0
     assert_nothing_is_left(demo)
+
+
+def asked(gate: Path, line: bytes) -> bytes:
+    """What a program that waits at the gate answers."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(60)
+        sockets.connect(client, gate)
+        client.sendall(line)
+        answer = b""
+        while not answer.endswith(b"\n"):
+            answer += client.recv(4096)
+        return answer.strip()
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        (b"77cd new 1700000000000000000 %s\n" % (b"0f" * 32), b"renewed 77cd"),
+        (b"77cd new 1700000000000000000 %s\n" % (b"0f" * 31), b"failed: the seed"),
+        (b"77cd new 1700000000000000000 %s\n" % (b"0F" * 32), b"failed: the seed"),
+        (b"77cd new yesterday %s\n" % (b"0f" * 32), b"failed: the time"),
+        (b"77cd new\n", b"failed: the line"),
+        (b"\n", b"failed: the line"),
+        (b"x" * 300 + b" new 1 2\n", b"failed: the line"),
+    ],
+)
+def test_a_guest_renews_by_a_whole_line_only(booted: Workspace, line: bytes, answer: bytes) -> None:
+    shell = ("ssh", "i0", "--")
+    assert booted.topcoat(*shell, "renew /dev/ttyS1 /tmp/renewed").status == 0
+    assert asked(booted.instance("i0").gate, line) == answer
+    done = booted.topcoat(*shell, "hostname; cat /tmp/renewed; date +%s")
+    said = done.stdout.decode().split()
+    renewed = answer.startswith(b"renewed")
+    assert (said[:2] == ["new", "77cd"]) == renewed
+    assert (renewed and 0 <= int(said[2]) - 1700000000 < 60) or not renewed
+    assert booted.topcoat(*shell, "rm -f /tmp/renewed; hostname i0").status == 0
 
 
 def test_a_template_is_never_written_to(demo: Workspace) -> None:
@@ -220,9 +258,9 @@ KILLED = """
 import os, signal, tasks
 from pipeline.vm.qemu.qmp import Monitor
 real = Monitor.wait_for
-def wait_for(monitor, event, limit):
-    if event == "RESUME": os.kill(monitor.peer, signal.SIGKILL)
-    real(monitor, event, limit)
+def wait_for(monitor, *events, limit):
+    if "MIGRATION completed" in events: os.kill(monitor.peer, signal.SIGKILL)
+    real(monitor, *events, limit=limit)
 Monitor.wait_for = wait_for
 """
 

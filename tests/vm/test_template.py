@@ -77,7 +77,7 @@ def save(template: Template, content: dict[str, bytes] = CONTENT) -> None:
         for name, data in content.items():
             (directory / name).write_bytes(data)
         facts = TemplateFacts.decode(json.dumps(SAMPLE).encode())
-        facts = replace(facts, ram=len(content[RAM]), files=saved_files(directory))
+        facts = replace(facts, ram=len(content[RAM]), files=saved_files(directory, STATE, DISK, SERIAL))
         made[0].write_text(json.dumps(facts.encode()))
 
 

@@ -184,10 +184,12 @@ class Compiler:
     def compile_plain(self, source: Path, output: Path, root: Path, *, timeout: float) -> None:
         """Compile and link a program of one source in C, without sanitizers, against the unpacked sysroot `root`.
 
-        `timeout` is in seconds. Raises ToolError.
+        All that it needs of its libraries is looked up when it starts, not later. `timeout` is in seconds.
+        Raises ToolError.
         """
         clang = self.program("clang", root, output.parent)
-        options = (*_SYSTEM, *_LINKING, "-std=gnu17", "-O1", "-Wall", "-Wextra", "-Werror", "-s", "-x", "c")
+        warned = ("-Wall", "-Wextra", "-Werror")
+        options = (*_SYSTEM, *_LINKING, "-Wl,-z,now", "-std=gnu17", "-O1", *warned, "-s", "-x", "c")
         run(clang, *options, source.name, "-o", _OUTPUT / output.name, timeout=timeout, cwd=source.parent)
         require_output(clang, output)
 

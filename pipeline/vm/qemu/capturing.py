@@ -18,7 +18,8 @@ from pipeline.text.quantity import readable_size
 from pipeline.vm.capsule import DISK, FACTS, KEY, STATE, CapsuleFacts, Crashed
 from pipeline.vm.handle import Handle
 from pipeline.vm.instance import Instance
-from pipeline.vm.qemu import disk, migration
+from pipeline.vm.qemu import migration
+from pipeline.vm.qemu.disk import flatten
 from pipeline.vm.qemu.qmp import Monitor, MonitorError
 from pipeline.vm.template import saved_files
 
@@ -95,7 +96,7 @@ def _save(instance: Instance, handle: Handle, made: Path, qemu_img: Path, most: 
                 migration.save(monitor, instance.migration_socket, sink, deadline, memory_in_file=False)
                 sink.close()
             # QEMU has written all of it, and holds no lock of it, until the guest goes on
-            disk.flatten(qemu_img, instance.overlay, made / DISK, max(1.0, deadline.remaining))
+            flatten(qemu_img, instance.overlay, made / DISK, max(1.0, deadline.remaining))
             _require_fits((made / STATE).stat().st_size + (made / DISK).stat().st_size, most)
     return version, str(machine).removesuffix(_MACHINE)
 
@@ -104,6 +105,7 @@ def _save(instance: Instance, handle: Handle, made: Path, qemu_img: Path, most: 
 def _standing_still(monitor: Monitor) -> Iterator[None]:
     """Have the guest stand still during the body, and go on then, whatever the body raises."""
     try:
+        monitor.execute("cont")  # if whoever saved it before was killed, it stands still, and would not be saved
         monitor.execute("stop")
         yield
     except MonitorError as error:

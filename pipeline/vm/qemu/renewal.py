@@ -18,7 +18,7 @@ from pipeline.vm import sockets
 COMMAND = f"{RENEW} /dev/ttyS1 {BOOT_ID}"
 """The command that makes the demo guest wait at the gate; it returns once the guest does."""
 
-_SEED = 64  # bytes, as renew.c expects
+_SEED = 32  # bytes, as renew.c expects
 _LONGEST = 1024  # bytes of the answer
 
 
@@ -33,7 +33,7 @@ def renew(gate: Path, boot_id: str, name: str, deadline: Deadline) -> None:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(max(0.001, deadline.remaining))
             sockets.connect(client, gate)
-            client.sendall(f"{boot_id} {name} {time.time():.6f} {os.urandom(_SEED).hex()}\n".encode())
+            client.sendall(f"{boot_id} {name} {time.time_ns()} {os.urandom(_SEED).hex()}\n".encode())
             while not answer.endswith(b"\n") and len(answer) < _LONGEST:
                 client.settimeout(max(0.001, deadline.remaining))
                 chunk = client.recv(_LONGEST)

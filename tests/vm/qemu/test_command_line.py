@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.builds.build import Arch, Build, Kind
 from pipeline.settings import Accelerator, QemuSettings, TcgThreads
-from pipeline.vm.qemu.command_line import Files, MemoryFile, command, option, without_sandbox
+from pipeline.vm.qemu.command_line import Files, MemoryFile, command, opened, option, without_sandbox
 from pipeline.vm.qemu.profile import GuestProfile, guest_of
 
 FILES = Files(
@@ -256,3 +256,53 @@ def test_entropy_has_64_hex_digits_and_differs_each_time() -> None:
     mixed = {guest().kernel_arguments[-1] for _ in range(5)}
     assert len(mixed) == 5
     assert all(re.fullmatch(r"kernel\.entropy-mixin=[0-9a-f]{64}", argument) for argument in mixed)
+
+
+OPENED = Files(
+    qemu=Path("/other/qemu"),
+    kernel=Path("kernel"),
+    initrd=Path("initrd"),
+    disk=Path("/j/a,b/overlay.qcow2"),
+    pidfile=Path("/j/a,b/qemu.pid"),
+    serial_log=Path("/j/a,b/serial.log"),
+)
+OTHER_BOOT = "77cd3c8f00000000000000000000000a"
+CLONE = MemoryFile(Path("/proc/self/fd/8"), shared=False, restored=True, gate=True)
+GATE = ["-chardev", "socket,id=gate0,path=gate,server=on,wait=off", "-serial", "chardev:gate0"]
+
+
+@pytest.mark.parametrize("memory", [None, CLONE], ids=["booted", "cloned"])
+def test_a_guest_from_a_capsule_is_the_machine_that_was_saved(memory: MemoryFile | None) -> None:
+    """But for its name space on the host, and for what it was booted with; the backend of its memory is none."""
+    mine = QemuSettings(memory=700, arguments=("-device", "virtio-rng-pci", "-name", "-kernel"))
+    saved = command(guest("demo"), "tcg", mine, FILES, BOOT_ID, memory)
+    words = list(opened(saved, "pc-q35-7.2", OPENED, OTHER_BOOT))
+    assert words == [
+        "/other/qemu",
+        *("-machine", "pc-q35-7.2,sata=off,smbus=off,vmport=off", "-fw_cfg", "name=etc/sercon-port,string=0"),
+        *("-cpu", "max,erms=off,fsrm=off", "-accel", "tcg", "-smp", "1", "-m", "700"),
+        *("-object", "iothread,id=iothread-d0"),
+        *("-drive", "id=d0,file=/j/a,,b/overlay.qcow2,format=qcow2,if=none,cache=unsafe,aio=threads"),
+        *DEVICES[4 : DEVICES.index("-chardev")],
+        "-chardev",
+        "socket,id=serial0,path=serial,server=on,wait=off,logfile=/j/a,,b/serial.log,logappend=on",
+        *("-serial", "chardev:serial0"),
+        *(("-device", "vmgenid,guid=auto", *GATE, "-incoming", "defer") if memory else ()),
+        *("-qmp", "unix:qmp,server=on,wait=off"),
+        *("-pidfile", "/j/a,b/qemu.pid", "-uuid", "77cd3c8f-0000-0000-0000-00000000000a", "-no-reboot"),
+        *DEVICES[DEVICES.index("-sandbox") :],
+        *("-device", "virtio-rng-pci", "-name", "-kernel"),
+        *(() if memory else ("-incoming", "defer")),
+    ]
+
+
+def test_one_that_was_opened_can_be_saved_and_opened_again() -> None:
+    first = opened(command(guest("demo"), "tcg", QemuSettings(), FILES, BOOT_ID), "pc-q35-7.2", OPENED, OTHER_BOOT)
+    assert opened(first, "pc-q35-7.2", OPENED, OTHER_BOOT) == first
+    assert opened(first, "", OPENED, OTHER_BOOT) == first, "QEMU did not say what it calls the machine"
+
+
+@pytest.mark.parametrize("words", [(), ("qemu",), ("qemu", "-machine"), ("qemu", "-machine", "q35", "-drive", "x")])
+def test_what_is_no_command_line_of_ours_is_refused(words: tuple[str, ...]) -> None:
+    with pytest.raises((ValueError, IndexError)):
+        opened(words, "pc-q35-7.2", OPENED, OTHER_BOOT)
