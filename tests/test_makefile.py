@@ -109,6 +109,28 @@ def test_a_system_without_apt_is_told_what_to_do(host: Host, system: str, told: 
     )
 
 
+class TestGdb:
+    """Tests can do without it, so that it is nobody's duty."""
+
+    def test_it_is_installed_if_we_may(self, host: Host) -> None:
+        done = host.has("apt-get").make("gdb")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "installing gdb\n", "")
+        assert host.calls() == ["apt-get install -y --no-install-recommends gdb gdbserver"]
+
+    @pytest.mark.parametrize("there", [("gdb", "gdbserver"), ("id",)], ids=["it is there", "not root"])
+    def test_else_nothing_happens(self, host: Host, there: tuple[str, ...]) -> None:
+        for name in there:
+            host.has(name, "echo 1000")
+        done = host.has("apt-get").make("gdb")
+        assert (done.returncode, done.stdout, done.stderr, host.calls()) == (0, "", "", [])
+
+    def test_that_it_cannot_be_is_told(self, host: Host) -> None:
+        done = host.has("apt-get", BROKEN).make("gdb")
+        assert done.returncode == 0
+        assert "error: apt cannot install gdb: gdb gdbserver. It said at last:\n" in done.stderr
+        assert done.stderr.endswith("tests that need gdb are skipped\n")
+
+
 @pytest.mark.parametrize("fits", ["python3", "python3.12"])
 def test_the_first_python_that_fits_is_taken(host: Host, fits: str) -> None:
     for name in ("python3", "python3.12"):

@@ -5,21 +5,19 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from pipeline.campaign.capsules import Capsules
-from pipeline.campaign.failures import KEPT, Failures
+from pipeline.campaign.crash_intake import CrashIntake, Places, RunSoFar
+from pipeline.campaign.failures import KEPT
 from pipeline.campaign.guest_fuzzer import CORPUS, DICTIONARY, PACKAGE
 from pipeline.campaign.guests import Guest, GuestWorkspace, with_ending
 from pipeline.campaign.harvest import Harvest
-from pipeline.campaign.judging import hit_own_limit
-from pipeline.campaign.ledger import Crashed, Ended, Harvested, LedgerEntry, Point, Result, Started
+from pipeline.campaign.ledger import Ended, Harvested, Point, Result, Started
 from pipeline.campaign.output import Capture
 from pipeline.campaign.state import FAILURES
 from pipeline.campaign.status import LiveAttempt
-from pipeline.campaign.work import Work, usual_limits
+from pipeline.campaign.work import Work
 from pipeline.errors import (
     CommandError,
     CommandTimeout,
@@ -29,18 +27,10 @@ from pipeline.errors import (
     StoreError,
     TopcoatError,
 )
-from pipeline.fuzz.corpus import Corpus
-from pipeline.fuzz.corpus.files import name_of
-from pipeline.fuzz.crashes import artifacts
-from pipeline.fuzz.crashes import report as reports
-from pipeline.fuzz.crashes.artifacts import is_crash, unit_of
-from pipeline.fuzz.crashes.report import CrashReport
-from pipeline.fuzz.crashes.store import Crash, CrashStore, StoredCrash
 from pipeline.fuzz.stats import Final, ProgressScanner, Stats
 from pipeline.host.deadline import Clock
 from pipeline.settings import CampaignSettings
 from pipeline.text.printable import one_line
-from pipeline.vm.capsule import Crashed as CrashedProcess
 
 log = logging.getLogger("topcoat")
 
@@ -53,21 +43,6 @@ _GOES_ON = "runtime error"
 _FOUND = re.compile(rb"^INFO: found (?:line matching|item with checksum) '.{0,1000}', exiting\.$", re.MULTILINE)
 
 _NOTHING = Stats(seconds=0.0, event="", executions=0)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where an attempt puts what it finds."""
-
-    corpus: Corpus
-    crash_store: CrashStore
-    failures: Failures
-    note: Callable[[LedgerEntry], None]
-    """Adds an entry to the ledger."""
-    passed_over: frozenset[str] = frozenset()
-    """Names of units in the corpus that the fuzzer is not given, because they hit a limit of this campaign."""
-    capsules: Capsules | None = None
-    """Where guests are kept as they are at a crash; None if none are."""
 
 
 class Attempt:
@@ -91,11 +66,7 @@ class Attempt:
         """Seconds after which it was halted, or a crash ended its work; None until then."""
         self._halted = threading.Event()
         self._said = threading.Condition()
-        self._storing = threading.Lock()
-        self._crashes: list[Crashed] = []
-        self._losses: list[str] = []
-        self._stored: set[str] = set()
-        """Names of the artifacts whose crashes have been stored."""
+        self._crashes = CrashIntake(work, guest, places)
 
     @property
     def seconds(self) -> float:
@@ -153,7 +124,7 @@ class Attempt:
         self._places.note(started)
         error = self._tried()
         try:
-            self._take_crashes(ended=True)
+            self._crashes.take(self._so_far(), ended=True)
         except StoreError as failure:
             error = failure
         result, reason = self._judge(error)
@@ -248,11 +219,11 @@ class Attempt:
         """
         if self._progress.asleep is not None:
             try:
-                self._take_crashes(ended=True)
+                self._crashes.take(self._so_far(), ended=True)
             finally:
                 self._end_fuzzer()
-        elif self._inputs() and self._has_report(self._inputs()):
-            self._take_crashes()
+        elif (names := self._crashes.new_in(self._so_far())) and self._has_report(names):
+            self._crashes.take(self._so_far())
 
     def _has_report(self, names: Iterable[str]) -> bool:
         """Wait until the output has a summary and names these artifacts, or is complete; false if it takes too long."""
@@ -268,97 +239,17 @@ class Attempt:
         with self._said:
             return self._capture.content()
 
-    def _inputs(self) -> dict[str, bytes]:
-        """The contents, by name, of the fetched artifacts whose crashes have not been stored yet."""
-        fetched = dict(self._harvest.artifacts) if self._harvest else {}
-        return {name: fetched[name] for name in fetched if is_crash(name) and name not in self._stored}
-
-    def _take_crashes(self, *, ended: bool = False) -> None:
-        """Store the crashes that were reported, and keep their inputs out of the corpus.
-
-        Once the run has `ended`, crashes whose artifacts did not come whole are stored too: with the input that the
-        output tells, or without one. Whatever else the guest has under the name of an artifact is not its content.
-        """
-        with self._storing:
-            report = reports.parse(self._output())
-            for name, content in self._inputs().items():
-                self._take_crash(name, content, report)
-            for name in self._without_input(report) if ended else ():
-                told = artifacts.told(name, report)
-                if told is None and name:
-                    self._lose(name)
-                self._take_crash(name, told, report)
-
-    def _without_input(self, report: CrashReport | None) -> list[str]:
-        """Names of the artifacts of crashes that did not come whole.
-
-        If there is none, and no crash was stored although there is a report, the guest may have died with the artifact:
-        then the last name in the report, or an empty one if it names none.
-        """
-        torn = filter(is_crash, tuple(self._harvest.torn) if self._harvest else ())
-        if names := sorted(set(torn) - self._stored):
-            return names
-        return [] if report is None or self._stored else [next(reversed(report.artifacts), "")]
-
-    def _lose(self, name: str) -> None:
-        lost = f"the input of {one_line(name)} is lost: it did not come whole, and the output does not tell it"
-        log.warning("%s: %s", self.work.source, lost)
-        self._losses.append(lost)
-
-    def _take_crash(self, name: str, content: bytes | None, report: CrashReport | None) -> None:
-        """Store and note a crash, and see that its unit does not end the next attempt too.
-
-        Without the content, the name of the artifact may still tell which unit it is. The empty unit needs no care: it
-        ends no attempt.
-        """
-        work, corpus = self.work, self._places.corpus
-        unit = unit_of(name) if content is None else name_of(content) if content else ""
-        stays = hit_own_limit(report, dict(work.plan.options), usual_limits(self._guest))
-        stored = self._places.crash_store.add(
-            Crash(
-                fuzzer=work.subject.fuzzer,
-                slice=work.slice,
-                attempt=work.attempt,
-                boot_id=self._guest.boot_id,
-                seed=work.seed,
-                options=work.words(self._guest),
-                builds={"fuzzer": work.subject.build},
-                artifact=name,
-                input=content or b"",
-                output=self._output(),
-                serial=self._guest.serial(),
-                report=report,
-            )
-        )
-        self._stored.add(name)
-        self._keep_guest(stored)
-        digest = sha256(content or b"").hexdigest()
-        passed_over = unit if stays else ""
-        crashed = Crashed(work.subject, work.slice, work.attempt, stored.bucket, stored.new, digest, passed_over)
-        self._crashes.append(crashed)
-        self._places.note(crashed)
-        if passed_over or (unit and corpus.quarantine(content or unit, stored.bucket)):
-            self._remove(unit)
-
-    def _keep_guest(self, stored: StoredCrash) -> None:
-        """Keep the guest as it is, if the process that has crashed is still there."""
-        pid = self._progress.asleep
-        if self._places.capsules and pid is not None and self._took is None:
-            self._places.capsules.keep(self._guest, CrashedProcess(self.work.subject.fuzzer, pid), stored)
-
-    def _remove(self, unit: str) -> None:
-        """Delete a unit from the guest's corpus, where it would end the next attempt too."""
-        if self._workspace and unit in self._workspace.known:
-            try:
-                self._workspace.guest_fuzzer.remove(CORPUS, [unit])
-            except (ConnectError, CommandError) as error:
-                log.warning("%s: %s", self._guest.instance, one_line(str(error)))
+    def _so_far(self) -> RunSoFar:
+        asleep = self._progress.asleep if self._took is None else None
+        harvest = self._harvest
+        fetched, torn = (dict(harvest.artifacts), frozenset(harvest.torn)) if harvest else ({}, frozenset())
+        return RunSoFar(self._output(), fetched, torn, self._workspace, asleep)
 
     def _judge(self, error: TopcoatError | None) -> tuple[Result, str]:
         if isinstance(error, StoreError):
             return "host", one_line(str(error))
-        if self._crashes:
-            return "crash", "; ".join((self._crashes[0].group, *self._losses))
+        if self._crashes.noted:
+            return "crash", "; ".join((self._crashes.noted[0].group, *self._crashes.losses))
         if self._halted.is_set():
             return "stopped", "it was asked to"
         if error is None:

@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.campaign.attempt import Attempt, Places
+from pipeline.campaign.attempt import Attempt
+from pipeline.campaign.crash_intake import Places
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.guests import Guest
 from pipeline.campaign.ledger import Ended, LedgerEntry, Proved, Subject

@@ -17,10 +17,12 @@ from pipeline.fuzz.fuzzer import Fuzzer
 from pipeline.host.locks import locked
 from pipeline.settings import CampaignSettings, Settings
 from pipeline.text.printable import one_line
-from pipeline.vm.capsule import FACTS, NAME, Crashed, found_in
-from pipeline.vm.qemu.capturing import SAVING, NotCapturedError
+from pipeline.vm.capsule import FACTS, NAME, CrashedProcess, found_in
+from pipeline.vm.qemu.capturing import NotCapturedError
 
 log = logging.getLogger("topcoat")
+
+_PATIENCE = 30.0  # seconds for others that make one; the run in which it crashed must not be over meanwhile
 
 
 class Capsules:
@@ -31,12 +33,12 @@ class Capsules:
         self._root, self._most, self._size = store.root, chosen.capsules, chosen.capsule_size
         self._told = False
 
-    def keep(self, guest: Guest, crashed: Crashed, stored: StoredCrash) -> None:
+    def keep(self, guest: Guest, crashed: CrashedProcess, stored: StoredCrash) -> None:
         """Save the guest for the crash that was just stored, if that is kept and its bucket has no capsule yet."""
         if stored.directory is None or stored.same:
             return
         try:
-            with locked(self._root / NAME, 2 * SAVING):
+            with locked(self._root / NAME, _PATIENCE):
                 if self._wanted(stored.directory):
                     guest.capture(crashed, stored.directory / NAME, self._size)
                     here = from_here(stored.directory)

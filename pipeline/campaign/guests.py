@@ -16,7 +16,7 @@ from pipeline.host.deadline import Deadline
 from pipeline.ssh.connector import Connector, Retries
 from pipeline.ssh.landing import TransferLimits
 from pipeline.text.printable import one_line
-from pipeline.vm.capsule import Crashed
+from pipeline.vm.capsule import CrashedProcess
 from pipeline.vm.handle import Handle
 from pipeline.vm.lease import Boot, Lease
 from pipeline.vm.pool import Pool
@@ -71,7 +71,7 @@ class Guest(Protocol):
     def ending(self) -> str:
         """Why the guest cannot answer, if the host knows: its kernel has halted, or its QEMU has ended; else empty."""
 
-    def capture(self, crashed: Crashed, directory: Path, most: int) -> None:
+    def capture(self, crashed: CrashedProcess, directory: Path, most: int) -> None:
         """Save the guest into a capsule: see pipeline.vm.qemu.capturing.capture. Raises NotCapturedError, StoreError.
 
         A guest that does not go on after that is spoilt.
@@ -164,7 +164,7 @@ class PooledGuest:
             return f"its kernel has halted: {line}"
         return "" if self._lease.handle.process.alive else "its QEMU has ended"
 
-    def capture(self, crashed: Crashed, directory: Path, most: int) -> None:
+    def capture(self, crashed: CrashedProcess, directory: Path, most: int) -> None:
         """See Guest.capture."""
         try:
             capture(self._lease.instance, self._lease.handle, crashed, directory, self._qemu_img, most=most)

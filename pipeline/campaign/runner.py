@@ -11,8 +11,9 @@ from dataclasses import asdict
 from functools import partial
 
 from pipeline.campaign import budget, canary, ledger, merging, reading, seeds
-from pipeline.campaign.attempt import Attempt, Places
+from pipeline.campaign.attempt import Attempt
 from pipeline.campaign.capsules import Capsules
+from pipeline.campaign.crash_intake import Places
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.guests import Guest, Guests, spoil_if_short
 from pipeline.campaign.judging import value_profile

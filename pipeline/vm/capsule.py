@@ -34,7 +34,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Crashed:
+class CrashedProcess:
     """The process for whose sake a guest is saved."""
 
     fuzzer: str
@@ -47,7 +47,7 @@ class Crashed:
 class CapsuleFacts:
     """The content of capsule.json, without its schema."""
 
-    crashed: Crashed
+    crashed: CrashedProcess
     build: str
     """The name of the build."""
     boot_id: str

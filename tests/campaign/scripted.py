@@ -12,7 +12,7 @@ from pipeline.campaign.guest_fuzzer import CORPUS, MERGED
 from pipeline.campaign.guests import Guest, GuestWorkspace
 from pipeline.errors import BootError, CommandError, FuzzerError, FuzzerTimeout, TransferRefused
 from pipeline.fuzz.symbolizer import Writer
-from pipeline.vm.capsule import FACTS, Crashed
+from pipeline.vm.capsule import FACTS, CrashedProcess
 from pipeline.vm.lease import Boot
 
 CRASH = b"""==1== ERROR: libFuzzer: deadly signal
@@ -99,7 +99,7 @@ class World:
     refuses_merge: bool = False
     stopped: list[str] = field(default_factory=list)
     """The boots in which a fuzzer was ended."""
-    captured: list[Crashed] = field(default_factory=list)
+    captured: list[CrashedProcess] = field(default_factory=list)
     """For which processes guests were saved, or should have been."""
     capturing: Callable[[Path], object] | None = None
     """Called in place of the saving of a guest, with the directory of the capsule; None: that is made."""
@@ -296,7 +296,7 @@ class ScriptedGuest:
     def ending(self) -> str:
         return "" if self.lives else PANIC
 
-    def capture(self, crashed: Crashed, directory: Path, most: int) -> None:
+    def capture(self, crashed: CrashedProcess, directory: Path, most: int) -> None:
         self._world.captured.append(crashed)
         if self._world.capturing:
             self._world.capturing(directory)

@@ -8,8 +8,7 @@ import pytest
 from pipeline.campaign import capsules
 from pipeline.campaign.ledger import Benched, Crashed, Ended
 from pipeline.errors import StoreError
-from pipeline.vm.capsule import FACTS, NAME
-from pipeline.vm.capsule import Crashed as CrashedProcess
+from pipeline.vm.capsule import FACTS, NAME, CrashedProcess
 from pipeline.vm.qemu.capturing import NotCapturedError
 from tests.campaign.bench import A, B, Bench, plan
 from tests.campaign.scripted import Behaviour

@@ -21,7 +21,7 @@ from pipeline.fuzz.corpus import Corpus, CorpusLimits
 from pipeline.fuzz.fuzzer import Fuzzer
 from pipeline.settings import TCG_SCALE, CampaignSettings, Timeouts
 from pipeline.ssh.connector import Connector
-from pipeline.vm.capsule import Crashed
+from pipeline.vm.capsule import CrashedProcess
 from pipeline.vm.handle import Handle
 from pipeline.vm.instance import Instance
 from pipeline.vm.qemu.capturing import NotCapturedError
@@ -65,7 +65,7 @@ class Guest:
     def workspace(self, fuzzer: str) -> GuestWorkspace:
         return GuestWorkspace(OverSsh(self.fuzzer(fuzzer), self.connector, self._process))
 
-    def capture(self, _crashed: Crashed, _directory: Path, _most: int) -> None:
+    def capture(self, _crashed: CrashedProcess, _directory: Path, _most: int) -> None:
         raise NotCapturedError("no merge does that")
 
     def serial(self) -> bytes:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.campaign.attempt import Attempt, Places
+from pipeline.campaign.attempt import Attempt
+from pipeline.campaign.crash_intake import Places
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.guest_fuzzer import CORPUS
 from pipeline.campaign.ledger import Crashed, Ended, LedgerEntry, Subject

@@ -233,8 +233,8 @@ def test_no_total_ever_falls(bench: Bench, monkeypatch: pytest.MonkeyPatch, halt
         look()
         fetch(*arguments)
 
-    def ran(guest_fuzzer: ScriptedSite, *arguments: Any) -> None:
-        run(guest_fuzzer, *arguments)
+    def ran(guest_fuzzer: ScriptedSite, *arguments: Any, **named: Any) -> None:
+        run(guest_fuzzer, *arguments, **named)
         look()
         if halted and len(seen) > 30:
             runner.stop()

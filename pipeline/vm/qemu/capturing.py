@@ -15,7 +15,7 @@ from pipeline.host.faults import host_faults
 from pipeline.host.resources import free_bytes
 from pipeline.store.publish import publish, publish_json, remove
 from pipeline.text.quantity import readable_size
-from pipeline.vm.capsule import DISK, FACTS, KEY, STATE, CapsuleFacts, Crashed
+from pipeline.vm.capsule import DISK, FACTS, KEY, STATE, CapsuleFacts, CrashedProcess
 from pipeline.vm.handle import Handle
 from pipeline.vm.instance import Instance
 from pipeline.vm.qemu import migration
@@ -45,7 +45,7 @@ class GuestLostError(NotCapturedError):
 
 
 def capture(
-    instance: Instance, handle: Handle, crashed: Crashed, directory: Path, qemu_img: Path, *, most: int
+    instance: Instance, handle: Handle, crashed: CrashedProcess, directory: Path, qemu_img: Path, *, most: int
 ) -> None:
     """Save the guest of `handle` into the capsule `directory`, of at most `most` bytes, which appears whole or not.
 

@@ -296,7 +296,7 @@ def test_a_guest_from_a_capsule_is_the_machine_that_was_saved(memory: MemoryFile
     ]
 
 
-def test_one_that_was_opened_can_be_saved_and_opened_again() -> None:
+def test_it_can_be_made_of_its_own_outcome() -> None:
     first = opened(command(guest("demo"), "tcg", QemuSettings(), FILES, BOOT_ID), "pc-q35-7.2", OPENED, OTHER_BOOT)
     assert opened(first, "pc-q35-7.2", OPENED, OTHER_BOOT) == first
     assert opened(first, "", OPENED, OTHER_BOOT) == first, "QEMU did not say what it calls the machine"
