@@ -283,7 +283,7 @@ class CampaignSettings:
     """Which crashes have their guest saved as it was, so that it can be opened again: the first of each cause; none."""
     capsule_size: Bytes = 256 << 20
     """The most bytes that such a capsule may have."""
-    capsules: int = 10
+    capsule_count: int = 10
     """The most capsules that one campaign may make."""
     canary: Canary = "on"
     """What happens if the canary is not found: the campaign stops (on), or goes on unproved (warn). off: no canary."""

@@ -175,6 +175,11 @@ class BootInstance(BuildTask, FreshTask):
         wanted, ready = cast(Warm, self.warm or settings.boot.warm), cast(Ready, self.ready or settings.boot.ready)
         return warm(wanted, ready, settings, context().build)
 
+    def would_clone(self) -> bool:
+        """Whether a run would make the guest as a clone, as far as can be told now. Raises UsageError as `how_warm`."""
+        how = self.how_warm()
+        return how == "always" or (how == "auto" and BootTemplate().published().has_one())
+
     def cost(self) -> float | None:
         return self.instance.boot_seconds()
 

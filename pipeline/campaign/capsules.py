@@ -5,6 +5,7 @@ logged.
 """
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from pipeline.campaign.result import from_here
 from pipeline.errors import InstanceBusy, NotSupported, StoreError
 from pipeline.fuzz.crashes.store import CrashStore, StoredCrash
 from pipeline.fuzz.fuzzer import Fuzzer
+from pipeline.host.faults import host_faults
 from pipeline.host.locks import locked
 from pipeline.settings import CampaignSettings, Settings
+from pipeline.store.publish import target_of_remains
 from pipeline.text.printable import one_line
 from pipeline.vm.capsule import FACTS, NAME, CrashedProcess, found_in
 from pipeline.vm.qemu.capturing import NotCapturedError
@@ -29,22 +32,36 @@ class Capsules:
     """Makes the capsules of one campaign. Any number of threads and processes may use it."""
 
     def __init__(self, store: CrashStore, chosen: CampaignSettings) -> None:
-        """At most `[campaign] capsules` are made, by all processes of the campaign, of `capsule_size` bytes each."""
-        self._root, self._most, self._size = store.root, chosen.capsules, chosen.capsule_size
-        self._told = False
+        """All processes of the campaign make at most `capsule_count` of `[campaign]`, of `capsule_size` bytes each."""
+        self._root, self._most, self._size = store.root, chosen.capsule_count, chosen.capsule_size
+        self._told = self._swept = False
 
     def keep(self, guest: Guest, crashed: CrashedProcess, stored: StoredCrash) -> None:
         """Save the guest for the crash that was just stored, if that is kept and its bucket has no capsule yet."""
-        if stored.directory is None or stored.same:
+        if stored.directory is None:
             return
         try:
             with locked(self._root / NAME, _PATIENCE):
+                self._sweep()
                 if self._wanted(stored.directory):
                     guest.capture(crashed, stored.directory / NAME, self._size)
                     here = from_here(stored.directory)
-                    log.info("%s: its guest is kept as it is: topcoat open %s", stored.bucket, here)
-        except (NotCapturedError, StoreError, InstanceBusy) as error:
+                    log.info("%s: there is a capsule of its guest: topcoat open %s", stored.bucket, here)
+        except InstanceBusy:
+            log.warning("%s: no capsule is made: another one took more than %g s", stored.bucket, _PATIENCE)
+        except NotCapturedError as error:
             log.warning("%s: no capsule is made: %s", stored.bucket, one_line(str(error)))
+        except StoreError as error:
+            log.warning("%s: no capsule is made: %s; %s", stored.bucket, one_line(str(error)), error.hint)
+
+    def _sweep(self) -> None:
+        """Remove, once, what processes have left that were killed while they made a capsule."""
+        if not self._swept:
+            self._swept = True
+            with host_faults("removing remains of capsules"):
+                for work in self._root.glob("*/*/.*.tmp"):
+                    if target_of_remains(work.name) == NAME:
+                        shutil.rmtree(work)
 
     def _wanted(self, crash: Path) -> bool:
         if found_in(crash.parent):
@@ -53,7 +70,10 @@ class Capsules:
             return True
         if not self._told:
             self._told = True
-            log.warning("no more capsules are made: there are %d, as many as [campaign] capsules allows", self._most)
+            log.warning(
+                "no more capsules are made: %s has %d; to have more, raise [campaign] capsule_count, or delete some",
+                *(from_here(self._root), self._most),
+            )
         return False
 
 

@@ -1,9 +1,10 @@
 """The result of a campaign: campaign.json, and a summary for people.
 
-campaign.json, schema 1, is written when every budget is used or its fuzzer benched, and removed when a process begins
+campaign.json is written when every budget is used or its fuzzer benched, and removed when a process begins
 to work at the campaign again. docs/campaign.md tells what each name means.
 """
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from pipeline.text.quantity import readable_duration
 RESULT = "campaign.json"
 """The name of the file in the campaign's directory. It is there only while the ledger says nothing newer."""
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of campaign.json's format. Tests hold a frozen sample."""
 
 _EARLIER = "earlier: with other builds, options, environments, dictionaries or seeds of these fuzzers"
@@ -151,7 +152,8 @@ def crashes(
         told,
         *columns(rows, texts=3),
         *([_EARLIER] if len(rows[0]) > 4 else []),
-        *(f"its guest is kept as it was: topcoat open {directory}/crashes/{slug}" for slug in kept),
+        *(["", "capsules, each a guest as it was at a crash:"] if kept else []),
+        *(f"topcoat open {shlex.quote(f'{directory}/crashes/{slug}')}" for slug in kept),
     ]
 
 

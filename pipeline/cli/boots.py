@@ -55,6 +55,7 @@ def _dry_run(chosen: Settings, options: argparse.Namespace, words: list[str]) ->
     for key in BootInstance.needs:
         build.require(key)
     graph, planned = explain.look(words), plan(chosen, build, instance, options.ready or chosen.boot.ready)
+    cloned = BootInstance(name=options.name, ready=options.ready or "", warm=options.warm or "").would_clone()
     require_room(instance)
     if options.json:
         answer = {
@@ -63,6 +64,7 @@ def _dry_run(chosen: Settings, options: argparse.Namespace, words: list[str]) ->
             "argv": planned.argv,
             "timeouts": asdict(planned.timeouts),
             "ready": planned.ready,
+            "how": "clone" if cloned else "boot",
             "no_kvm": planned.slow or None,
         }
         print(json.dumps(answer, indent=2, sort_keys=True))
@@ -72,6 +74,8 @@ def _dry_run(chosen: Settings, options: argparse.Namespace, words: list[str]) ->
     if planned.slow:
         print(f"no KVM: {planned.slow}")
     usual = "" if planned.usual is None else f" (slow boots of this kind take {planned.usual:.1f} s here)"
+    if cloned:
+        print("it is made as a clone of the template; if that fails, it is booted:")
     print(f"ready by {planned.ready}, within {planned.timeouts.boot:.0f} s{usual}")
     print(shlex.join(planned.argv))
     print("nothing was made or started", file=sys.stderr)

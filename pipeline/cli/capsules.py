@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import re
+import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING
 from pipeline.errors import UsageError
 from pipeline.host.stdio import only_telling
 from pipeline.settings import Settings
-from pipeline.text.printable import one_line
-from pipeline.vm.capsule import NAME, Capsule, found_in
+from pipeline.text.printable import columns, one_line
+from pipeline.text.quantity import readable_size
+from pipeline.vm.capsule import FACTS, NAME, Capsule, CapsuleFacts, found_in
 from pipeline.vm.instance import Instance
 
 if TYPE_CHECKING:
@@ -21,85 +24,158 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 63
 _MOST_TOLD = 5
 _CODE = re.compile(r"[0-9a-f-]+ ..x")  # in /proc/PID/maps: what can be executed
+_SYMBOLS = "luigi --module tasks DemoFuzzers makes those of the fuzzers as they are now"
+_RESERVED = re.compile(r"pool-\d+|template-.*")  # pipeline/vm/slot.py, pipeline/vm/qemu/saving.py
 
 
 def open_crash(chosen: Settings, options: argparse.Namespace) -> int:
-    """Do `topcoat open`: open the capsule of a crash, and tell of the process that has crashed, or have gdb do that."""
+    """Do `topcoat open`: open the capsule of a crash, and tell of the process that has crashed, or have gdb do that.
+
+    Without a crash, list the capsules of the store.
+    """
     from pipeline.builds.build import load
     from pipeline.ssh.connector import Connector
     from pipeline.vm import debugger
     from pipeline.vm.qemu import opening
 
-    words = options.for_gdb
-    if (words and not options.gdb) or (options.gdb and options.json):
-        raise UsageError("words after -- are for gdb, and --json is not", hint="topcoat open CRASH --gdb -- WORDS")
+    _require_sense(options)
+    if options.crash is None:
+        return _list(chosen, options)
     programs = debugger.programs() if options.gdb else None
-    crash = _crash(chosen, options.crash)
-    build, capsule = load(chosen), Capsule(crash / NAME)
-    instance = Instance.named(chosen.store, options.name or _name_for(crash))
+    capsule = Capsule(_find(chosen, options.crash))
+    name = options.name or _name_for(capsule.directory)
+    instance, build = Instance.named(chosen.store, name), load(chosen)
     handle = opening.open_capsule(chosen, build, instance, capsule)
     pid = capsule.facts.crashed.pid
     with closing(Connector(handle.ssh, chosen.boot.timeouts(handle.accelerator))) as connector:
         look = opening.look(connector, pid)
+        if programs and not look.program:
+            raise UsageError(f"process {pid} has ended in {name}: there is nothing to debug", hint=_anew(name, capsule))
         gdbserver = debugger.bring(connector, programs.gdbserver) if programs else ""
     with only_telling():
-        facts = capsule.facts
         if options.json:
-            encoded = {"instance": instance.name, "fuzzer": facts.crashed.fuzzer, "pid": pid, "saved": facts.saved}
-            told = {"schema": 1, **encoded, "program": look.program or None, "maps": look.maps}
-            print(json.dumps(told, indent=2, sort_keys=True))
+            print(json.dumps(_encoded(name, capsule.facts, look), indent=2, sort_keys=True))
         else:
-            print(*_told(capsule, instance.name, look, crash), sep="\n")
+            print(*_told(name, capsule, look), sep="\n")
         sys.stdout.flush()
     if programs:
-        argv = debugger.command(programs.gdb, instance.name, pid, gdbserver, build.build_ids, words)
+        if not any(path.is_dir() for path in build.build_ids):
+            print(f"note: gdb will tell no lines: the symbols are not there; {_SYMBOLS}", file=sys.stderr)
+        argv = debugger.command(programs.gdb, name, pid, gdbserver, build.build_ids, options.for_gdb)
         debugger.become(argv, chosen.store.root)
     return 0
 
 
-def _told(capsule: Capsule, name: str, look: "ProcessLook", crash: Path) -> list[str]:
-    """What people are told of an opened capsule."""
-    from pipeline.campaign.result import from_here
+def _require_sense(options: argparse.Namespace) -> None:
+    if options.for_gdb and not options.gdb:
+        raise UsageError("what stands after -- is for gdb", hint="add --gdb before it: topcoat open CRASH --gdb -- …")
+    if options.gdb and options.json:
+        raise UsageError("--gdb and --json do not go together", hint="leave one of them out")
+    if options.crash is None and (options.gdb or options.name):
+        raise UsageError("say which crash to open", hint="topcoat open lists all that have a capsule")
+    if options.name and _RESERVED.fullmatch(options.name):
+        raise UsageError(
+            f"{one_line(options.name)} is the name of a guest that Topcoat makes and ends by itself",
+            hint="give another one, or leave --name out",
+        )
 
-    crashed, pid = one_line(capsule.facts.crashed.fuzzer), capsule.facts.crashed.pid
-    lines = [f"{name} is running: the guest as it was at {capsule.facts.saved}, when {crashed} had crashed"]
-    if look.program:
-        lines += [f"process {pid} sleeps in the sanitizer: {look.program}; its code is at"]
-        lines += [f"  {line}" for line in look.maps if _CODE.match(line)]
-        lines += [f"all of its memory   topcoat ssh {name} -- cat /proc/{pid}/maps"]
-    else:
-        lines += [f"process {pid} is not there any more"]
+
+def _encoded(name: str, facts: CapsuleFacts, look: "ProcessLook") -> dict[str, object]:
+    crashed = {"fuzzer": facts.crashed.fuzzer, "pid": facts.crashed.pid, "saved": facts.saved}
+    return {"schema": 1, "instance": name, **crashed, "program": look.program or None, "maps": look.maps}
+
+
+def _told(name: str, capsule: Capsule, look: "ProcessLook") -> list[str]:
+    """What people are told of an opened capsule."""
+    facts, pid = capsule.facts, capsule.facts.crashed.pid
+    crashed = one_line(facts.crashed.fuzzer)
+    lines = [f"{name} is running, from the guest as it was at {one_line(facts.saved)}, when {crashed} had crashed"]
+    if not look.program:
+        return [*lines, f"process {pid} has ended in it; {_anew(name, capsule)}"]
+    named = "" if name == _name_for(capsule.directory) else f" --name {name}"
     return [
         *lines,
+        f"process {pid} sleeps in the sanitizer: {look.program}; its code is at",
+        *(f"  {line}" for line in look.maps if _CODE.match(line)),
+        f"map of its memory   topcoat ssh {name} -- cat /proc/{pid}/maps",
         f"enter the guest     topcoat ssh {name}",
-        f"debug the process   topcoat open {from_here(crash)} --gdb",
+        f"debug the process   topcoat open {_shown(capsule)}{named} --gdb",
         f"end the guest       topcoat stop {name}; the capsule stays as it is",
     ]
 
 
-def _crash(chosen: Settings, word: str) -> Path:
-    """The directory of the crash that is meant: a path to it, its bucket or its capsule, or its bucket's name."""
-    path, root = Path(word), chosen.store.campaigns
-    places = [path, path.parent] if path.name == NAME else [path]
-    places += [bucket for bucket in root.glob("*/crashes/*") if bucket.name == word]
-    crashes = sorted({crash.absolute() for place in places for crash in found_in(place)})
-    if len({crash.parent for crash in crashes}) > 1:
+def _anew(name: str, capsule: Capsule) -> str:
+    return f"to have it again: topcoat stop {name}, then topcoat open {_shown(capsule)} --name {name}"
+
+
+def _shown(capsule: Capsule) -> str:
+    """What a shell is given for a capsule: the directory of its crash, if that is where it lies."""
+    from pipeline.campaign.result import from_here
+
+    place = capsule.directory
+    return shlex.quote(from_here(place.parent if place.name == NAME else place))
+
+
+def _list(chosen: Settings, options: argparse.Namespace) -> int:
+    """List the capsules of all campaigns of the store."""
+    from pipeline.campaign.result import from_here
+
+    found, rows = [], [("fuzzer", "saved", "size", "crash")]
+    for place in _all(chosen):
+        try:
+            facts = CapsuleFacts.decode((place / FACTS).read_bytes())
+        except (OSError, ValueError) as error:
+            print(f"warning: {one_line(str(place))} cannot be read: {one_line(str(error))}", file=sys.stderr)
+            continue
+        size = sum(one.bytes for one in facts.files.values())
+        fuzzer, saved, crash = one_line(facts.crashed.fuzzer), one_line(facts.saved), str(place.parent)
+        found.append({"crash": crash, "fuzzer": fuzzer, "saved": saved, "bytes": size, "qemu": one_line(facts.qemu)})
+        rows.append((fuzzer, saved, readable_size(size), shlex.quote(from_here(place.parent))))
+    if options.json:
+        print(json.dumps({"schema": 1, "capsules": found}, indent=2, sort_keys=True))
+    elif found:
+        print(*columns(rows, texts=4), sep="\n")
+    else:
+        print(f"no crash in {chosen.store.campaigns} has a capsule; {_MADE_BY}", file=sys.stderr)
+    return 0
+
+
+_MADE_BY = "campaigns make them with --capsule first; see docs/capsules.md"
+
+
+def _all(chosen: Settings) -> list[Path]:
+    return sorted(file.parent for file in chosen.store.campaigns.glob(f"*/crashes/*/*/{NAME}/{FACTS}"))
+
+
+def _find(chosen: Settings, word: str) -> Path:
+    """The directory of the capsule that is meant: by a path to it, its crash or its bucket, or by the bucket's name."""
+    path = Path(os.path.abspath(word))
+    named = [place for place in _all(chosen) if word in (place.parts[-3], place.parts[-5])]
+    found = found_in(path) or named
+    if len({place.parents[1] for place in found}) > 1:
         raise UsageError(
-            f"several campaigns have a capsule of {one_line(word)}",
-            hint=f"say which: {', '.join(map(str, crashes[:_MOST_TOLD]))}",
+            f"there are several capsules of {one_line(word)}", hint=f"say which: {_some([str(one) for one in found])}"
         )
-    if crashes:
-        return crashes[0]
-    known = [str(crash) for bucket in sorted(root.glob("*/crashes/*")) for crash in found_in(bucket)]
-    raise UsageError(
-        f"no capsule is in {one_line(word)}",
-        hint=f"there are: {', '.join(known[:_MOST_TOLD])}"
-        if known
-        else "campaigns make them: [campaign] capsule = first; see docs/capsules.md",
-    )
+    if found:
+        return found[0]
+    if not path.exists():
+        raise UsageError(f"{one_line(word)} is no directory, nor a bucket with a capsule", hint=_known(chosen))
+    raise UsageError(f"no capsule is in {one_line(word)}", hint=_known(chosen))
 
 
-def _name_for(crash: Path) -> str:
-    """The name of the instance, unless another is given: that of the bucket and the crash, as far as it fits."""
+def _known(chosen: Settings) -> str:
+    known = [str(place.parent) for place in _all(chosen)]
+    if known:
+        return f"there are: {_some(known)}"
+    return f"none is in {chosen.store.campaigns} either, is that the right store? {_MADE_BY}"
+
+
+def _some(paths: list[str]) -> str:
+    return f"{', '.join(paths[:_MOST_TOLD])}{' …; topcoat open lists all' if len(paths) > _MOST_TOLD else ''}"
+
+
+def _name_for(place: Path) -> str:
+    """The name of the instance, unless another is given: those of the bucket and the crash, as far as they fit."""
+    crash = place.parent if place.name == NAME else place
     name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{crash.parent.name}-{crash.name}")
     return name[-_LONGEST_NAME:].lstrip("._-")

@@ -226,11 +226,12 @@ def parser() -> argparse.ArgumentParser:
 
     opened = commands.add_parser(
         "open",
-        usage="topcoat open [--name NAME] [--json] CRASH\n       topcoat open [--name NAME] CRASH --gdb [-- WORDS]",
+        usage="topcoat open [--json]\n       topcoat open [--name NAME] [--json] CRASH\n"
+        "       topcoat open [--name NAME] CRASH --gdb [-- WORDS]",
         help="have a guest go on as it was when a fuzzer had crashed in it",
-        description="Open the capsule of a crash: see docs/capsules.md.",
+        description="Open the capsule of a crash, or list all crashes that have one: see docs/capsules.md.",
     )
-    opened.add_argument("crash", metavar="CRASH", help="the directory of the crash, or the name of its bucket")
+    opened.add_argument("crash", metavar="CRASH", nargs="?", help="its directory, or the name of its bucket")
     opened.add_argument("--name", help="of the instance; by default, that of the crash")
     opened.add_argument("--gdb", action="store_true", help="become gdb at the process that has crashed")
     opened.add_argument("--json", action="store_true", help="for machines")

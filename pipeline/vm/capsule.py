@@ -116,6 +116,8 @@ class Capsule:
 
 
 def found_in(directory: Path) -> list[Path]:
-    """The directories of crashes that have a capsule: `directory` itself, or those in it, in no order."""
-    places = [directory, *directory.glob("*/")]
-    return [place for place in places if (place / NAME / FACTS).is_file()]
+    """The directories of capsules that are meant by this one: itself, or that of the crash, or those of the bucket."""
+    for places in ([directory], [directory / NAME], sorted(directory.glob(f"*/{NAME}"))):
+        if found := [place for place in places if (place / FACTS).is_file()]:
+            return found
+    return []

@@ -43,9 +43,13 @@ def programs() -> Programs:
 
 
 def bring(connector: Connector, gdbserver: Path) -> str:
-    """Copy gdbserver into the guest. Returns its path there. Raises ConnectError or CommandError, if it cannot run."""
-    connector.put(goglob.literal(str(gdbserver)), _PLACE)
+    """Copy gdbserver into the guest, once. Returns its path there.
+
+    Raises ConnectError, or CommandError if it cannot run there.
+    """
     there = f"{_PLACE}/{gdbserver.name}"
+    if connector.run(f"test -x {there}", _LIMIT).status:  # else another gdb may be using it
+        connector.put(goglob.literal(str(gdbserver)), _PLACE)
     tried = connector.run(f"chmod 755 {there} && {there} --version", _LIMIT)
     if tried.status:
         raise CommandError(

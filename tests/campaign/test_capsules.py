@@ -75,13 +75,13 @@ def test_a_guest_that_lies_about_sleeping_harms_only_itself(keeping: Bench) -> N
 
 
 def test_no_more_than_may_be(keeping: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    keeping.chosen = replace(keeping.chosen, capsules=1)
+    keeping.chosen = replace(keeping.chosen, capsule_count=1)
     keeping.world.behaviours[B] = Behaviour(crash="g", sleeper=9)
     keeping.run(keeping.definition(plan(A, seconds=2, slice_=2), plan(B, seconds=2, slice_=2)))
     assert len({crash.group for crash in keeping.of(Crashed)}) == 2
     assert len(kept(keeping)) == 1
-    told = [record.message for record in caplog.records if "[campaign] capsules" in record.message]
-    assert told == ["no more capsules are made: there are 1, as many as [campaign] capsules allows"]
+    (told,) = [record.message for record in caplog.records if "no more capsules are made" in record.message]
+    assert told.endswith("/nightly/crashes has 1; to have more, raise [campaign] capsule_count, or delete some")
 
 
 @pytest.mark.parametrize("error", [NotCapturedError("it is too large"), StoreError("full", hint="free some space")])
@@ -100,6 +100,27 @@ def test_why_there_is_none_is_told_and_another_crash_is_tried(
     assert [ended.result for ended in keeping.of(Ended)] == ["crash"] * 3
     assert len(keeping.world.captured) == 3
     assert sum("no capsule is made: " in record.message for record in caplog.records) == 3
+
+
+def test_the_same_crash_again_is_as_good_as_another(keeping: Bench) -> None:
+    """If the first could not be saved, or was found before there was to be a capsule."""
+    keeping.chosen = replace(keeping.chosen, capsule="off")
+    keeping.run(keeping.definition(plan(seconds=1, slice_=1)))
+    keeping.chosen = replace(keeping.chosen, capsule="first")
+    keeping.run(keeping.definition(plan(seconds=3, slice_=1)))
+    (crash,) = {entry.group for entry in keeping.of(Crashed)}
+    assert kept(keeping) == [f"crashes/{crash}/1/{NAME}"]
+
+
+def test_what_was_left_half_made_is_removed(keeping: Bench) -> None:
+    definition = keeping.definition(plan(seconds=1, slice_=1))
+    keeping.run(definition)
+    crash = keeping.store.campaigns / "nightly" / Path(kept(keeping)[0]).parent
+    half, other = crash / f".{NAME}.abcd1234.tmp", crash / ".else.abcd1234.tmp"
+    for work in (half, other):
+        work.mkdir()
+    keeping.run(keeping.definition(plan(seconds=2, slice_=1)))
+    assert (half.exists(), other.exists()) == (False, True)
 
 
 def test_one_that_is_there_is_never_replaced(keeping: Bench) -> None:

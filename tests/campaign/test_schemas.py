@@ -278,7 +278,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("place", "value"),
         [
-            (("schema",), 2),
+            (("schema",), 1),
             (("status", "schema"), 2),
             (("status", "state"), "paused"),
             (("status", "fuzzers", 0, "state"), "stopped"),

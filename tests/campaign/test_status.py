@@ -117,7 +117,7 @@ def result() -> dict[str, Any]:
 
 def test_a_frozen_result() -> None:
     whole = result()
-    assert whole["schema"] == 1
+    assert whole["schema"] == 2
     assert whole["fuzzers"] == {
         "p/a": {
             "build": "b3:build",
@@ -159,6 +159,13 @@ def test_for_people() -> None:
     assert list(summary(STATUS, state, [subject], [GROUP], [], "out/nightly"))[4:6] == [
         "crash              fuzzer  directory            times",
         "SEGV in trap_door  p/a     segv-trap_door-cc9d     11",
+    ]
+    kept = list(summary(STATUS, state, [subject], [GROUP], [GROUP.slug, "other"], "out/my nightly"))
+    assert kept[6:10] == [
+        "",
+        "capsules, each a guest as it was at a crash:",
+        "topcoat open 'out/my nightly/crashes/segv-trap_door-cc9d'",
+        "",
     ]
     assert lines[-2] == "2 boots"
     assert list(summary(replace(STATUS, boots=1), State(), [], [], [], "out/nightly"))[-2] == "1 boot"

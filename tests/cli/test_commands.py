@@ -49,7 +49,7 @@ class TestDryRun:
         assert answer["schema"] == 1
         assert [task["task"] for task in answer["pending"]][-1] == "BootInstance"
         assert answer["timeouts"]["boot"] == 60.0
-        assert (answer["ready"], answer["no_kvm"]) == ("marker", None)
+        assert (answer["ready"], answer["how"], answer["no_kvm"]) == ("marker", "boot", None)
         assert "-kernel" in answer["argv"]
 
     def test_what_a_boot_would_fail_of_is_told(self, bundle: Workspace) -> None:

@@ -70,8 +70,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory, demo_parts: Path) -> Path:
     assert done.status == 0, done.text
     (capsule,) = (campaign.store.campaigns / "kept/crashes").glob(f"*/*/{NAME}")
     crash = capsule.parent.relative_to(campaign.store.root)
-    assert f"its guest is kept as it is: topcoat open out/{crash}\n" in done.text
-    assert f"its guest is kept as it was: topcoat open out/{crash.parent}\n" in done.text
+    assert f": there is a capsule of its guest: topcoat open out/{crash}\n" in done.text
+    assert f"capsules, each a guest as it was at a crash:\ntopcoat open out/{crash.parent}\n" in done.text
     result = json.loads((campaign.store.campaigns / "kept/campaign.json").read_text())
     (bucket,) = result["crashes"]
     assert (bucket["kind"], bucket["capsule"]) == ("heap-buffer-overflow", f"{Path(*crash.parts[2:])}/{NAME}")
@@ -91,7 +91,7 @@ def test_a_crash_is_opened_when_its_guest_and_its_images_are_gone(demo: Workspac
     assert done.status == 0, done.text
     name, pid = kept.parent.name + "-1", Capsule(kept / NAME).facts.crashed.pid
     told = done.stdout.decode()
-    assert re.match(rf"{name} is running: the guest as it was at \S+Z, when {OVERFLOW} had crashed\n", told)
+    assert re.match(rf"{name} is running, from the guest as it was at \S+Z, when {OVERFLOW} had crashed\n", told)
     assert f"process {pid} sleeps in the sanitizer: /data/fuzz/{OVERFLOW}/pkg/overflow_fuzzer; its code is at\n" in told
     assert re.search(r"^  [0-9a-f]+-[0-9a-f]+ r-xp .*/pkg/overflow_fuzzer$", told, re.MULTILINE)
     for command in re.findall(r"topcoat (ssh \S+) -- (cat .*)\n", told):
@@ -108,8 +108,10 @@ def test_a_crash_is_opened_when_its_guest_and_its_images_are_gone(demo: Workspac
     assert {path.name: digest(path) for path in (kept / NAME).iterdir()} == before
     again = opened(demo, kept, "--name", "again")
     assert again["program"] == facts["program"], "what was done in the guest is undone"
-    other = demo.topcoat("open", str(kept), "--name", "again", "--json")
-    assert other.status == 0
+    ssh(demo, f"kill -9 {pid}", "again")
+    ended = demo.topcoat("open", str(kept), "--name", "again")
+    hint = f"to have it again: topcoat stop again, then topcoat open {kept} --name again"
+    assert ended.stdout.decode().splitlines()[1] == f"process {pid} has ended in it; {hint}"
     assert demo.topcoat("stop", "--all").status == 0
     assert_nothing_is_left(demo)
 
@@ -126,6 +128,11 @@ def test_gdb_shows_function_and_line_of_the_crash(demo: Workspace, kept: Path) -
     assert "overflow_fuzzer" in ssh(demo, f"readlink /proc/{pid}/exe", "gdb"), "the process sleeps on"
     again = demo.topcoat("open", str(kept), "--name", "gdb", "--gdb", "--", "-batch")
     assert "copy_payload" in again.text
+    told = demo.topcoat("open", str(kept), "--name", "gdb").stdout.decode()
+    assert f"debug the process   topcoat open {kept} --name gdb --gdb\n" in told
+    ssh(demo, f"kill -9 {pid}", "gdb")
+    ended = demo.topcoat("open", str(kept), "--name", "gdb", "--gdb")
+    assert (ended.status, f"process {pid} has ended in gdb: there is nothing to debug" in ended.text) == (2, True)
 
 
 def test_a_guest_stands_still_only_while_it_is_saved(demo: Workspace, tmp_path: Path) -> None:
@@ -162,7 +169,9 @@ def test_booted_guests_and_clones_alike(demo: Workspace, tmp_path: Path, how: st
 @pytest.mark.parametrize("most", [1, 1 << 20, 40 << 10])
 def test_one_that_would_be_too_large_is_none_and_the_guest_goes_on(demo: Workspace, tmp_path: Path, most: int) -> None:
     boot(demo)
-    with pytest.raises(NotCapturedError, match=r"it would take more than .*: \[campaign\] capsule_size") as caught:
+    with pytest.raises(
+        NotCapturedError, match=r"it would take more than .*: raise \[campaign\] capsule_size"
+    ) as caught:
         save(demo, tmp_path / "b/1", most=most)
     assert not caught.value.lost
     assert [path.name for path in (tmp_path / "b/1").iterdir()] == [f"{NAME}.lock"]
@@ -197,7 +206,7 @@ class TestFaults:
 
     def test_too_little_room_is_seen_before_the_guest_stands_still(self, demo: Workspace, tmp_path: Path) -> None:
         boot(demo)
-        with pytest.raises(NotCapturedError, match=r"a capsule may take .*, and .* are free"):
+        with pytest.raises(NotCapturedError, match=r"the disk is full: .* are free, and .* are wanted"):
             save(demo, tmp_path / "b/1", most=1 << 60)
 
     @pytest.mark.parametrize("when", ["state", "disk"])
@@ -277,7 +286,7 @@ class TestFaults:
         (crash / NAME / FACTS).write_text(json.dumps(facts | {"machine": "pc-q35-99.9", "qemu": "99.9"}))
         done = demo.topcoat("open", str(crash), "--name", "a")
         assert done.status == 30
-        assert "it was saved in QEMU 99.9, with tcg: another QEMU" in done.text
+        assert "hint: it takes QEMU 99.9, in which it was saved; is that [build] qemu? else try the input" in done.text
         assert "Traceback" not in done.text
         assert qemus_of(demo.directory) == []
 
@@ -312,9 +321,12 @@ capturing.capture(instance, instance.require_running(), crashed, to, Path("qemu-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nothing"], "no capsule is in nothing"),
-        (["{kept}", "--", "-batch"], "words after -- are for gdb"),
-        (["{kept}", "--gdb", "--json"], "words after -- are for gdb, and --json is not"),
+        (["nothing"], "nothing is no directory, nor a bucket with a capsule"),
+        (["."], "no capsule is in ."),
+        (["{kept}", "--", "-batch"], "what stands after -- is for gdb"),
+        (["{kept}", "--gdb", "--json"], "--gdb and --json do not go together"),
+        (["--gdb"], "say which crash to open"),
+        (["{kept}", "--name", "pool-0"], "pool-0 is the name of a guest that Topcoat makes and ends by itself"),
         (["{kept}", "--name", "a/b"], "cannot be the name of an instance"),
         ([""], "empty"),
     ],
@@ -337,13 +349,38 @@ def test_an_instance_that_is_something_else_is_left_alone(demo: Workspace, kept:
 def test_it_is_found_by_the_name_of_its_bucket(demo: Workspace, kept: Path) -> None:
     bucket = kept.parent
     known = demo.topcoat("open", "nothing")
-    assert "campaigns make them: [campaign] capsule = first" in known.text
+    assert f"none is in {demo.store.campaigns} either, is that the right store? campaigns make them" in known.text
+    assert "has a capsule; campaigns make them with --capsule first" in demo.topcoat("open").text
     for campaign in ("x", "y"):
         shutil.copytree(bucket, demo.store.campaigns / campaign / "crashes" / bucket.name)
         if campaign == "x":
             assert opened(demo, bucket.name, "--name", "a")["program"]
     several = demo.topcoat("open", bucket.name)
-    assert (several.status, "several campaigns have a capsule of" in several.text) == (2, True)
+    assert (several.status, "there are several capsules of" in several.text) == (2, True)
     assert f"/campaigns/y/crashes/{bucket.name}/1" in several.text
     known = demo.topcoat("open", "nothing")
     assert f"there are: {demo.store.campaigns / 'x'}" in known.text
+    listed = demo.topcoat("open").stdout.decode().splitlines()
+    assert listed[0].split() == ["fuzzer", "saved", "size", "crash"]
+    assert [line.split()[0] for line in listed[1:]] == [OVERFLOW] * 2
+    assert listed[1].endswith(f"out/campaigns/x/crashes/{bucket.name}/1")
+    answer = json.loads(demo.topcoat("open", "--json").stdout)
+    assert [Path(one["crash"]).parts[-4] for one in answer["capsules"]] == ["x", "y"]
+    assert all(one["bytes"] > 1 << 20 for one in answer["capsules"])
+
+
+def test_a_capsule_may_lie_anywhere_and_have_any_name(demo: Workspace, kept: Path) -> None:
+    shutil.copytree(kept / NAME, demo.directory / "my bug 42")
+    done = demo.topcoat("open", "my bug 42")
+    assert done.status == 0, done.text
+    assert "-my-bug-42 is running, from" in done.text
+    assert "topcoat open 'my bug 42' --gdb" in done.text
+
+
+def test_the_demo_guests_capsule_and_a_fuchsia_build(demo: Workspace, kept: Path) -> None:
+    demo.configure("[build]\nkind = clusterfuzz\n")
+    done = demo.topcoat("open", str(kept))
+    assert (done.status, "the capsule is of the build demo, and the settings choose clusterfuzz" in done.text) == (
+        2,
+        True,
+    )

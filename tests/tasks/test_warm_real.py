@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,16 @@ def test_a_guest_renews_by_a_whole_line_only(booted: Workspace, line: bytes, ans
     assert (said[:2] == ["new", "77cd"]) == renewed
     assert (renewed and 0 <= int(said[2]) - 1700000000 < 60) or not renewed
     assert booted.topcoat(*shell, "rm -f /tmp/renewed; hostname i0").status == 0
+
+
+def test_a_dry_run_tells_whether_it_would_be_a_clone(demo: Workspace) -> None:
+    said = "it is made as a clone of the template; if that fails, it is booted:\n"
+    assert said in demo.topcoat("boot", "--dry-run").text
+    assert said not in demo.topcoat("boot", "--dry-run", "--warm", "never").text
+    assert json.loads(demo.topcoat("boot", "--dry-run", "--json").stdout)["how"] == "clone"
+    unrecorded(demo)
+    assert json.loads(demo.topcoat("boot", "--dry-run", "--json").stdout)["how"] == "boot"
+    assert said in demo.topcoat("boot", "--dry-run", "--warm", "always").text
 
 
 def test_a_template_is_never_written_to(demo: Workspace) -> None:
@@ -363,3 +374,31 @@ def test_clones_are_made_while_their_template_is_made_again(demo: Workspace) -> 
     shutil.rmtree(template(demo).directory)
     for number in range(count):
         assert demo.topcoat("ssh", f"i{number}", "--", "cat /etc/boot_id").status == 0
+
+
+@pytest.mark.timeout(900)
+def test_sixteen_at_once_whose_template_is_made_again_meanwhile(demo: Workspace) -> None:
+    """Some have the old one open, others find none, and boot: all become guests of their own."""
+    own_memory(demo)
+    names = [f"i{number}" for number in range(16)]
+    commands = [demo.command("luigi", "--module", "tasks", "BootInstance", "--name", name) for name in names]
+    with ExitStack() as held:
+        processes = [
+            held.enter_context(
+                subprocess.Popen(command, cwd=demo.directory, env=demo.environment, stderr=subprocess.PIPE)
+            )
+            for command in commands
+        ]
+        eventually(lambda: any(demo.instance(name).timeline.exists() for name in names))
+        unrecorded(demo)
+        made = demo.luigi("BootTemplate")
+        said = [process.communicate(timeout=600)[1].decode() for process in processes]
+    assert made.status == 0, made.text
+    assert [process.returncode for process in processes] == [0] * 16, said
+    hows = [attempts(demo, name) for name in names]
+    assert all(how in (["boot"], ["clone"], ["clone", "boot"]) for how in hows), hows
+    assert ["clone"] in hows
+    shutil.rmtree(template(demo).directory)
+    boot_ids = {demo.topcoat("ssh", name, "--", "cat /etc/boot_id").stdout.decode().strip() for name in names}
+    assert boot_ids == {demo.instance(name).require_running().boot_id for name in names}
+    assert len(boot_ids) == 16

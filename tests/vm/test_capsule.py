@@ -104,10 +104,13 @@ def test_facts_that_make_no_sense_are_refused(directory: Path, change: dict[str,
 
 def test_where_there_are_some(directory: Path) -> None:
     crash, bucket = directory.parent, directory.parents[1]
-    assert found_in(crash) == found_in(bucket) == [crash]
+    assert found_in(directory) == found_in(crash) == found_in(bucket) == [directory]
     shutil.copytree(crash, bucket / "3")
     (bucket / "2").mkdir()
     (bucket / "group.json").write_text("{}")
-    assert sorted(found_in(bucket)) == [crash, bucket / "3"]
+    assert found_in(bucket) == [directory, bucket / "3" / NAME]
+    directory.rename(bucket / "moved")
+    assert found_in(bucket / "moved") == [bucket / "moved"]
+    assert found_in(crash) == []
     assert found_in(bucket.parent) == []
     assert found_in(bucket / "nothing") == []

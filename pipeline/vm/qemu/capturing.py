@@ -14,6 +14,7 @@ from pipeline.host.deadline import Deadline, utc_now
 from pipeline.host.faults import host_faults
 from pipeline.host.resources import free_bytes
 from pipeline.store.publish import publish, publish_json, remove
+from pipeline.text.printable import one_line
 from pipeline.text.quantity import readable_size
 from pipeline.vm.capsule import DISK, FACTS, KEY, STATE, CapsuleFacts, CrashedProcess
 from pipeline.vm.handle import Handle
@@ -55,7 +56,8 @@ def capture(
         with host_faults("looking at the disk"):
             free = free_bytes(directory.parent)
         if free < most:
-            raise NotCapturedError(f"a capsule may take {readable_size(most)}, and {readable_size(free)} are free")
+            wanted = f"{readable_size(most)} are wanted for it ([campaign] capsule_size)"
+            raise NotCapturedError(f"the disk is full: {readable_size(free)} are free, and {wanted}")
         with publish(directory) as made:
             made.mkdir(0o700)
             version, machine = _save(instance, handle, made, qemu_img, most)
@@ -75,7 +77,7 @@ def capture(
             )
             publish_json(made / FACTS, facts.encode())
     except ToolError as error:
-        raise NotCapturedError(str(error)) from error
+        raise NotCapturedError(f"{error}: {one_line(error.detail)}" if error.detail else str(error)) from error
 
 
 def _save(instance: Instance, handle: Handle, made: Path, qemu_img: Path, most: int) -> tuple[str, str]:
@@ -143,4 +145,4 @@ class _Compressed:
 
 def _require_fits(size: int, most: int) -> None:
     if size > most:
-        raise NotCapturedError(f"it would take more than {readable_size(most)}: [campaign] capsule_size")
+        raise NotCapturedError(f"it would take more than {readable_size(most)}: raise [campaign] capsule_size")

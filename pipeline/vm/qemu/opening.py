@@ -1,13 +1,12 @@
 """Opening a capsule: the guest that was saved goes on, as an instance of its own, with the process that has crashed."""
 
-import logging
 from dataclasses import dataclass
 
 from pipeline.builds.build import Build
-from pipeline.errors import AlreadyRunning, BootError, UsageError
+from pipeline.errors import AlreadyRunning, BootError, NotSupported, UsageError
 from pipeline.settings import Settings
 from pipeline.store.freshness import Key
-from pipeline.text.printable import printable
+from pipeline.text.printable import one_line, printable
 from pipeline.vm import launcher
 from pipeline.vm.capsule import SCHEMA, STATE, Capsule
 from pipeline.vm.handle import Handle
@@ -15,12 +14,13 @@ from pipeline.vm.instance import Instance
 from pipeline.vm.launcher import GuestShell
 from pipeline.vm.qemu.launcher import QemuLauncher
 
-log = logging.getLogger("topcoat")
-
 MAKER = "open"
 """The task of the key in the handle of an instance that was opened from a capsule."""
 
 _LIMIT = 60.0  # seconds for a small command in the guest
+_BY_THE_CAPSULE = ("not restored", "arguments refused", "no KVM", "QEMU ended")
+"""Causes of failed boots (pipeline/vm/qemu/causes.py) that for a capsule have another remedy than for a boot."""
+_HINT = "it takes QEMU {0}{1}, in which it was saved; is that [build] qemu? else try the input of the crash, beside it"
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,13 @@ def open_capsule(settings: Settings, build: Build, instance: Instance, capsule: 
     facts = capsule.facts
     if build.name != facts.build:
         raise UsageError(
-            f"the capsule is of the build {facts.build}, and the settings choose {build.name}",
-            hint="choose that build: [build] kind, FUCHSIA_DIR, FUCHSIA_RESOURCES_DIR",
+            f"the capsule is of the build {one_line(facts.build)}, and the settings choose {build.name}: {build.why}",
+            hint="unset FUCHSIA_DIR and FUCHSIA_RESOURCES_DIR, or set [build] kind: the demo guest's is demo",
+        )
+    if settings.qemu.user is not None:
+        raise NotSupported(
+            "[qemu] user is set, and QEMU as another user cannot be given the state of a guest",
+            hint="open the capsule without: unset it in luigi.cfg",
         )
     made_of = Key(MAKER, SCHEMA, {"build": build.name}, {STATE: facts.files[STATE].digest}, {})
     handle = instance.live_handle()
@@ -56,11 +61,10 @@ def open_capsule(settings: Settings, build: Build, instance: Instance, capsule: 
         )
     try:
         launcher.start(QemuLauncher(settings, build, instance, "ssh", made_of, capsule=capsule)).close()
-    except BootError:
-        log.warning(
-            "it was saved in QEMU %s, with %s: another QEMU, or with KVM another CPU, may not take it",
-            *(facts.qemu, facts.accelerator),
-        )
+    except BootError as error:
+        if error.cause in _BY_THE_CAPSULE:
+            cpu = ", and the same kind of CPU" if facts.accelerator == "kvm" else ""
+            error.hint = _HINT.format(one_line(facts.qemu), cpu)
         raise
     return instance.require_running()
 
