@@ -20,7 +20,7 @@ from tests.tasks.runs import in_a_namespace, with_module
 
 _VALUES = {
     "name": "i0", "words": "true", "task": "SSHKeyPair", "files": "out/demo/vmlinux", "file": "out/campaigns/i0.toml",
-    "fuzzer": "a/b", "directories": "seeds", "directory": "out/exported", "patterns": "a/b",
+    "fuzzer": "a/b", "crash": "segv-f-00", "directories": "seeds", "directory": "out/exported", "patterns": "a/b",
 }  # fmt: skip
 """For each positional argument of the commands one that leads into the store."""
 
@@ -64,6 +64,9 @@ def filled(seeded: Workspace) -> Workspace:
     campaign = seeded.store.campaigns / "i0"
     campaign.mkdir(parents=True)
     (campaign / "ledger.jsonl").write_text("")
+    capsule = campaign / "crashes/segv-f-00/1/capsule"
+    capsule.mkdir(parents=True)
+    (capsule / "capsule.json").write_text("{}")
     (seeded.directory / "out/campaigns/i0.toml").write_text("")
     (seeded.directory / "out/demo").mkdir()
     (seeded.directory / "out/demo/vmlinux").write_text("")

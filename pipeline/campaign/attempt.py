@@ -217,20 +217,28 @@ class Attempt:
 
         One that has crashed and sleeps is ended then: all that it had to say was said.
         """
+        names = self._crashes.new_in(self._so_far())
+        told = bool(names) and self._has_report(names)
         if self._progress.asleep is not None:
             try:
                 self._crashes.take(self._so_far(), ended=True)
             finally:
                 self._end_fuzzer()
-        elif (names := self._crashes.new_in(self._so_far())) and self._has_report(names):
+        elif told:
             self._crashes.take(self._so_far())
 
     def _has_report(self, names: Iterable[str]) -> bool:
-        """Wait until the output has a summary and names these artifacts, or is complete; false if it takes too long."""
+        """Wait until the output has a summary and names these artifacts, or is complete; false if it takes too long.
+
+        If a process would sleep after its report, that it does, or has ended, is waited for.
+        """
 
         def told() -> bool:
+            if self._took is not None or self._progress.asleep is not None:
+                return True
             end = self._capture.end(KEPT)
-            return self._took is not None or (b"SUMMARY: " in end and all(os.fsencode(name) in end for name in names))
+            whole = b"SUMMARY: " in end and all(os.fsencode(name) in end for name in names)
+            return whole and self._places.capsules is None
 
         with self._said:
             return self._said.wait_for(told, REPORT_LIMIT)

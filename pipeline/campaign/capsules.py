@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.builds.build import Build
 from pipeline.campaign.guests import Guest
 from pipeline.campaign.result import from_here
-from pipeline.errors import InstanceBusy, NotSupported, StoreError
+from pipeline.errors import CommandError, ConnectError, InstanceBusy, NotSupported, StoreError
 from pipeline.fuzz.crashes.store import CrashStore, StoredCrash
 from pipeline.fuzz.fuzzer import Fuzzer
 from pipeline.host.faults import host_faults
@@ -49,7 +49,7 @@ class Capsules:
                     log.info("%s: there is a capsule of its guest: topcoat open %s", stored.bucket, here)
         except InstanceBusy:
             log.warning("%s: no capsule is made: another one took more than %g s", stored.bucket, _PATIENCE)
-        except NotCapturedError as error:
+        except (NotCapturedError, ConnectError, CommandError) as error:
             log.warning("%s: no capsule is made: %s", stored.bucket, one_line(str(error)))
         except StoreError as error:
             log.warning("%s: no capsule is made: %s; %s", stored.bucket, one_line(str(error)), error.hint)
@@ -57,11 +57,11 @@ class Capsules:
     def _sweep(self) -> None:
         """Remove, once, what processes have left that were killed while they made a capsule."""
         if not self._swept:
-            self._swept = True
             with host_faults("removing remains of capsules"):
                 for work in self._root.glob("*/*/.*.tmp"):
                     if target_of_remains(work.name) == NAME:
                         shutil.rmtree(work)
+            self._swept = True
 
     def _wanted(self, crash: Path) -> bool:
         if found_in(crash.parent):

@@ -1,6 +1,7 @@
 """The guests of a campaign: leased from the pool, with a way into each, and a note of what it has of each fuzzer."""
 
 import logging
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -72,9 +73,11 @@ class Guest(Protocol):
         """Why the guest cannot answer, if the host knows: its kernel has halted, or its QEMU has ended; else empty."""
 
     def capture(self, crashed: CrashedProcess, directory: Path, most: int) -> None:
-        """Save the guest into a capsule: see pipeline.vm.qemu.capturing.capture. Raises NotCapturedError, StoreError.
+        """Stop the process that sleeps, so that nothing wakes it, and save the guest into a capsule.
 
-        A guest that does not go on after that is spoilt.
+        See pipeline.vm.qemu.capturing.capture. A guest that does not go on after that is spoilt. Raises StoreError,
+        NotCapturedError, also if there is no such process, and ConnectError or CommandError if the guest does not
+        answer.
         """
 
     def spoil(self, reason: str) -> None:
@@ -99,6 +102,20 @@ class Guests(Protocol):
 
     def expect(self, count: int) -> None:
         """Have so many guests made ahead, at once, for leases that will soon be wanted."""
+
+
+HOLD_LIMIT = 10.0
+"""Seconds that stopping one process may take: it does not wait for us."""
+
+# libFuzzer's timer would wake it within -timeout seconds, and then it would end. A process stops soon, not at once
+_HOLD = """kill -STOP {0} 2>/dev/null
+for try in 1 2 3 4 5 6 7 8 9 10; do
+  case $(cat /proc/{0}/stat 2>/dev/null) in
+    *") T "*) echo held; break ;;
+    *") "[ZX]*|"") break ;;
+  esac
+  sleep 0.1
+done"""
 
 
 def spoil_if_short(guest: Guest, fuzzer: str) -> bool:
@@ -131,10 +148,11 @@ class PooledGuest:
         memory: int,
         workspaces: dict[str, GuestWorkspace],
         make_guest_fuzzer: Callable[[str], GuestFuzzer],
+        connector: Connector,
         qemu_img: Path,
     ) -> None:
         self.memory = memory
-        self._qemu_img = qemu_img
+        self._connector, self._qemu_img = connector, qemu_img
         self.instance = lease.instance.name
         self.boot_id = lease.handle.boot_id
         self._lease = lease
@@ -166,11 +184,15 @@ class PooledGuest:
 
     def capture(self, crashed: CrashedProcess, directory: Path, most: int) -> None:
         """See Guest.capture."""
+        held = self._connector.command(_HOLD.format(crashed.pid), shell=True).output(HOLD_LIMIT)
+        if held.strip() != b"held":
+            raise NotCapturedError("the process that has crashed is not there any more")
         try:
             capture(self._lease.instance, self._lease.handle, crashed, directory, self._qemu_img, most=most)
         except NotCapturedError as error:
             if error.lost:
                 self._lease.died(str(error))
+                self._lease.handle.process.send(signal.SIGKILL)  # else whoever waits for its answer waits long
             raise
 
     def spoil(self, reason: str) -> None:
@@ -212,7 +234,7 @@ class PooledGuests:
                 )
 
             workspaces, qemu_img = self._workspaces[handle.boot_id], self._build.path("qemu-img")
-            yield PooledGuest(lease, self._memory, workspaces, make_guest_fuzzer, qemu_img)
+            yield PooledGuest(lease, self._memory, workspaces, make_guest_fuzzer, connector, qemu_img)
 
     def _connector(self, name: str, handle: Handle) -> Connector:
         with self._lock:

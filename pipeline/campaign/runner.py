@@ -353,7 +353,7 @@ class Runner:
             ended = attempt.run()
             self._warn(ended)
             self._bench(plan)
-            if ended.result in ("hang", "guest died") or attempt.guest_is_left:
+            if ended.result in ("hang", "guest died") or attempt.guest_is_left or guest.ending():
                 guest.spoil(f"{plan.name}: {ended.result}: {ended.reason}")
                 return
             short = spoil_if_short(guest, plan.name)

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
+from pipeline.host.faults import entries
 from pipeline.host.stdio import only_telling
 from pipeline.settings import Settings
 from pipeline.text.printable import columns, one_line
 from pipeline.text.quantity import readable_size
-from pipeline.vm.capsule import FACTS, NAME, Capsule, CapsuleFacts, found_in
 from pipeline.vm.instance import Instance
 
 if TYPE_CHECKING:
+    from pipeline.vm.capsule import Capsule, CapsuleFacts
     from pipeline.vm.qemu.opening import ProcessLook
 
 _LONGEST_NAME = 63
@@ -36,6 +37,7 @@ def open_crash(chosen: Settings, options: argparse.Namespace) -> int:
     from pipeline.builds.build import load
     from pipeline.ssh.connector import Connector
     from pipeline.vm import debugger
+    from pipeline.vm.capsule import Capsule
     from pipeline.vm.qemu import opening
 
     _require_sense(options)
@@ -80,12 +82,12 @@ def _require_sense(options: argparse.Namespace) -> None:
         )
 
 
-def _encoded(name: str, facts: CapsuleFacts, look: "ProcessLook") -> dict[str, object]:
+def _encoded(name: str, facts: "CapsuleFacts", look: "ProcessLook") -> dict[str, object]:
     crashed = {"fuzzer": facts.crashed.fuzzer, "pid": facts.crashed.pid, "saved": facts.saved}
     return {"schema": 1, "instance": name, **crashed, "program": look.program or None, "maps": look.maps}
 
 
-def _told(name: str, capsule: Capsule, look: "ProcessLook") -> list[str]:
+def _told(name: str, capsule: "Capsule", look: "ProcessLook") -> list[str]:
     """What people are told of an opened capsule."""
     facts, pid = capsule.facts, capsule.facts.crashed.pid
     crashed = one_line(facts.crashed.fuzzer)
@@ -95,7 +97,7 @@ def _told(name: str, capsule: Capsule, look: "ProcessLook") -> list[str]:
     named = "" if name == _name_for(capsule.directory) else f" --name {name}"
     return [
         *lines,
-        f"process {pid} sleeps in the sanitizer: {look.program}; its code is at",
+        f"process {pid} is stopped where the sanitizer had reported: {look.program}; its code is at",
         *(f"  {line}" for line in look.maps if _CODE.match(line)),
         f"map of its memory   topcoat ssh {name} -- cat /proc/{pid}/maps",
         f"enter the guest     topcoat ssh {name}",
@@ -104,13 +106,14 @@ def _told(name: str, capsule: Capsule, look: "ProcessLook") -> list[str]:
     ]
 
 
-def _anew(name: str, capsule: Capsule) -> str:
+def _anew(name: str, capsule: "Capsule") -> str:
     return f"to have it again: topcoat stop {name}, then topcoat open {_shown(capsule)} --name {name}"
 
 
-def _shown(capsule: Capsule) -> str:
+def _shown(capsule: "Capsule") -> str:
     """What a shell is given for a capsule: the directory of its crash, if that is where it lies."""
     from pipeline.campaign.result import from_here
+    from pipeline.vm.capsule import NAME
 
     place = capsule.directory
     return shlex.quote(from_here(place.parent if place.name == NAME else place))
@@ -119,6 +122,7 @@ def _shown(capsule: Capsule) -> str:
 def _list(chosen: Settings, options: argparse.Namespace) -> int:
     """List the capsules of all campaigns of the store."""
     from pipeline.campaign.result import from_here
+    from pipeline.vm.capsule import FACTS, CapsuleFacts
 
     found, rows = [], [("fuzzer", "saved", "size", "crash")]
     for place in _all(chosen):
@@ -144,18 +148,23 @@ _MADE_BY = "campaigns make them with --capsule first; see docs/capsules.md"
 
 
 def _all(chosen: Settings) -> list[Path]:
-    return sorted(file.parent for file in chosen.store.campaigns.glob(f"*/crashes/*/*/{NAME}/{FACTS}"))
+    from pipeline.vm.capsule import FACTS, NAME
+
+    # Listed one by one: for a glob, what cannot be read is not there
+    buckets = [bucket for one in entries(chosen.store.campaigns) for bucket in entries(one / "crashes")]
+    return [file.parent for bucket in buckets for file in sorted(bucket.glob(f"*/{NAME}/{FACTS}"))]
 
 
 def _find(chosen: Settings, word: str) -> Path:
     """The directory of the capsule that is meant: by a path to it, its crash or its bucket, or by the bucket's name."""
+    from pipeline.vm.capsule import found_in
+
     path = Path(os.path.abspath(word))
     named = [place for place in _all(chosen) if word in (place.parts[-3], place.parts[-5])]
     found = found_in(path) or named
     if len({place.parents[1] for place in found}) > 1:
-        raise UsageError(
-            f"there are several capsules of {one_line(word)}", hint=f"say which: {_some([str(one) for one in found])}"
-        )
+        crashes = [str(one.parent) for one in found]
+        raise UsageError(f"there are several capsules of {one_line(word)}", hint=f"say which: {_some(crashes)}")
     if found:
         return found[0]
     if not path.exists():
@@ -176,6 +185,8 @@ def _some(paths: list[str]) -> str:
 
 def _name_for(place: Path) -> str:
     """The name of the instance, unless another is given: those of the bucket and the crash, as far as they fit."""
+    from pipeline.vm.capsule import NAME
+
     crash = place.parent if place.name == NAME else place
     name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{crash.parent.name}-{crash.name}")
     return name[-_LONGEST_NAME:].lstrip("._-")

@@ -75,6 +75,15 @@ class Process:
             return Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         return ""
 
+    def has_open(self, path: Path) -> bool:
+        """Whether the process has this very file open, by whatever name. Raises OSError if that cannot be told."""
+        there = path.stat()
+        for entry in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it has closed it meanwhile
+                if os.path.samestat(entry.stat(), there):
+                    return True
+        return False
+
     def shares(self, path: Path) -> bool:
         """Whether this absolute path means the same to that process as to this one: in a container it may not.
 

@@ -17,8 +17,8 @@ _UNLOCKED_AGE = 3600.0  # seconds; some of the cache is made without a lock, in 
 
 
 def items(store: Store, instances: Sequence[Instance]) -> Iterator[Leftover]:
-    """Remains beside artifacts, and in the directories of `instances`, whose makers hold no lock any more."""
-    for place in (store.keys, store.all_images, store.all_templates, store.demo, store.cache):
+    """Remains beside artifacts, in campaigns, and in the directories of `instances`, whose makers hold no lock."""
+    for place in (store.keys, store.all_images, store.all_templates, store.demo, store.campaigns, store.cache):
         for path in _find(place):
             yield from _items(store, path, _locks(place, path))
     for instance in instances:

@@ -5,6 +5,7 @@ own format, compressed by Zstandard; `disk.qcow2`, its disk, which needs no othe
 that lets us in. Nothing else is needed to open it but a QEMU of the same version. Nobody writes to the files.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import zstandard
 
 from pipeline.errors import StoreError
 from pipeline.host.faults import host_faults
-from pipeline.settings import Accelerator
+from pipeline.settings import Accelerator, TcgThreads
 from pipeline.store import document
 from pipeline.store.digests import digest
 from pipeline.text.printable import one_line
@@ -31,6 +32,10 @@ STATE, DISK, KEY = "state.zst", "disk.qcow2", "sshid"
 
 FACTS = "capsule.json"
 _CHUNK = 1 << 20
+_KIND, _CPU = re.compile(r"pc-q35-[0-9.]{1,20}|q35"), re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]{0,200}")
+_QCOW2, _BACKING, _FEATURES, _EXTERNAL = b"QFI\xfb\0\0\0\3", slice(8, 16), slice(72, 80), 1 << 2
+_MOST_CPUS, _MOST_MEMORY = 512, 1 << 22
+_BOOT_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,37 @@ class CrashedProcess:
 
 
 @dataclass(frozen=True)
+class SavedMachine:
+    """The machine in which a guest ran that was saved: what a QEMU must have that is to take it."""
+
+    kind: str
+    """QEMU's name of it with its version, such as pc-q35-7.2."""
+    cpu: str
+    smp: int
+    memory: int
+    """In MiB."""
+    accelerator: Accelerator
+    threads: TcgThreads
+    """How many threads emulate its CPUs."""
+    restrict: bool
+    """Whether it is kept from reaching anything outside."""
+    generation: bool
+    """Whether it has a generation id (vmgenid)."""
+    gate: bool
+    """Whether it has a second serial port."""
+    arguments: tuple[str, ...]
+    """The further arguments for QEMU that `[qemu] arguments` said."""
+
+    def problem(self) -> str:
+        """What of it no machine of Topcoat's can be; empty if it can be one."""
+        if not _KIND.fullmatch(self.kind):
+            return f"a machine of the kind {one_line(self.kind)}"
+        if not _CPU.fullmatch(self.cpu):
+            return f"a CPU of the kind {one_line(self.cpu)}"
+        return "" if 1 <= self.smp <= _MOST_CPUS and 1 <= self.memory <= _MOST_MEMORY else "its CPUs or its memory"
+
+
+@dataclass(frozen=True)
 class CapsuleFacts:
     """The content of capsule.json, without its schema."""
 
@@ -54,13 +90,9 @@ class CapsuleFacts:
     """The id of the boot that was saved."""
     host_key: str | None
     """The guest's SSH host key."""
-    argv: tuple[str, ...]
-    """The command line of the QEMU in which the guest ran."""
-    machine: str
-    """QEMU's name of the machine with its version, such as pc-q35-7.2."""
+    machine: SavedMachine
     qemu: str
     """QEMU's version."""
-    accelerator: Accelerator
     saved: str
     """When the guest was saved: ISO 8601 in UTC."""
     files: Mapping[str, SavedFile]
@@ -93,6 +125,12 @@ class Capsule:
             for name in (STATE, DISK, KEY):  # QEMU would take nearly anything
                 if name not in facts.files or digest(self.directory / name) != facts.files[name].digest:
                     raise self._damaged(f"{name} is not what was saved")
+        if not _stands_alone(self.disk):
+            raise self._damaged(f"{DISK} needs other files")
+        if problem := facts.machine.problem():
+            raise self._damaged(f"{FACTS} tells of {problem}")
+        if facts.crashed.pid < 1 or not _BOOT_ID.fullmatch(facts.boot_id):
+            raise self._damaged(f"{FACTS} has a pid or an id of the boot that none can be")
         return facts
 
     def _damaged(self, problem: str) -> StoreError:
@@ -113,6 +151,14 @@ class Capsule:
         """The whole guest in QEMU's format, piece by piece. Raises OSError."""
         with (self.directory / STATE).open("rb") as stream:
             yield from zstandard.ZstdDecompressor().read_to_iter(stream, read_size=_CHUNK, write_size=_CHUNK)
+
+
+def _stands_alone(disk: Path) -> bool:
+    """Whether the disk is a qcow2 file that leads QEMU to no other file: see its docs/interop/qcow2.txt."""
+    with disk.open("rb") as stream:
+        header = stream.read(_FEATURES.stop)
+    plain = header.startswith(_QCOW2) and not any(header[_BACKING])
+    return plain and not int.from_bytes(header[_FEATURES], "big") & _EXTERNAL
 
 
 def found_in(directory: Path) -> list[Path]:

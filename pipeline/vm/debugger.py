@@ -71,7 +71,8 @@ def command(gdb: Path, name: str, pid: int, gdbserver: str, symbols: Sequence[Pa
         *(str(gdb), "-q", "-iex", "set debuginfod enabled off"),
         *("-iex", f"set debug-file-directory {places}:/usr/lib/debug"),
         *("-ex", f"target remote | {shlex.join([*ours, gdbserver, '--once', '-', '--attach', str(pid)])}"),
-        *("-ex", "backtrace"),
+        # Which thread gdb takes first is by chance
+        *("-ex", "thread apply all -s backtrace"),
         *words,
     ]
 

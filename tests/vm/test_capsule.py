@@ -21,10 +21,19 @@ SAMPLE: dict[str, Any] = {
     "build": "demo",
     "boot_id": "6ed5b97c4d0d497abbc50ccdd8f53e66",
     "host_key": "ssh-ed25519 AAAAC3Nz",
-    "argv": ["/usr/bin/qemu-system-x86_64", "-machine", "q35"],
-    "machine": "pc-q35-7.2",
+    "machine": {
+        "kind": "pc-q35-7.2",
+        "cpu": "max,erms=off,fsrm=off",
+        "smp": 1,
+        "memory": 512,
+        "accelerator": "tcg",
+        "threads": "auto",
+        "restrict": True,
+        "generation": True,
+        "gate": True,
+        "arguments": ["-name", "x"],
+    },
     "qemu": "7.2.22 Debian 1:7.2+dfsg-7+deb12u18",
-    "accelerator": "tcg",
     "saved": "2026-11-30T18:26:51Z",
     "files": {
         "disk.qcow2": {"bytes": 328704, "digest": "b3s:bd11"},
@@ -35,7 +44,7 @@ SAMPLE: dict[str, Any] = {
 """Frozen: what earlier versions have written must be understood. A change of the format is a new schema."""
 
 GUEST = b"QEVM" + bytes(3_000_000) + b"end"
-CONTENT = {STATE: zstandard.ZstdCompressor().compress(GUEST), DISK: b"QFI\xfb written", KEY: b"private"}
+CONTENT = {STATE: zstandard.ZstdCompressor().compress(GUEST), DISK: b"QFI\xfb\0\0\0\3" + bytes(100), KEY: b"private"}
 
 
 def test_the_frozen_sample_is_what_is_written_and_understood() -> None:
@@ -93,12 +102,40 @@ def test_what_is_not_as_it_was_saved_is_refused(directory: Path, name: str, faul
 
 
 @pytest.mark.parametrize(
-    "change", [{"files": {}}, {"argv": "qemu"}, {"crashed": {"fuzzer": "x", "pid": "118; reboot"}}, {"schema": 2}]
+    "change",
+    [
+        {"files": {}},
+        {"schema": 2},
+        {"boot_id": "x; reboot"},
+        *({"crashed": {"fuzzer": "x", "pid": pid}} for pid in ("118; reboot", 0, -1)),
+        *({"machine": SAMPLE["machine"] | {"kind": kind}} for kind in ("none", "q35,accel=kvm", "pc-q35-7.2\n")),
+        *({"machine": SAMPLE["machine"] | {"cpu": cpu}} for cpu in ("", "a b", "\x1b[31m")),
+        *({"machine": SAMPLE["machine"] | {name: 0}} for name in ("smp", "memory")),
+    ],
 )
 def test_facts_that_make_no_sense_are_refused(directory: Path, change: dict[str, Any]) -> None:
     facts = json.loads((directory / FACTS).read_text())
     (directory / FACTS).write_text(json.dumps(facts | change))
     with pytest.raises(StoreError, match="is damaged: "):
+        Capsule(directory)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"QFI\xfb\0\0\0\3" + bytes(7) + b"\x68" + bytes(64),
+        b"QFI\xfb\0\0\0\3" + bytes(64) + bytes(7) + b"\4",
+        b"raw",
+    ],
+    ids=["backing file", "data file", "raw"],
+)
+def test_a_disk_that_leads_to_files_of_the_host_is_refused(directory: Path, header: bytes) -> None:
+    """Whoever opened it would show them to the guest."""
+    (directory / DISK).write_bytes(header)
+    facts = json.loads((directory / FACTS).read_text())
+    facts["files"] = {name: vars(file) for name, file in saved_files(directory, *CONTENT).items()}
+    (directory / FACTS).write_text(json.dumps(facts))
+    with pytest.raises(StoreError, match=r"disk\.qcow2 needs other files"):
         Capsule(directory)
 
 

@@ -1,6 +1,7 @@
 """Saving a running guest, with its memory, into a capsule: it stands still meanwhile, and then goes on."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from pipeline.errors import ToolError
+from pipeline.errors import ToolError, ToolFailed
 from pipeline.host.deadline import Deadline, utc_now
 from pipeline.host.faults import host_faults
 from pipeline.host.resources import free_bytes
@@ -20,7 +21,8 @@ from pipeline.vm.capsule import DISK, FACTS, KEY, STATE, CapsuleFacts, CrashedPr
 from pipeline.vm.handle import Handle
 from pipeline.vm.instance import Instance
 from pipeline.vm.qemu import migration
-from pipeline.vm.qemu.disk import flatten
+from pipeline.vm.qemu.command_line import machine_of
+from pipeline.vm.qemu.disk import backing, flatten
 from pipeline.vm.qemu.qmp import Monitor, MonitorError
 from pipeline.vm.template import saved_files
 
@@ -68,10 +70,8 @@ def capture(
                 build=handle.build,
                 boot_id=handle.boot_id,
                 host_key=handle.ssh.host_key,
-                argv=handle.argv,
-                machine=machine,
+                machine=machine_of(handle.argv, machine),
                 qemu=version,
-                accelerator=handle.accelerator,
                 saved=utc_now(),
                 files=saved_files(made, STATE, DISK, KEY),
             )
@@ -84,40 +84,60 @@ def _save(instance: Instance, handle: Handle, made: Path, qemu_img: Path, most: 
     """Save the guest's state and disk. Returns QEMU's version, and what it calls the machine."""
     deadline = Deadline(SAVING)
     remove(instance.migration_socket)
-    with Monitor(instance.qmp_socket, _LIMIT) as monitor:
-        try:
+    try:
+        with Monitor(instance.qmp_socket, _LIMIT) as monitor:
             if monitor.boot_id() != handle.boot_id:
                 raise NotCapturedError("another guest has taken its place")
             version = monitor.version()
             machine = monitor.execute("qom-get", {"path": "/machine", "property": "type"})
-        except MonitorError as error:
-            raise NotCapturedError(f"QEMU does not answer: {error}") from error
-        with _standing_still(monitor), host_faults("saving the guest"):
-            with (made / STATE).open("xb") as stream:
+        with _standing_still(instance), host_faults("saving the guest"):
+            with Monitor(instance.qmp_socket, _LIMIT) as monitor, (made / STATE).open("xb") as stream:
                 sink = _Compressed(stream, most)
                 migration.save(monitor, instance.migration_socket, sink, deadline, memory_in_file=False)
                 sink.close()
-            # QEMU has written all of it, and holds no lock of it, until the guest goes on
-            flatten(qemu_img, instance.overlay, made / DISK, max(1.0, deadline.remaining))
-            _require_fits((made / STATE).stat().st_size + (made / DISK).stat().st_size, most)
+            left = most - (made / STATE).stat().st_size
+            _save_disk(instance, handle, made / DISK, qemu_img, max(1.0, deadline.remaining), left)
+    except MonitorError as error:
+        lost = not handle.process.alive
+        raise (GuestLostError if lost else NotCapturedError)(f"QEMU does not save it: {error}") from error
     return version, str(machine).removesuffix(_MACHINE)
 
 
-@contextmanager
-def _standing_still(monitor: Monitor) -> Iterator[None]:
-    """Have the guest stand still during the body, and go on then, whatever the body raises."""
+def _save_disk(instance: Instance, handle: Handle, to: Path, qemu_img: Path, limit: float, most: int) -> None:
+    """Save the disk, while QEMU, which has written all of it, holds no lock of it."""
+    if not handle.process.has_open(instance.overlay.parent / backing(instance.overlay)):
+        raise NotCapturedError("the image below its disk was made again since it was booted")
     try:
-        monitor.execute("cont")  # if whoever saved it before was killed, it stands still, and would not be saved
-        monitor.execute("stop")
+        flatten(qemu_img, instance.overlay, to, limit, most)
+    except ToolFailed as error:
+        if error.code == -signal.SIGXFSZ:
+            raise _too_large(most) from error
+        raise
+
+
+@contextmanager
+def _standing_still(instance: Instance) -> Iterator[None]:
+    """Have the guest stand still during the body, and go on then, whatever the body raises.
+
+    QEMU is asked in connections of their own: one in the body may break off, and there can be one at a time.
+    """
+    problem = ""
+    try:
+        with Monitor(instance.qmp_socket, _LIMIT) as monitor:
+            monitor.execute("cont")  # if whoever saved it before was killed, it stands still, and would not be saved
+            monitor.execute("stop")
         yield
-    except MonitorError as error:
-        raise NotCapturedError(f"QEMU does not save it: {error}") from error
+    except Exception as error:
+        problem = str(error)
+        raise
     finally:
         try:
-            migration.give_up(monitor, _LIMIT)
-            monitor.execute("cont")
+            with Monitor(instance.qmp_socket, _LIMIT) as monitor:
+                migration.give_up(monitor, _LIMIT)
+                monitor.execute("cont")
         except MonitorError as error:
-            raise GuestLostError(f"it does not go on after it was saved: {error}") from error
+            first = f"{problem}; and " if problem else ""
+            raise GuestLostError(f"{first}it does not go on: {error}") from error
 
 
 @dataclass
@@ -139,10 +159,10 @@ class _Compressed:
 
     def _take(self, compressed: bytes) -> None:
         self._written += len(compressed)
-        _require_fits(self._written, self.most)
+        if self._written > self.most:
+            raise _too_large(self.most)
         self.stream.write(compressed)
 
 
-def _require_fits(size: int, most: int) -> None:
-    if size > most:
-        raise NotCapturedError(f"it would take more than {readable_size(most)}: raise [campaign] capsule_size")
+def _too_large(most: int) -> NotCapturedError:
+    return NotCapturedError(f"it would take more than {readable_size(most)}: raise [campaign] capsule_size")

@@ -5,11 +5,13 @@ SSH port and listens on loopback only, the guest cannot reach out, the disk is a
 QMP socket and a sandbox, the serial port is a socket with a log, there are no unneeded devices, and KVM is optional.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from pipeline.settings import Accelerator, QemuSettings
+from pipeline.settings import Accelerator, QemuSettings, TcgThreads
+from pipeline.vm.capsule import SavedMachine
 from pipeline.vm.qemu.accel import KVM_CPU
 from pipeline.vm.qemu.profile import GuestProfile
 
@@ -60,15 +62,18 @@ class Files:
 
 @dataclass(frozen=True)
 class MemoryFile:
-    """A file in which the guest's memory lies: a template that is being made writes to it, and clones never do."""
+    """Where the memory of a guest lies that is to be saved, or was: a file to which a template writes, and no clone."""
 
-    file: Path
+    file: Path | None
+    """None: in no file."""
     shared: bool
     """Whether what the guest writes goes to the file."""
     restored: bool
     """Whether QEMU waits for the state of a saved guest."""
     gate: bool
     """Whether the guest has a second serial port, for its renewal (see pipeline/vm/qemu/renewal.py)."""
+    generation: bool = True
+    """Whether the guest has a generation id, if its machine can have one."""
 
 
 def option(path: Path) -> str:
@@ -138,20 +143,23 @@ _GATE = ("-chardev", "socket,id=gate0,path=gate,server=on,wait=off", "-serial", 
 
 def _saved(guest: GuestProfile, memory: MemoryFile, qemu: QemuSettings) -> tuple[str, ...]:
     """What only a guest has that is saved, or was: its memory in a file, a generation id, perhaps a gate."""
-    place, size, share = option(memory.file), qemu.memory or guest.memory, "on" if memory.shared else "off"
-    backend = f"memory-backend-file,id={_MEMORY_ID[guest.arch]},size={size}M,mem-path={place},share={share}"
     return (
-        *("-object", backend),
+        *(("-object", _backend(guest, memory.file, memory, qemu)) if memory.file else ()),
         # Kernels that know it, such as Debian 13's, seed their random numbers anew when it changes
-        *(("-device", "vmgenid,guid=auto") if guest.arch == "x64" else ()),
+        *(("-device", "vmgenid,guid=auto") if guest.arch == "x64" and memory.generation else ()),
         *(_GATE if memory.gate else ()),
         *(("-incoming", "defer") if memory.restored else ()),
     )
 
 
+def _backend(guest: GuestProfile, file: Path, memory: MemoryFile, qemu: QemuSettings) -> str:
+    size, share = qemu.memory or guest.memory, "on" if memory.shared else "off"
+    return f"memory-backend-file,id={_MEMORY_ID[guest.arch]},size={size}M,mem-path={option(file)},share={share}"
+
+
 def _machine(guest: GuestProfile, accel: Accelerator, qemu: QemuSettings, memory: MemoryFile | None) -> tuple[str, ...]:
     kvm = accel == "kvm"
-    backed = f",memory-backend={_MEMORY_ID[guest.arch]}" if memory else ""
+    backed = f",memory-backend={_MEMORY_ID[guest.arch]}" if memory and memory.file else ""
     # QEMU saves no guest whose CPU has a TSC that must not change its rate
     host = "host" if memory else KVM_CPU[guest.arch]
     cpu = qemu.cpu or (host if kvm else guest.emulated_cpu)
@@ -183,42 +191,49 @@ def _rights(user: str | None) -> tuple[str, ...]:
     return (RUNAS, user, name, value.replace("elevateprivileges=deny", "elevateprivileges=allow")) if user else SANDBOX
 
 
-def opened(saved: tuple[str, ...], machine: str, files: Files, boot_id: str) -> tuple[str, ...]:
-    """The command line that restores a guest which was saved, with its memory, while it ran with `saved`.
+_BOOTED = ("-kernel", "-initrd", "-append")  # what a guest is booted with, and then has in its memory
+_THREADS: dict[str, TcgThreads] = {"tcg": "auto", "tcg,thread=single": "single", "tcg,thread=multi": "multi"}
 
-    `machine` is QEMU's name of it, with the version. What the guest was booted with is left out, as all of that is in
-    its memory. The rest stays, also if a boot would have another command line by now. Raises ValueError if `saved` is
-    no command line of Topcoat's.
+
+def machine_of(argv: Sequence[str], kind: str) -> SavedMachine:
+    """The machine of a QEMU that runs with this command line of Topcoat's; `kind` is QEMU's own name of it."""
+    words = list(argv)
+    kvm = "-enable-kvm" in words
+    return SavedMachine(
+        kind=kind,
+        cpu=_value(words, "-cpu"),
+        smp=int(_value(words, "-smp")),
+        memory=int(_value(words, "-m")),
+        accelerator="kvm" if kvm else "tcg",
+        threads="auto" if kvm else _THREADS[_value(words, "-accel")],
+        restrict="restrict=on" in _value(words, "-netdev").split(","),
+        generation="vmgenid,guid=auto" in words,
+        gate="chardev:gate0" in words,
+        arguments=tuple(words[words.index("-append") + 2 :]) if "-append" in words else (),
+    )
+
+
+def opened(machine: SavedMachine, files: Files, boot_id: str) -> tuple[str, ...]:
+    """The command line that restores a guest which was saved, with its memory, while it ran in this machine.
+
+    Nothing is left of what it was booted with, as all of that is in its memory.
     """
-    words = _without(list(saved), "-kernel", "-initrd", "-append")
-    words[0] = str(files.qemu)
-    if backend := next((word for word in words if word.startswith("memory-backend-file,")), ""):
-        at = words.index(backend)
-        del words[at - 1 : at + 1]
-    kind, *properties = _value(words, "-machine").split(",")
-    kept = [machine or kind, *(one for one in properties if not one.startswith("memory-backend="))]
-    _set(words, "-machine", ",".join(kept))
-    _set(words, "-drive", _drive(files))
-    _set(words, "-chardev", _serial(files))  # the first one
-    _set(words, "-pidfile", str(files.pidfile))
-    _set(words, "-uuid", str(UUID(boot_id)))
-    return (*words, *(() if "-incoming" in words else ("-incoming", "defer")))
-
-
-def _without(words: list[str], *options: str) -> list[str]:
-    for option in options:
-        if option in words:
-            at = words.index(option)
-            del words[at : at + 2]
-    return words
+    guest = GuestProfile("x64", machine.memory, machine.smp, machine.cpu, ())
+    qemu = QemuSettings(
+        cpu=machine.cpu, tcg_threads=machine.threads, restrict=machine.restrict, arguments=machine.arguments
+    )
+    restored = MemoryFile(None, shared=False, restored=True, gate=machine.gate, generation=machine.generation)
+    words = list(command(guest, machine.accelerator, qemu, files, boot_id, restored))
+    for option in _BOOTED:
+        at = words.index(option)
+        del words[at : at + 2]
+    at = words.index("-machine") + 1
+    words[at] = ",".join([machine.kind, *words[at].split(",")[1:]])
+    return tuple(words)
 
 
 def _value(words: list[str], option: str) -> str:
     return words[words.index(option) + 1]
-
-
-def _set(words: list[str], option: str, value: str) -> None:
-    words[words.index(option) + 1] = value
 
 
 def with_run_with(argv: tuple[str, ...]) -> tuple[str, ...]:

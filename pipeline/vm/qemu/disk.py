@@ -32,11 +32,11 @@ def copy_overlay(template: OpenTemplate, image: Path, overlay: Path) -> None:
     """
     with publish(overlay) as made:
         template.copy_disk(made)
-        if os.path.realpath(overlay.parent / _backing(made)) != os.path.realpath(image):
+        if os.path.realpath(overlay.parent / backing(made)) != os.path.realpath(image):
             raise NoTemplateError("its disk does not lead to the image from this instance's directory")
 
 
-def _backing(overlay: Path) -> str:
+def backing(overlay: Path) -> str:
     """The name by which a qcow2 file knows what it lies over."""
     with overlay.open("rb") as stream:
         place, length = struct.unpack(">QI", stream.read(_BACKING.stop)[_BACKING])
@@ -44,13 +44,15 @@ def _backing(overlay: Path) -> str:
         return os.fsdecode(stream.read(length))
 
 
-def flatten(qemu_img: Path, overlay: Path, whole: Path, limit: float) -> None:
+def flatten(qemu_img: Path, overlay: Path, whole: Path, limit: float, most: int) -> None:
     """Make the new, compressed qcow2 file `whole` of all that an overlay shows: it needs no other file.
 
-    It may take `limit` seconds; nobody may write to the overlay meanwhile. Raises ToolMissing, ToolFailed, StoreError.
+    It may take `limit` seconds; nobody may write to the overlay meanwhile. Raises ToolMissing, StoreError, and
+    ToolFailed, with minus SIGXFSZ as `code` if it would take more than `most` bytes.
     """
     with host_faults("saving the disk"):
-        _run(qemu_img, ["convert", "-O", "qcow2", "-c", str(overlay), str(whole)], limit)
+        limited = ("prlimit", f"--fsize={most}", "--core=0", "--")
+        _run(qemu_img, ["convert", "-O", "qcow2", "-c", str(overlay), str(whole)], limit, limited)
 
 
 def make_overlay(qemu_img: Path, image: Path, overlay: Path, form: Form = "raw") -> None:
@@ -63,22 +65,22 @@ def make_overlay(qemu_img: Path, image: Path, overlay: Path, form: Form = "raw")
     way = os.path.relpath(os.path.realpath(image), os.path.realpath(overlay.parent))
     with publish(overlay) as made, host_faults("making the disk"):
         # -u, for from the place where it is made the way leads nowhere; the size is then not looked up either
-        words = ["create", "-q", "-f", "qcow2", "-u", "-F", form, "-b", way, str(made), str(_size(image, form))]
+        words = ["create", "-q", "-f", "qcow2", "-u", "-F", form, "-b", way, str(made), str(size(image, form))]
         _run(qemu_img, words, _LIMIT)
 
 
-def _size(image: Path, form: Form) -> int:
-    """The bytes of the disk that an image shows."""
+def size(image: Path, form: Form) -> int:
+    """The bytes of the disk that an image shows. Raises OSError."""
     if form == "raw":
         return image.stat().st_size
     with image.open("rb") as stream:
         return int.from_bytes(stream.read(_SIZE.stop)[_SIZE], "big")
 
 
-def _run(qemu_img: Path, words: list[str], limit: float) -> None:
+def _run(qemu_img: Path, words: list[str], limit: float, by: tuple[str, ...] = ()) -> None:
     try:
         done = subprocess.run(
-            [str(qemu_img), *words],
+            [*by, str(qemu_img), *words],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=environment.of_qemu(),
@@ -93,8 +95,10 @@ def _run(qemu_img: Path, words: list[str], limit: float) -> None:
     except subprocess.TimeoutExpired as error:
         raise ToolFailed(f"qemu-img did not end within {limit:g} s", hint="is the disk overloaded?") from error
     if done.returncode != 0:
-        raise ToolFailed(
+        failure = ToolFailed(
             f"qemu-img failed with exit code {done.returncode}",
             hint="its own words are above",
             detail=tail(done.stderr or done.stdout),
         )
+        failure.code = done.returncode
+        raise failure

@@ -28,15 +28,15 @@ def of_running(store: Store, log_size: int) -> int:
     return sum(_of(instance, log_size) for instance in Instance.all(store) if owner_of_pidfile(instance.pidfile))
 
 
-def tell_if_full(store: Store, disk: Path, log_size: int) -> None:
-    """Warn if the running guests and one more, on the image `disk`, could fill the disk of the store.
+def tell_if_full(store: Store, disk: int, log_size: int) -> None:
+    """Warn if the running guests and one more, with a disk of so many bytes, could fill the disk of the store.
 
     It also warns, and does not fail, if that cannot be told, for example because a running guest is another user's.
     Each warning is given once in a process, for a campaign boots many guests.
     """
     try:
         with host_faults("looking at what guests could write"):
-            more = of_running(store, log_size) + disk.stat().st_size + _LOGS * log_size
+            more = of_running(store, log_size) + disk + _LOGS * log_size
             full = more > free_bytes(store.root)
     except StoreError as error:
         _tell(f"whether guests could fill the disk of {store.root} cannot be told: {error.message}")

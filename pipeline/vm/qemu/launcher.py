@@ -17,6 +17,7 @@ from pipeline.host.pidfile import owner_of_pidfile
 from pipeline.settings import Ready, Settings
 from pipeline.store.freshness import Key
 from pipeline.store.publish import publish_bytes, remove, write_new
+from pipeline.text.printable import one_line
 from pipeline.vm import boot_progress
 from pipeline.vm.boot_progress import BootProgress
 from pipeline.vm.capacity import require_room
@@ -105,7 +106,8 @@ class QemuLauncher:
             plan, self._plan = self.plan, None
             if plan.slow:
                 _tell_slow(plan.slow)
-            growth.tell_if_full(self._settings.store, plan.images.disk, plan.log_size)
+            size = disk.size(plan.images.disk, plan.disk_form)
+            growth.tell_if_full(self._settings.store, size, plan.log_size)
             with _naming(instance), _abandoning(instance), host_faults("booting"):
                 handle = self._clone() or self._boot(plan)
         from pipeline.ssh.connector import Connector
@@ -142,8 +144,7 @@ class QemuLauncher:
                 disk.copy_overlay(plan.template, plan.images.disk, instance.overlay)
                 kept = (*kept, plan.template.ram)
             else:
-                form: disk.Form = "qcow2" if plan.saved else "raw"
-                disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay, form)
+                disk.make_overlay(plan.build.path("qemu-img"), plan.images.disk, instance.overlay, plan.disk_form)
             handle = boot(plan, kept, self._timeline, held.enter_context(self._shown()))
             self._timeline.reached("ready")
         self._timeline = None
@@ -203,7 +204,9 @@ def _so_far(plan: Plan) -> bytes:
         note = f"topcoat: so far the serial log of the template that was saved at {plan.template.facts.saved}"
         return plan.template.serial() + f"\n--- {note} ---\n".encode()
     if isinstance(plan.saved, Capsule):
-        return f"--- topcoat: here goes on the guest that was saved at {plan.saved.facts.saved} ---\n".encode()
+        return (
+            f"--- topcoat: here goes on the guest that was saved at {one_line(plan.saved.facts.saved)} ---\n".encode()
+        )
     return b""
 
 

@@ -18,7 +18,7 @@ from pipeline.vm.qemu.qmp import Monitor, MonitorError
 
 _CHUNK = 1 << 20
 _LONGEST = 256 << 20  # bytes of the state of devices; those of the usual machine have less than one MiB
-_COMPLETED = "MIGRATION completed"
+_COMPLETED, _GIVEN_UP = "MIGRATION completed", ("MIGRATION failed", "MIGRATION cancelled")
 _ACTIVE = ("setup", "active", "device", "pre-switchover", "cancelling")  # MigrationStatus in QEMU's qapi/migration.json
 _FAST = 1 << 40  # bytes per second; else QEMU would hold itself back
 
@@ -49,14 +49,16 @@ def save(monitor: Monitor, path: Path, sink: Sink, deadline: Deadline, *, memory
         with connection, host_faults("saving the guest"):
             for chunk in _received(connection, deadline, _LONGEST if memory_in_file else None):
                 sink.write(chunk)
-    monitor.wait_for(_COMPLETED, limit=deadline.remaining)
+    monitor.wait_for(_COMPLETED, *_GIVEN_UP, limit=deadline.remaining)
+    if _COMPLETED not in monitor.events:
+        raise MonitorError("QEMU has given up saving the guest")
 
 
 def give_up(monitor: Monitor, limit: float) -> None:
     """Have QEMU give up a saving that has failed, within `limit` seconds, if it still tries. Raises MonitorError."""
     monitor.execute("migrate_cancel")
     if monitor.execute("query-migrate").get("status") in _ACTIVE:
-        monitor.wait_for("MIGRATION failed", "MIGRATION cancelled", _COMPLETED, limit=limit)
+        monitor.wait_for(_COMPLETED, *_GIVEN_UP, limit=limit)
 
 
 def _received(connection: socket.socket, deadline: Deadline, longest: int | None) -> Iterator[bytes]:

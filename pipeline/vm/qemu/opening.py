@@ -1,5 +1,6 @@
 """Opening a capsule: the guest that was saved goes on, as an instance of its own, with the process that has crashed."""
 
+import shlex
 from dataclasses import dataclass
 
 from pipeline.builds.build import Build
@@ -39,6 +40,25 @@ def open_capsule(settings: Settings, build: Build, instance: Instance, capsule: 
     Raises AlreadyRunning if the instance is something else, UsageError if the settings choose another build, and
     BootError if the guest does not go on.
     """
+    _require_fits(settings, build, capsule)
+    facts = capsule.facts
+    made_of = Key(MAKER, SCHEMA, {"build": build.name}, {STATE: facts.files[STATE].digest}, {})
+    if _is_open(instance, made_of):
+        return instance.require_running()
+    try:
+        launcher.start(QemuLauncher(settings, build, instance, "ssh", made_of, capsule=capsule)).close()
+    except AlreadyRunning:
+        if not _is_open(instance, made_of):  # else another process was quicker
+            raise
+    except BootError as error:
+        if error.cause in _BY_THE_CAPSULE:
+            cpu = ", and the same kind of CPU" if facts.machine.accelerator == "kvm" else ""
+            error.hint = _HINT.format(one_line(facts.qemu), cpu)
+        raise
+    return instance.require_running()
+
+
+def _require_fits(settings: Settings, build: Build, capsule: Capsule) -> None:
     facts = capsule.facts
     if build.name != facts.build:
         raise UsageError(
@@ -50,23 +70,22 @@ def open_capsule(settings: Settings, build: Build, instance: Instance, capsule: 
             "[qemu] user is set, and QEMU as another user cannot be given the state of a guest",
             hint="open the capsule without: unset it in luigi.cfg",
         )
-    made_of = Key(MAKER, SCHEMA, {"build": build.name}, {STATE: facts.files[STATE].digest}, {})
+    if facts.machine.arguments != settings.qemu.arguments:
+        raise UsageError(
+            f"the guest was saved with [qemu] arguments = {one_line(shlex.join(facts.machine.arguments))}",
+            hint="set the same in luigi.cfg, if you trust who made the capsule: they go to QEMU as they are",
+        )
+
+
+def _is_open(instance: Instance, made_of: Key) -> bool:
+    """Whether the instance runs, and was opened from this capsule. Raises AlreadyRunning if it is something else."""
     handle = instance.live_handle()
-    if handle and handle.made_of == made_of:
-        return instance.require_running()
-    if handle:
+    if handle and handle.made_of != made_of:
         raise AlreadyRunning(
             f"{instance.name} is running, and was not opened from this capsule",
             hint=f"give another name: --name; or end it: topcoat stop {instance.name}",
         )
-    try:
-        launcher.start(QemuLauncher(settings, build, instance, "ssh", made_of, capsule=capsule)).close()
-    except BootError as error:
-        if error.cause in _BY_THE_CAPSULE:
-            cpu = ", and the same kind of CPU" if facts.accelerator == "kvm" else ""
-            error.hint = _HINT.format(one_line(facts.qemu), cpu)
-        raise
-    return instance.require_running()
+    return handle is not None
 
 
 def look(shell: GuestShell, pid: int) -> ProcessLook:
@@ -74,5 +93,5 @@ def look(shell: GuestShell, pid: int) -> ProcessLook:
     found = shell.run(f"readlink /proc/{pid}/exe && cat /proc/{pid}/maps", _LIMIT)
     if found.status:
         return ProcessLook("", ())
-    program, *maps = printable(found.stdout).splitlines()
+    program, *maps = printable(found.stdout).splitlines() or [""]
     return ProcessLook(program, tuple(maps))

@@ -9,14 +9,13 @@ from uuid import UUID, uuid4
 from pipeline.builds.build import Build
 from pipeline.builds.demo import BOOT_ID, host_key_file
 from pipeline.builds.prepare import disk_path, initrd_path
-from pipeline.errors import StoreError
 from pipeline.settings import Accelerator, Ready, Settings, Store, Timeouts
 from pipeline.store.freshness import Key
 from pipeline.vm.capsule import Capsule
 from pipeline.vm.history import History
 from pipeline.vm.instance import Instance
 from pipeline.vm.keepalive import KeepAlive
-from pipeline.vm.qemu import accel
+from pipeline.vm.qemu import accel, disk
 from pipeline.vm.qemu.command_line import Files, MemoryFile, command, emulation, opened
 from pipeline.vm.qemu.profile import ENTROPY, GuestProfile, guest_of
 from pipeline.vm.qemu.user import require_user
@@ -82,6 +81,11 @@ class Plan:
     def template(self) -> OpenTemplate | None:
         """The template of which the guest is a clone; None if it is none."""
         return self.saved if isinstance(self.saved, OpenTemplate) else None
+
+    @property
+    def disk_form(self) -> disk.Form:
+        """The format of the image below the instance's own disk."""
+        return "qcow2" if isinstance(self.saved, Capsule) else "raw"
 
     @property
     def how(self) -> How:
@@ -159,7 +163,7 @@ def plan(
 
 
 def plan_of_capsule(settings: Settings, build: Build, instance: Instance, capsule: Capsule, made_of: Key) -> Plan:
-    """Decide everything about opening a capsule as this instance. Makes nothing. Raises MissingResource, StoreError."""
+    """Decide everything about opening a capsule as this instance. Makes nothing. Raises MissingResource."""
     facts = capsule.facts
     boot_id = uuid4().hex
     files = Files(
@@ -170,14 +174,8 @@ def plan_of_capsule(settings: Settings, build: Build, instance: Instance, capsul
         pidfile=instance.pidfile,
         serial_log=instance.serial_log,
     )
-    try:
-        argv = opened(facts.argv, facts.machine, files, boot_id)
-    except (ValueError, IndexError) as error:
-        raise StoreError(
-            f"the capsule {capsule.directory} has no command line of Topcoat's: {error}",
-            hint="was it made by another version of Topcoat? open it with that",
-        ) from error
-    history = _history(settings, f"{facts.build} capsule {facts.accelerator}")
+    accelerator = facts.machine.accelerator
+    history = _history(settings, f"{facts.build} capsule {accelerator}")
     usual = history.slowest()
     return Plan(
         instance=instance,
@@ -185,10 +183,10 @@ def plan_of_capsule(settings: Settings, build: Build, instance: Instance, capsul
         images=Images(Path("initrd"), capsule.disk, capsule.key, facts.host_key),
         files=files,
         boot_id=boot_id,
-        argv=argv,
-        accelerator=facts.accelerator,
+        argv=opened(facts.machine, files, boot_id),
+        accelerator=accelerator,
         made_of=made_of,
-        timeouts=settings.boot.timeouts(facts.accelerator, usual),
+        timeouts=settings.boot.timeouts(accelerator, usual),
         history=history,
         usual=usual,
         ready="ssh",
