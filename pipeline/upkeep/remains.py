@@ -11,16 +11,20 @@ from pipeline.host.locks import is_locked
 from pipeline.settings import Store
 from pipeline.store.publish import put_back, target_of_remains
 from pipeline.upkeep.leftover import Leftover, Spared, alone, delete, used
+from pipeline.vm.capsule import NAME as CAPSULE
 from pipeline.vm.instance import Instance
 
 _UNLOCKED_AGE = 3600.0  # seconds; some of the cache is made without a lock, in far less time
 
 
 def items(store: Store, instances: Sequence[Instance]) -> Iterator[Leftover]:
-    """Remains beside artifacts, in campaigns, and in the directories of `instances`, whose makers hold no lock."""
-    for place in (store.keys, store.all_images, store.all_templates, store.demo, store.campaigns, store.cache):
+    """Remains beside artifacts, crashes, and in the directories of `instances`, whose makers hold no lock any more."""
+    for place in (store.keys, store.all_images, store.all_templates, store.demo, store.cache):
         for path in _find(place):
             yield from _items(store, path, _locks(place, path))
+    for crashes in sorted(store.campaigns.glob("*/crashes")):
+        for path in _find(crashes):
+            yield from _items(store, path, [crashes, crashes / CAPSULE])
     for instance in instances:
         for path in _find(instance.directory):
             yield from _items(store, path, [instance.directory])

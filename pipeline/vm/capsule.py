@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-import zstandard
-
 from pipeline.errors import StoreError
 from pipeline.host.faults import host_faults
 from pipeline.settings import Accelerator, TcgThreads
@@ -149,6 +147,8 @@ class Capsule:
 
     def state(self) -> Iterator[bytes]:
         """The whole guest in QEMU's format, piece by piece. Raises OSError."""
+        import zstandard
+
         with (self.directory / STATE).open("rb") as stream:
             yield from zstandard.ZstdDecompressor().read_to_iter(stream, read_size=_CHUNK, write_size=_CHUNK)
 

@@ -279,7 +279,7 @@ class TestFaults:
         assert ssh(demo, "echo well") == "well\n"
         assert opened(demo, crash, "--name", "a")["program"]
 
-    @pytest.mark.parametrize("name", [STATE, DISK, FACTS])
+    @pytest.mark.parametrize("name", [STATE, DISK])
     def test_a_damaged_one_is_refused(self, demo: Workspace, kept: Path, name: str) -> None:
         crash = demo.directory / "damaged/1"
         shutil.copytree(kept, crash)

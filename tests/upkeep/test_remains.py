@@ -11,7 +11,11 @@ from tests.upkeep.conftest import DAY, World, make_old, spared
 
 class TestRemains:
     @pytest.mark.parametrize(
-        "place", ["keys", "images/x", "templates/x", "demo", "demo/packages", "instances/i0", "images/x/deep/down"]
+        "place",
+        [
+            *("keys", "images/x", "templates/x", "demo", "demo/packages", "instances/i0", "images/x/deep/down"),
+            *("campaigns/x/crashes/segv-f-00", "campaigns/x/crashes/segv-f-00/1"),
+        ],
     )
     def test_they_are_found_everywhere(self, world: World, place: str) -> None:
         world.instance()
@@ -34,6 +38,8 @@ class TestRemains:
         [
             *(("keys", "keys/sshid"), ("images/x", "images/x/ssh.zbi"), ("demo/packages", "demo/packages.json")),
             ("instances/i0", "instances/i0"),
+            *(("campaigns/x/crashes/b/1", f"campaigns/x/crashes{lock}") for lock in ("", "/capsule")),
+            ("campaigns/x", "campaigns/x/other"),
         ],
     )
     def test_what_is_being_made_is_not_touched(self, world: World, place: str, lock: str) -> None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import zstandard
-
 from pipeline.errors import ToolError, ToolFailed
 from pipeline.host.deadline import Deadline, utc_now
 from pipeline.host.faults import host_faults
@@ -148,6 +146,8 @@ class _Compressed:
     most: int
 
     def __post_init__(self) -> None:
+        import zstandard
+
         self._compressor = zstandard.ZstdCompressor(_LEVEL, write_checksum=True).compressobj()
         self._written = 0
 
