@@ -1,17 +1,20 @@
 """Which crashes of a campaign have their guest kept, and what becomes of the attempt: with scripted guests."""
 
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.campaign import capsules
+from pipeline.campaign import capsules, guests
 from pipeline.campaign.ledger import Benched, Crashed, Ended
 from pipeline.errors import StoreError
 from pipeline.vm.capsule import FACTS, NAME, CrashedProcess
 from pipeline.vm.qemu.capturing import NotCapturedError
 from tests.campaign.bench import A, B, Bench, plan
 from tests.campaign.scripted import Behaviour
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -121,6 +124,32 @@ def test_what_was_left_half_made_is_removed(keeping: Bench) -> None:
         work.mkdir()
     keeping.run(keeping.definition(plan(seconds=2, slice_=1)))
     assert (half.exists(), other.exists()) == (False, True)
+
+
+class TestHold:
+    """The process is stopped first, or there is nothing to keep. Its script runs here as in the guest."""
+
+    def held(self, pid: int) -> str:
+        line = ("sh", "-c", guests._HOLD.format(pid))  # noqa: SLF001
+        return subprocess.run(line, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+    def test_one_that_sleeps_is_stopped_until_it_is_killed(self) -> None:
+        with subprocess.Popen(["sleep", "60"]) as process:
+            assert self.held(process.pid) == "held"
+            assert Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T"
+            assert self.held(process.pid) == "held"
+            process.kill()
+            assert process.wait(60) == -signal.SIGKILL
+
+    def test_one_that_has_ended_is_not(self) -> None:
+        with subprocess.Popen(["true"]) as process:
+            process.wait(60)
+        assert self.held(process.pid) == ""
+
+    def test_nor_one_of_which_only_the_entry_is_left(self) -> None:
+        with subprocess.Popen(["true"]) as process:
+            eventually(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "Z")
+            assert self.held(process.pid) == ""
 
 
 def test_one_that_is_there_is_never_replaced(keeping: Bench) -> None:
