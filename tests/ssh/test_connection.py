@@ -121,6 +121,12 @@ def test_one_connection_serves_many_commands(connection: Connection) -> None:
     assert [connection.run(f"echo {number}", SOON).stdout for number in range(5)] == [b"%d\n" % n for n in range(5)]
 
 
+def test_keys_are_exchanged_in_the_way_that_is_quickest_for_the_guest(connection: Connection) -> None:
+    kex = connection._transport.get_security_options().kex  # noqa: SLF001
+    assert kex[0] == "curve25519-sha256@libssh.org"
+    assert sorted(kex) == sorted(paramiko.Transport._preferred_kex)  # type: ignore[attr-defined]  # noqa: SLF001
+
+
 def test_small_packets_are_sent_at_once(connection: Connection) -> None:
     """Else one in two commands takes 40 ms more, which a timed test would tell only now and then."""
     sock = connection._transport.sock  # noqa: SLF001
