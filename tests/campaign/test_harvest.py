@@ -48,6 +48,27 @@ class TestUnits:
         assert sorted(bench.guest_fuzzer.asked) == sorted(name for name, _ in map(unit, "abc"))
         assert {one.source for one in bench.corpus.units().values()} == {"fuzzers/a#1.1"}
 
+    def test_while_the_fuzzer_is_about_to_be_ended_none_is_fetched(self, bench: Bench) -> None:
+        """What ends it ends all that works in its directory. The artifact comes, and whoever ends it is told."""
+        bench.guest_fuzzer.write(CORPUS, unit("a"))
+        bench.guest_fuzzer.write("tmp", ("crash-1", b"x"))
+        harvest = bench.harvest()
+        harvest.found("tmp/crash-1")
+        harvest.over()
+        running = Running(harvest)
+        assert running.harvested.get(timeout=SOON) == 0
+        assert (bench.guest_fuzzer.asked, bench.came > 0) == (["crash-1"], True)
+        running.end()
+        assert (bench.guest_fuzzer.asked, bench.contents) == (["crash-1", unit("a")[0]], {b"a"})
+
+    def test_even_if_nothing_was_reported_whoever_ends_it_is_told(self, bench: Bench) -> None:
+        harvest = bench.harvest()
+        harvest.over()
+        running = Running(harvest)
+        assert running.harvested.get(timeout=SOON) == 0
+        assert bench.came == 1
+        running.end()
+
     def test_what_the_guest_was_given_is_not_fetched(self, bench: Bench) -> None:
         bench.guest_fuzzer.write(CORPUS, unit("a"), unit("b"))
         bench.workspace.known.add(unit("a")[0])
