@@ -15,6 +15,11 @@ MARK = "TOPCOAT_COMMAND"
 ROUNDS = 8
 """How many times marked processes are looked for; from the third on after a second's pause: one may die slowly."""
 
+STARTING = 0.5
+"""Seconds after which is looked again if the first look finds none: a command that has just been started may not carry
+its mark yet, and would run on.
+"""
+
 GONE = b"none is left\n"
 """What the command line of `killing` prints once no marked process runs any more."""
 
@@ -30,8 +35,11 @@ while [ $round -lt {ROUNDS} ]; do
             case $line in *"$1"*) found="$found ${{process#/proc/}}"; break ;; esac
         done 2>/dev/null <"$process/environ"
     done
-    [ -z "$found" ] && echo {GONE.decode().strip()} && exit
-    kill -9 $found 2>/dev/null
+    if [ "$found" ]; then kill -9 $found 2>/dev/null
+    elif [ "$looked" ]; then echo {GONE.decode().strip()}; exit
+    else sleep {STARTING}
+    fi
+    looked=y
 done
 """
 
