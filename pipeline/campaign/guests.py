@@ -107,8 +107,7 @@ class Guests(Protocol):
 HOLD_LIMIT = 10.0
 """Seconds that stopping one process may take: it does not wait for us."""
 
-# libFuzzer's timer would wake it within -timeout seconds, and then it would end. A process stops soon, not at once
-_HOLD = """kill -STOP {0} 2>/dev/null
+HOLD = """kill -STOP {0} 2>/dev/null
 for try in 1 2 3 4 5 6 7 8 9 10; do
   case $(cat /proc/{0}/stat 2>/dev/null) in
     *") T "*) echo held; break ;;
@@ -116,6 +115,10 @@ for try in 1 2 3 4 5 6 7 8 9 10; do
   esac
   sleep 0.1
 done"""
+"""A script that stops the process with this pid, and prints `held` once it stands still; nothing if it has ended.
+
+libFuzzer's timer would wake a process that sleeps within -timeout seconds, and then it would end.
+"""
 
 
 def spoil_if_short(guest: Guest, fuzzer: str) -> bool:
@@ -184,7 +187,7 @@ class PooledGuest:
 
     def capture(self, crashed: CrashedProcess, directory: Path, most: int) -> None:
         """See Guest.capture."""
-        held = self._connector.command(_HOLD.format(crashed.pid), shell=True).output(HOLD_LIMIT)
+        held = self._connector.command(HOLD.format(crashed.pid), shell=True).output(HOLD_LIMIT)
         if held.strip() != b"held":
             raise NotCapturedError("the process that has crashed is not there any more")
         try:

@@ -40,7 +40,7 @@ class Handle:
 
     @property
     def is_clone(self) -> bool:
-        """Whether the guest is a clone of a template, and was not booted."""
+        """Whether the guest goes on from a saved one, as clones of a template do, and was not booted."""
         return "-incoming" in self.argv
 
     def encode(self) -> dict[str, object]:

@@ -14,6 +14,7 @@ from pipeline.errors import BootError, CommandError, FuzzerError, FuzzerTimeout,
 from pipeline.fuzz.symbolizer import Writer
 from pipeline.vm.capsule import FACTS, CrashedProcess
 from pipeline.vm.lease import Boot
+from pipeline.vm.qemu.capturing import NotCapturedError
 
 CRASH = b"""==1== ERROR: libFuzzer: deadly signal
     #7 0x55726e88fa28 in %(function)s fuzzers/planted.c:10:17
@@ -131,8 +132,8 @@ class ScriptedSite:
 
     def stop(self) -> None:
         self._world.stopped.append(self._guest.boot_id)
-        self._answer()
         self._ended.set()
+        self._answer()
 
     def push(self, files: Mapping[str, Path], directory: str) -> None:
         self._answer()
@@ -263,6 +264,7 @@ class ScriptedSite:
             self._ended.clear()
             output.write(b"==%d==Sleeping for 8640000 second(s) before dying\n" % behaviour.sleeper)
             assert self._ended.wait(30), "nobody has ended it"
+            self._answer()
             raise FuzzerError("unexpected return code: 137", hint="")
 
     def _crash(self, behaviour: Behaviour, output: Writer) -> None:
@@ -299,7 +301,11 @@ class ScriptedGuest:
     def capture(self, crashed: CrashedProcess, directory: Path, most: int) -> None:
         self._world.captured.append(crashed)
         if self._world.capturing:
-            self._world.capturing(directory)
+            try:
+                self._world.capturing(directory)
+            except NotCapturedError as error:
+                self.lives = not error.lost
+                raise
         else:
             directory.mkdir()
             (directory / FACTS).write_text("{}")

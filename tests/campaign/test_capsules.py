@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.campaign import capsules, guests
-from pipeline.campaign.ledger import Benched, Crashed, Ended
+from pipeline.campaign.ledger import Benched, Crashed, Ended, Started
 from pipeline.errors import StoreError
 from pipeline.vm.capsule import FACTS, NAME, CrashedProcess
-from pipeline.vm.qemu.capturing import NotCapturedError
+from pipeline.vm.qemu.capturing import GuestLostError, NotCapturedError
 from tests.campaign.bench import A, B, Bench, plan
 from tests.campaign.scripted import Behaviour
 from tests.waiting import eventually
@@ -105,6 +105,17 @@ def test_why_there_is_none_is_told_and_another_crash_is_tried(
     assert sum("no capsule is made: " in record.message for record in caplog.records) == 3
 
 
+def test_a_guest_that_is_lost_by_that_costs_the_fuzzer_no_failure(keeping: Bench) -> None:
+    def lost(_: Path) -> None:
+        raise GuestLostError("it does not go on")
+
+    keeping.world.capturing = lost
+    keeping.run(keeping.definition(plan(seconds=3, slice_=3)))
+    assert [ended.result for ended in keeping.of(Ended)] == ["crash"] * 3
+    boots = [started.boot_id for started in keeping.of(Started)]
+    assert len(set(boots)) == 3, "each one was left"
+
+
 def test_the_same_crash_again_is_as_good_as_another(keeping: Bench) -> None:
     """If the first could not be saved, or was found before there was to be a capsule."""
     keeping.chosen = replace(keeping.chosen, capsule="off")
@@ -130,7 +141,7 @@ class TestHold:
     """The process is stopped first, or there is nothing to keep. Its script runs here as in the guest."""
 
     def held(self, pid: int) -> str:
-        line = ("sh", "-c", guests._HOLD.format(pid))  # noqa: SLF001
+        line = ("sh", "-c", guests.HOLD.format(pid))
         return subprocess.run(line, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
     def test_one_that_sleeps_is_stopped_until_it_is_killed(self) -> None:

@@ -185,7 +185,7 @@ def test_one_that_would_be_too_large_is_none_and_the_guest_goes_on(demo: Workspa
 def test_a_disk_that_would_be_too_large(demo: Workspace, tmp_path: Path) -> None:
     boot(demo)
     ssh(demo, "dd if=/dev/urandom of=/dev/vda bs=1M count=64 seek=100 conv=fsync")
-    with pytest.raises(NotCapturedError, match="it would take more than"):
+    with pytest.raises(NotCapturedError, match="it would take more than 60 MiB"):
         save(demo, tmp_path / "b/1", most=60 << 20)
     assert ssh(demo, "echo well") == "well\n"
 
@@ -354,6 +354,27 @@ def test_what_makes_no_sense_is_refused(demo: Workspace, kept: Path, words: list
     assert done.status == 2, done.text
     assert said in done.text
     assert not list(demo.store.instances.glob("*"))
+
+
+def test_two_open_it_at_once(demo: Workspace, kept: Path) -> None:
+    """The one that comes later only tells of it, too."""
+    command = demo.command("topcoat", "open", str(kept), "--name", "a", "--json")
+    started = [
+        subprocess.Popen(command, cwd=demo.directory, env=demo.environment, stdout=subprocess.PIPE) for _ in range(2)
+    ]
+    said = [json.loads(process.communicate(timeout=300)[0]) for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert said[0] == said[1]
+    assert len(qemus_of(demo.directory)) == 1
+
+
+def test_a_machine_that_arguments_have_chosen_is_not_saved(demo: Workspace, tmp_path: Path) -> None:
+    """It could not be opened again: that is told while the crash can still be looked at."""
+    demo.configure("[qemu]\ncpu = max,model-id=it's mine\n")
+    boot(demo, "i0", "--warm", "never")
+    with pytest.raises(NotCapturedError, match="what Topcoat makes no machine of: a CPU of the kind max,model-id=it's"):
+        save(demo, tmp_path / "b/1")
+    assert ssh(demo, "echo well") == "well\n"
 
 
 def test_an_instance_that_is_something_else_is_left_alone(demo: Workspace, kept: Path) -> None:

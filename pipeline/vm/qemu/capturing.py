@@ -15,7 +15,7 @@ from pipeline.host.resources import free_bytes
 from pipeline.store.publish import publish, publish_json, remove
 from pipeline.text.printable import one_line
 from pipeline.text.quantity import readable_size
-from pipeline.vm.capsule import DISK, FACTS, KEY, STATE, CapsuleFacts, CrashedProcess
+from pipeline.vm.capsule import DISK, FACTS, KEY, STATE, CapsuleFacts, CrashedProcess, SavedMachine
 from pipeline.vm.handle import Handle
 from pipeline.vm.instance import Instance
 from pipeline.vm.qemu import migration
@@ -68,7 +68,7 @@ def capture(
                 build=handle.build,
                 boot_id=handle.boot_id,
                 host_key=handle.ssh.host_key,
-                machine=machine_of(handle.argv, machine),
+                machine=machine,
                 qemu=version,
                 saved=utc_now(),
                 files=saved_files(made, STATE, DISK, KEY),
@@ -78,8 +78,8 @@ def capture(
         raise NotCapturedError(f"{error}: {one_line(error.detail)}" if error.detail else str(error)) from error
 
 
-def _save(instance: Instance, handle: Handle, made: Path, qemu_img: Path, most: int) -> tuple[str, str]:
-    """Save the guest's state and disk. Returns QEMU's version, and what it calls the machine."""
+def _save(instance: Instance, handle: Handle, made: Path, qemu_img: Path, most: int) -> tuple[str, SavedMachine]:
+    """Save the guest's state and disk. Returns QEMU's version, and the machine in which the guest runs."""
     deadline = Deadline(SAVING)
     remove(instance.migration_socket)
     try:
@@ -87,30 +87,35 @@ def _save(instance: Instance, handle: Handle, made: Path, qemu_img: Path, most: 
             if monitor.boot_id() != handle.boot_id:
                 raise NotCapturedError("another guest has taken its place")
             version = monitor.version()
-            machine = monitor.execute("qom-get", {"path": "/machine", "property": "type"})
+            kind = str(monitor.execute("qom-get", {"path": "/machine", "property": "type"})).removesuffix(_MACHINE)
+        machine = machine_of(handle.argv, kind)
+        if problem := machine.problem():  # such as one that [qemu] arguments chose: it could not be opened again
+            raise NotCapturedError(f"it runs in what Topcoat makes no machine of: {problem}")
         with _standing_still(instance), host_faults("saving the guest"):
             with Monitor(instance.qmp_socket, _LIMIT) as monitor, (made / STATE).open("xb") as stream:
                 sink = _Compressed(stream, most)
                 migration.save(monitor, instance.migration_socket, sink, deadline, memory_in_file=False)
                 sink.close()
             left = most - (made / STATE).stat().st_size
-            _save_disk(instance, handle, made / DISK, qemu_img, max(1.0, deadline.remaining), left)
+            if not _save_disk(instance, handle, made / DISK, qemu_img, max(1.0, deadline.remaining), left):
+                raise _too_large(most)
     except MonitorError as error:
         lost = not handle.process.alive
         raise (GuestLostError if lost else NotCapturedError)(f"QEMU does not save it: {error}") from error
-    return version, str(machine).removesuffix(_MACHINE)
+    return version, machine
 
 
-def _save_disk(instance: Instance, handle: Handle, to: Path, qemu_img: Path, limit: float, most: int) -> None:
-    """Save the disk, while QEMU, which has written all of it, holds no lock of it."""
+def _save_disk(instance: Instance, handle: Handle, to: Path, qemu_img: Path, limit: float, most: int) -> bool:
+    """Save the disk, while QEMU, which has written all of it, holds no lock of it. Returns whether it has fitted."""
     if not handle.process.has_open(instance.overlay.parent / backing(instance.overlay)):
         raise NotCapturedError("the image below its disk was made again since it was booted")
     try:
         flatten(qemu_img, instance.overlay, to, limit, most)
     except ToolFailed as error:
-        if error.code == -signal.SIGXFSZ:
-            raise _too_large(most) from error
-        raise
+        if error.code != -signal.SIGXFSZ:
+            raise
+        return False
+    return True
 
 
 @contextmanager
