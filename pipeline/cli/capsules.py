@@ -156,7 +156,10 @@ def _all(chosen: Settings) -> list[Path]:
 
 
 def _find(chosen: Settings, word: str) -> Path:
-    """The directory of the capsule that is meant: by a path to it, its crash or its bucket, or by the bucket's name."""
+    """The directory of the capsule that is meant: by a path to it, its crash or its bucket, or a name.
+
+    The name is that of its bucket, or of its campaign.
+    """
     from pipeline.vm.capsule import found_in
 
     path = Path(os.path.abspath(word))
@@ -168,7 +171,9 @@ def _find(chosen: Settings, word: str) -> Path:
     if found:
         return found[0]
     if not path.exists():
-        raise UsageError(f"{one_line(word)} is no directory, nor a bucket with a capsule", hint=_known(chosen))
+        raise UsageError(
+            f"no capsule is in {one_line(word)}: there is no such path, bucket or campaign", hint=_known(chosen)
+        )
     raise UsageError(f"no capsule is in {one_line(word)}", hint=_known(chosen))
 
 

@@ -231,7 +231,9 @@ def parser() -> argparse.ArgumentParser:
         help="have a guest go on as it was when a fuzzer had crashed in it",
         description="Open the capsule of a crash, or list all crashes that have one: see docs/capsules.md.",
     )
-    opened.add_argument("crash", metavar="CRASH", nargs="?", help="its directory, or the name of its bucket")
+    opened.add_argument(
+        "crash", metavar="CRASH", nargs="?", help="its directory, or the name of its bucket or campaign"
+    )
     opened.add_argument("--name", help="of the instance; by default, that of the crash")
     opened.add_argument("--gdb", action="store_true", help="become gdb at the process that has crashed")
     opened.add_argument("--json", action="store_true", help="for machines")

@@ -339,7 +339,7 @@ capturing.capture(instance, instance.require_running(), crashed, to, Path("qemu-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nothing"], "nothing is no directory, nor a bucket with a capsule"),
+        (["nothing"], "no capsule is in nothing: there is no such path, bucket or campaign"),
         (["."], "no capsule is in ."),
         (["{kept}", "--", "-batch"], "what stands after -- is for gdb"),
         (["{kept}", "--gdb", "--json"], "--gdb and --json do not go together"),
@@ -394,6 +394,7 @@ def test_it_is_found_by_the_name_of_its_bucket(demo: Workspace, kept: Path) -> N
         shutil.copytree(bucket, demo.store.campaigns / campaign / "crashes" / bucket.name)
         if campaign == "x":
             assert opened(demo, bucket.name, "--name", "a")["program"]
+            assert opened(demo, "x", "--name", "a")["program"], "or by that of its campaign, if it has one only"
     several = demo.topcoat("open", bucket.name)
     assert (several.status, "there are several capsules of" in several.text) == (2, True)
     assert f"/campaigns/y/crashes/{bucket.name}/1" in several.text
