@@ -17,7 +17,7 @@ _NOBODYS = (
     # Sanitizers and fuzzers
     r"_{1,3}(?:asan|hwasan|lsan|msan|tsan|ubsan|sanitizer|gwp_asan)(?:::|_).*",
     r"___?interceptor_.*|__interception::.*|(?:gwp_asan|scudo)::.*",
-    r"fuzzer::.*|fuzztest::.*|centipede::.*|TestOneProtoInput|CrashTrampolineAsm",
+    r"fuzzer::.*|fuzztest::.*|centipede::.*|TestOneProtoInput|CrashTrampolineAsm|SignalAction",
     # The C library: how a process ends, memory, strings
     r"abort(?:_message)?|raise|gsignal|t?g?kill|pthread_(?:kill|create)|__pthread_kill.*|__(?:chk|fortify|stack_chk)_fail",
     r"_?exit|_Exit|quick_exit|_?exit_group|__run_exit_handlers|__cxa_(?:finalize|atexit)",
@@ -25,10 +25,14 @@ _NOBODYS = (
     r"_*(?:malloc|calloc|realloc|free|reallocarray|posix_memalign|aligned_alloc|memalign|valloc)",
     rf"_*(?:mem(?:p?cpy|move|set|cmp|chr|mem)|bcmp|str(?:n?cpy|n?cmp|n?cat|n?case_?cmp|n?len|n?dup|r?chr|str)){_VARIANT}",
     # C++: its runtime, and operators of inlined functions without their class
-    r"operator(?:_(?:c|ll?=?|gg?=?|l=g|mg\*?)|\W.*)|__cxa_(?:re)?throw|std::(?:__\d+::)?_*terminate|std::__throw_.*|demangling_terminate_handler",
+    r"operator(?:_(?:c|ll?=?|gg?=?|l=g|mg\*?)|\W.*)|__cxa_\w+|__cxxabiv1::.*|__clang_call_terminate|_Unwind_\w+",
+    r"std::(?:__\d+::)?(?:_*terminate|unexpected|rethrow_exception|__throw_.*|__libcpp_verbose_abort)",
+    r"std::(?:\w+::)*(?:_[A-Z]|__(?!\d+::|cxx11::|ndk1::|Cr::)).*|std::(?:__\d+::)?anonymous::.*",
+    r"__gnu_cxx::__verbose_terminate_handler|demangling_(?:terminate|unexpected)_handler",
     # Rust
     r"_*rust_(?:begin_unwind|panic|oom|fuzzer_test_input|try|start_panic|maybe_catch_panic).*|panic_abort::.*",
     r"core::(?:panicking|result::unwrap_failed|option::(?:unwrap|expect)_failed|ops::function::Fn|fmt::write).*",
+    r"core::(?:str|slice|cell|char|num)::(?:\w+::)*(?:\w+_fail|panic_)\w*(?:::.*)?",
     r"std::(?:panic|panicking|process::abort|sys|sys_common|io::Write::write_fmt)\b.*|alloc::.*|libfuzzer_sys::.*",
     # Go
     r"runtime\..*|panic",
@@ -43,14 +47,19 @@ _LOGGER = re.compile(
 )  # also where it is a template argument
 _ALLOCATOR = re.compile(r"New[A-Z]\w*")
 _FILE = re.compile(
-    r"(?:/|^)(?:sanitizer_common|libc\+\+|libcxx|c\+\+/v1|llvm-build|glibc-[^/]{1,40}|rustc|libhfuzz)/"
+    r"(?:/|^)(?:sanitizer_common|compiler-rt|libc\+\+|libcxx|c\+\+/v1|llvm-build|glibc-[^/]{1,40}|rustc|libhfuzz)/"
+    r"|/include/c\+\+/\d[\d.]{0,8}/"
     r"|/rust/library/(?:alloc|core|std|panic_\w{1,20})/"
 )
 _LIBRARY = re.compile(
-    r"(?:libc|libpthread|libc\+\+|libc\+\+abi|libstdc\+\+|libgcc_s|libm|ld-linux[\w-]*|ld-musl[\w-]*)\b[\w.+-]*\.so.*"
+    r"(?:libc|libpthread|libc\+\+|libc\+\+abi|libstdc\+\+|libgcc_s|libm|ld-linux[\w-]*|ld-musl[\w-]*)"
+    r"(?!\w)[\w.+-]*\.so.*"
     r"|(?:libsyslog|libfdio|libzircon|libunwind)\.so.*|vDSO\+.*"
     r"|libc-[\d.]+\.so|ld\.so\.1|libclang_rt\..*|linux-(?:gate|vdso).*|\[vdso\]|vdso.*|<?unknown module>?"
 )
+
+TRAP = re.compile(r"__clang_trap_msg\$[^$]*\$(.*)")
+"""The name that clang makes up for a frame where a target traps, with the reason in the group."""
 
 _OPERATOR = re.compile(r"\boperator ?(\(\)|<=>|<<=|>>=|<<|>>|<=|>=|->\*|->|<|>)")
 _PUNCTUATION = str.maketrans({"(": "c", ")": "", "<": "l", ">": "g", "-": "m"})
@@ -58,7 +67,8 @@ _UNSTABLE = re.compile(
     r"\$_\d{1,9}|'lambda\d{0,9}'|\{lambda#\d{1,9}\}"  # the compiler numbers them in the order of the file
     r"|::h[0-9a-f]{16}$|(?:\.(?:cold|isra|part|constprop|llvm|lto_priv)(?:\.\d{1,20})?){1,8}$|\+0x[0-9a-f]{1,16}$"
 )
-_TRAILING = re.compile(r"(?: (?:const|volatile|noexcept|&&?)){1,4}$")
+_QUALIFIERS = re.compile(r"(?: (?:const|volatile|noexcept|&&?)){1,4}(?=$|::)")
+_CLOSURE = re.compile(r"\{\{closure\}\}|\{closure#\d{1,9}\}")  # by Rust's older mangling, and by its newer one
 _ANONYMOUS = re.compile(r"\(anonymous namespace\)|`anonymous namespace'|\$anon\b")  # by LLVM, Microsoft, zxdb
 
 
@@ -91,6 +101,7 @@ def _is_own(frame: Frame) -> bool:
         or _LIBRARY.fullmatch(frame.function)
         or _CHECKER.search(called)
         or _LOGGER.search(frame.function)
+        or TRAP.match(frame.function)
     )
 
 
@@ -108,12 +119,25 @@ def name(frame: Frame) -> str:
         return f"λ {file}".strip()
     if frame.file.endswith(".go"):
         return _name_in_go(frame.function)
-    text = _ANONYMOUS.sub("anonymous", frame.function).replace("{{closure}}", "closure")
+    text = _CLOSURE.sub("closure", _ANONYMOUS.sub("anonymous", frame.function))
     text = _OPERATOR.sub(lambda match: "operator_" + match[1].translate(_PUNCTUATION), text)
-    text = _TRAILING.sub("", _outside_brackets(text).strip())
+    text = _QUALIFIERS.sub("", _outside_brackets(_of_type(text)).strip())
     text = _UNSTABLE.sub(lambda match: "lambda" if "lambda" in match[0] or "$" in match[0] else "", text)
     before, operator, after = text.partition("operator ")  # operator new, operator bool: a blank in the name itself
     return (before.rpartition(" ")[2] + operator + after).strip(":*& ") or frame.function
+
+
+def _of_type(text: str) -> str:
+    """Return Rust's `<TYPE as TRAIT>::method` and `<TYPE>::method` as `TYPE::method`; any other text as it is."""
+    if not text.startswith("<"):
+        return text
+    depth, middle = 0, 0
+    for at, character in enumerate(text):
+        depth += (character in "<([") - (character in ")]" or (character == ">" and text[at - 1] != "-"))
+        middle = middle or (depth == 1 and text.startswith(" as ", at) and at)
+        if not depth:
+            return text[1 : middle or at] + text[at + 1 :]
+    return text
 
 
 def _name_in_go(function: str) -> str:
@@ -125,9 +149,11 @@ def _outside_brackets(text: str) -> str:
     """Return the text without what is in (), <> and [], nested to any depth."""
     kept: list[str] = []
     depth = 0
-    for character in text:
+    for at, character in enumerate(text):
         if character in "(<[":
             depth += 1
+        elif character == ">" and depth and text[at - 1] == "-":
+            continue  # an arrow, in the type of a function
         elif character in ")>]":
             depth = max(0, depth - 1)
         elif not depth:

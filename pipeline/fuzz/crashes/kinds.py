@@ -9,6 +9,9 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
+from pipeline.fuzz.crashes import stack
+from pipeline.fuzz.crashes.stack import Frame
+
 _SANITIZER = r"[A-Za-z]{1,64}Sanitizer"
 _MARK = re.compile(
     rf"ERROR: (?:libFuzzer|{_SANITIZER}): (?P<text>.{{1,400}})"
@@ -25,7 +28,10 @@ DYING = re.compile(
     r"(?:(?:(?:HW)?Address|Leak|Memory|Thread|UndefinedBehavior|DataFlow|Realtime|Type)Sanitizer|ASAN):DEADLYSIGNAL"
 )
 """What a sanitizer writes first when a signal kills the target; it may stand in the middle of a line."""
-_UNDEFINED = re.compile(r"^.{1,4200}?: runtime error: (?P<text>.{1,400})", re.MULTILINE)
+_UNDEFINED = re.compile(r"^(?P<place>.{1,4200}?): runtime error: (?P<text>.{1,400})", re.MULTILINE)
+_UNDEFINED_SUMMARY = re.compile(
+    r"^SUMMARY: UndefinedBehaviorSanitizer: (?P<kind>[a-z][a-z-]{1,60}) (?P<place>\S{1,4200})", re.MULTILINE
+)
 _GO = re.compile(r"^(?P<go>panic: |fatal error: )(?P<told>.{1,400})", re.MULTILINE)
 _GOROUTINE = re.compile(r"\n\ngoroutine \d{1,18} \[")
 _BEFORE_GOROUTINE = 4096  # characters, in which Go says why it shows its goroutines
@@ -57,6 +63,7 @@ _UNDEFINED_KINDS = {
     "through pointer to incorrect function type": "incorrect-function-pointer-type",
     "out of bounds for type": "index-out-of-bounds",
     "not a valid value for type 'bool'": "invalid-bool-value",
+    "not a valid value for type '_Bool'": "invalid-bool-value",
     "not a valid value for type": "invalid-enum-value",
     "not a valid argument": "invalid-builtin-use",
     "misaligned address": "misaligned-address",
@@ -67,10 +74,11 @@ _UNDEFINED_KINDS = {
     "insufficient space for an object": "object-size",
     "unsigned integer overflow": "unsigned-integer-overflow",
     "integer overflow": "integer-overflow",
+    "shift": "undefined-shift",
     "cannot be represented in type": "integer-overflow",
+    "byte alignment": "alignment-assumption",
     "pointer index expression": "pointer-overflow",
     "offset": "pointer-overflow",
-    "shift": "undefined-shift",
     "unreachable program point": "unreachable-code",
     "variable length array bound": "non-positive-vla-bound",
     "which does not point to an object of type": "bad-cast",
@@ -91,6 +99,8 @@ class Mark:
     """Where the text that tells the kind ends; characters from the beginning of the output, like `start`."""
     told: str = ""
     """What a panic of Go said, unless the kind says it already; else empty."""
+    place: Frame | None = None
+    """Where in the source it happened, if the text tells that."""
 
 
 def first(text: str) -> Mark | None:
@@ -112,16 +122,16 @@ def first(text: str) -> Mark | None:
     return None
 
 
-def undefined(text: str, start: int = 0, end: int | None = None) -> Mark | None:
-    """Find the first report of undefined behaviour between `start` and `end`. None if there is none."""
-    match = _UNDEFINED.search(text, start, len(text) if end is None else end)
-    return match and Mark(_undefined_kind(match["text"]), *match.span())
+def undefined(text: str, start: int, end: int | None = None) -> Mark | None:
+    """Find the last report of undefined behaviour between `start` and `end`; what came before, the target survived.
 
-
-def last_undefined(text: str, end: int) -> Mark | None:
-    """Find the last report of undefined behaviour before `end`. None if there is none."""
-    for match in deque(_UNDEFINED.finditer(text, 0, end), 1):
-        return Mark(_undefined_kind(match["text"]), *match.span())
+    If only its summary is there, that counts. None if there is none.
+    """
+    end = len(text) if end is None else end
+    for match in deque(_UNDEFINED.finditer(text, start, end), 1):
+        return Mark(_undefined_kind(match["text"]), *match.span(), place=stack.of_source(match["place"]))
+    for match in deque(_UNDEFINED_SUMMARY.finditer(text, start, end), 1):
+        return Mark(match["kind"], *match.span(), place=stack.of_source(match["place"]))
     return None
 
 

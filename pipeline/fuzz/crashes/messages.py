@@ -1,21 +1,25 @@
-"""What a target itself said before it ended: failed assertions, failed CHECKs, and panics."""
+"""What a target itself said before it ended: failed assertions, failed CHECKs, panics, and uncaught exceptions."""
 
 import re
 from collections import deque
 from dataclasses import dataclass
 
+from pipeline.fuzz.crashes import stack
 from pipeline.fuzz.crashes.kinds import DYING
+from pipeline.fuzz.crashes.stack import Frame
 
 LONGEST = 80
 """How many characters of a message tell one failure from another: as many as ClusterFuzz takes."""
 
 ASSERTION, CHECK, PANIC = "assertion failure", "check failure", "panic"
+EXCEPTION = "uncaught exception"
 
 _LINE = 1024  # characters of a line that are looked at, before the sign and behind it
 _SIGNS = 32  # how many signs of a message are looked at, the last ones
 
 _SIGN = re.compile(
-    r"[Aa]ssertion |(?:ssert|SSERT|SSERTION|heck|CHECK) (?:fail|FAIL)|(?:^|\] )panic: |panicked at ",
+    r"[Aa]ssertion |(?:ssert|SSERT|SSERTION|heck|CHECK) (?:fail|FAIL)|(?:^|\] )panic: |panicked at "
+    r"|terminate called after throwing |: terminating (?:due to|with) uncaught ",
     re.MULTILINE,
 )
 _RUST = r"' (?:\(\d{1,9}\) )?panicked at "
@@ -37,8 +41,15 @@ _FORMS = (
     # Rust before 1.73, and Envoy
     (PANIC, re.compile(rf"{_RUST}'(.{{1,1000}}?)(?:', \S{{1,500}}:\d{{1,9}}(?::\d{{1,9}})?$|$)")),
     (PANIC, re.compile(r"(?:^|\] )panic: (\S.*)")),
+    # libstdc++; libc++abi, before and since LLVM 16. What the exception says is left out: it may quote the input
+    (EXCEPTION, re.compile(r"terminate called after throwing an instance of '(.{1,1000})'$")),
+    (EXCEPTION, re.compile(r": terminating (?:due to|with) uncaught exception of type ((?:::|[^:]){1,1000})(?:$|: )")),
 )
 _OF_RUST = re.compile(rf"{_RUST}\S.{{0,500}}:\d{{1,9}}:\d{{1,9}}:$")  # since 1.73: the next line has the message
+# Where in the source: Rust since 1.73 and before; glibc and bionic
+_PLACE = re.compile(
+    r" panicked at (?:'.*', )?(\S{1,500}:\d{1,9}:\d{1,9}):?$|(?:^|: )([^\s:]{1,500}:\d{1,9}): .*[Aa]ssertion "
+)
 
 # Where a CHECK failed: FILE(LINE)] or FILE:LINE] in a log; in V8 the line before tells it
 _LOGGED_AT = re.compile(rf"({_SOURCE})(?:\(\d{{1,9}}\)|:\d{{1,9}})\] {{0,4}}(?:Security |Debug )?$")
@@ -55,9 +66,11 @@ class Message:
     """What the target said."""
 
     kind: str
-    """ASSERTION, CHECK or PANIC."""
+    """ASSERTION, CHECK, PANIC or EXCEPTION."""
     text: str
     """The message on one line, at most LONGEST characters, without what differs from run to run, such as addresses."""
+    place: Frame | None = None
+    """Where in the source it was said, if the line tells that."""
 
 
 def last(text: str, start: int, end: int) -> Message | None:
@@ -80,14 +93,20 @@ def stable(text: str, any_number: bool = False) -> str:
 def _read(text: str, sign: int) -> Message | None:
     """Read the message in the line that has a sign at this place. None if it has none."""
     start, line = _line(text, sign)
+    before = _line(text, start - 1)[1] if start else ""
+    place = _source(before if _OF_RUST.search(before) else line)
     if _OF_RUST.search(line):
-        return _message(PANIC, _line(text, start + len(line) + 1)[1], "", "")
+        return _message(PANIC, _line(text, start + len(line) + 1)[1], "", "", _source(line))
     line = DYING.split(line, maxsplit=1)[0]
     for kind, form in _FORMS:
         if match := form.search(line):
-            before = _line(text, start - 1)[1] if start else ""
-            return _message(kind, match[1], line[: match.start()], before)
+            return _message(kind, match[1], line[: match.start()], before, place)
     return None
+
+
+def _source(line: str) -> Frame | None:
+    match = _PLACE.search(line)
+    return match and stack.of_source(match[1] or match[2])
 
 
 def _line(text: str, at: int) -> tuple[int, str]:
@@ -97,11 +116,11 @@ def _line(text: str, at: int) -> tuple[int, str]:
     return start, text[start : min(len(text) if end < 0 else end, at + _LINE)].rstrip()
 
 
-def _message(kind: str, said: str, head: str, before: str) -> Message | None:
+def _message(kind: str, said: str, head: str, before: str, place: Frame | None) -> Message | None:
     said = said.strip()
     if kind == CHECK:
         said = _VALUES.sub("", said).strip(" .'\"[]")
-        place = _LOGGED_AT.search(head) or _FATAL_IN.search(before)
-        said += f" in {place[1].rpartition('/')[2]}" if said and place else ""
+        logged = _LOGGED_AT.search(head) or _FATAL_IN.search(before)
+        said += f" in {logged[1].rpartition('/')[2]}" if said and logged else ""
     said = stable(said, any_number=kind == PANIC)
-    return Message(kind, said) if said else None
+    return Message(kind, said, place) if said else None

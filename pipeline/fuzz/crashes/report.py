@@ -15,6 +15,7 @@ from hashlib import sha256
 from pipeline.fuzz.crashes import functions, kinds, messages, stack
 from pipeline.fuzz.crashes.functions import ENTRY
 from pipeline.fuzz.crashes.kinds import Mark
+from pipeline.fuzz.crashes.messages import Message
 from pipeline.fuzz.crashes.stack import Frame
 from pipeline.text.printable import one_line, printable
 
@@ -40,7 +41,7 @@ _ACCESSES = {"Read": "READ", "Write": "WRITE", "load of": "READ", "store to": "W
 _SUMMARY = re.compile(r"^SUMMARY: (?:libFuzzer|[A-Za-z]{1,64}Sanitizer): .{1,1000}", re.MULTILINE)
 _WRITTEN = re.compile(r"Test unit written to (.{1,4200})(?:\nBase64: ([A-Za-z0-9+/]{0,5464}={0,2})$)?", re.MULTILINE)
 
-_WITH_MESSAGE = (messages.ASSERTION, messages.CHECK, messages.PANIC)
+_WITH_MESSAGE = (messages.ASSERTION, messages.CHECK, messages.PANIC, messages.EXCEPTION)
 _BY_SIGNAL = ("deadly signal", "timeout", *_WITH_MESSAGE)
 """The kinds of crash whose stack may be that of libFuzzer's signal handler."""
 
@@ -72,13 +73,15 @@ class CrashReport:
     kind: str
     """The kind of crash, such as `heap-buffer-overflow`, `SEGV`, `deadly signal`, `timeout` or `out-of-memory`.
 
-    It can also be `memory leak`, the class of an undefined behaviour, `assertion failure`, `check failure`, `panic`.
+    It can also be `memory leak`, the class of an undefined behaviour, `assertion failure`, `check failure`, `panic`,
+    `uncaught exception`.
     """
     access: str = ""
     """The bad access to memory, such as `READ 4` (bytes), or only `WRITE`; empty if it was not told."""
     frames: tuple[Frame, ...] = ()
     """The stack of the crash; of a leak, the stack of its allocation.
 
+    If it has no frame of the target's own, the place in the source that was told instead is appended, without function.
     If the stack of a use after free is cut off, the stack that freed the memory is appended.
     """
     summary: str = ""
@@ -88,15 +91,18 @@ class CrashReport:
     base64: bytes | None = None
     """The input, decoded from the `Base64:` line of the last artifact; None if it was not told."""
     message: str = ""
-    """What an assertion, a CHECK or a panic said, or the types of a bad cast, without what differs from run to run."""
+    """What an assertion, a CHECK or a panic said, the type of an uncaught exception, or the types of a bad cast.
+
+    What differs from run to run is left out.
+    """
 
 
 def parse(output: bytes) -> CrashReport | None:
     """Read what the output of one run says of a crash. None if it tells of none.
 
-    The first report counts. But one of undefined behaviour, after which a target may go on, counts only if the target
-    did not go on, and if no other report follows but that of UndefinedBehaviorSanitizer ending the target. The middle
-    of a long output is not looked at.
+    The first report counts. But of undefined behaviour, after which a target may go on, the last report counts, and
+    only if the target did not go on, and if no other report follows but that of UndefinedBehaviorSanitizer ending the
+    target. The middle of a long output is not looked at.
     """
     text = printable(_ends(output))
     mark = kinds.first(text)
@@ -104,46 +110,54 @@ def parse(output: bytes) -> CrashReport | None:
     begin = went_on[0].end() if went_on else 0
     if mark is None:
         undefined = kinds.undefined(text, begin)
-        return _report(text, undefined, _frames(text, undefined), undefined.kind) if undefined else None
+        return _report(text, undefined, _frames(text, undefined)) if undefined else None
     frames = _frames(text, mark)
     by_undefined = any(frame.function.startswith("__ubsan_") for frame in frames)
-    if by_undefined and (undefined := kinds.last_undefined(text, mark.start)):
-        return _report(text, undefined, frames, undefined.kind)
-    return _report(text, mark, frames, *_explained(text, mark, begin, frames))
+    if by_undefined and (undefined := kinds.undefined(text, 0, mark.start)):
+        return _report(text, undefined, frames)
+    return _report(text, mark, frames, _explained(text, mark, begin, frames))
 
 
 def _ends(output: bytes) -> bytes:
     return output if len(output) <= 2 * LOOKED_AT else output[:LOOKED_AT] + b"\n" + output[-LOOKED_AT:]
 
 
-def _explained(text: str, mark: Mark, begin: int, frames: tuple[Frame, ...]) -> tuple[str, str]:
+def _explained(text: str, mark: Mark, begin: int, frames: tuple[Frame, ...]) -> Message:
     """Return the kind and the message of a report, explained by what the target itself has said since `begin`."""
     if mark.told:
-        return mark.kind, messages.stable(mark.told, any_number=True)
+        return Message(mark.kind, messages.stable(mark.told, any_number=True))
     if mark.kind not in _ENDED_ITSELF:
-        return mark.kind, ""
+        return Message(mark.kind, "")
     if any(functions.name(frame) in _OUT_OF_MEMORY_IN_RUST for frame in frames):
-        return "out-of-memory", ""
+        return Message("out-of-memory", "")
     if injection := kinds.injection(text, begin, mark.start):
-        return injection, ""
+        return Message(injection, "")
     said = messages.last(text, begin, mark.start)
     if said is None and (logged := _FATAL_IN_LOG.search(text, mark.end)):  # Fuchsia's system log comes behind it
         said = messages.last(text, *logged.span())
-    return (said.kind, said.text) if said else (mark.kind, "")
+    return said or _trapped(frames) or Message(mark.kind, "")
 
 
-def _report(text: str, mark: Mark, frames: tuple[Frame, ...], kind: str, message: str = "") -> CrashReport:
+def _trapped(frames: tuple[Frame, ...]) -> Message | None:
+    """What a target was compiled to tell where it traps, as an assertion of libc++ that is checked."""
+    reasons = (match[1] for frame in frames if (match := functions.TRAP.match(frame.function)))
+    return next((messages.last(reason, 0, len(reason)) for reason in reasons), None)
+
+
+def _report(text: str, mark: Mark, frames: tuple[Frame, ...], said: Message | None = None) -> CrashReport:
+    said = said or Message(mark.kind, "", mark.place)
+    placed = (said.place,) if said.place and not functions.own(frames) else ()
     access = _ACCESS.search(text, mark.start, mark.end + 1000)
     summary = _SUMMARY.search(text, mark.start)
     artifacts, content = _artifacts(text)
     return CrashReport(
-        kind,
+        said.kind,
         " ".join(_ACCESSES.get(word, word) for word in access.groups() if word) if access else "",
-        frames,
-        one_line(summary[0] if summary else _whole_line(text, mark)),
+        (*frames, *placed),
+        one_line(summary[0] if summary else _whole_line(text, mark)).rstrip(),
         artifacts,
         content,
-        message or _bad_cast(text, mark),
+        said.text or _bad_cast(text, mark),
     )
 
 

@@ -95,6 +95,12 @@ def read(lines: Iterable[str]) -> tuple[Frame, ...]:
     return tuple(frames)
 
 
+def of_source(text: str) -> Frame | None:
+    """Read `FILE:LINE[:COLUMN]`, as tools tell a place for which they know no stack; None if it is something else."""
+    match = _SOURCE.fullmatch(text[-_LONGEST_LINE:].rpartition(" ")[2])
+    return match and Frame("", match[1][-_LONGEST_NAME:], int(match[2]))
+
+
 def _positioned(line: str, before: str, last: tuple[int, int]) -> tuple[tuple[int, int], Frame | None]:
     """Read the frame that the line is, or ends; None if it does neither. `before` is the line before.
 

@@ -28,7 +28,16 @@ from pipeline.fuzz.crashes.stack import Frame
         ("f.cold.12", "f"),
         ("f.llvm.1234567890", "f"),
         ("f[abi:v15007](int)", "f"),
-        ("<a::B as c::D<e>>::f", "f"),
+        ("<a::B as c::D<e>>::f", "a::B::f"),
+        ("<a::B<c> as d::E>::f::<g>", "a::B::f"),
+        ("<a::B<c>>::f", "a::B::f"),
+        ("<&dyn a::B as c::D>::f", "a::B::f"),
+        ("<[u8] as c::D>::f", "f"),
+        ("<a::B<fn(u8) -> u8> as c::D>::f", "a::B::f"),
+        ("<a as b", "<a as b"),
+        ("a::b::{closure#3}", "a::b::closure"),
+        ("a::b(int) const::'lambda'(int)::operator()(int) const", "a::b::lambda::operator_c"),
+        ("a::b() const &::c::d()", "a::b::c::d"),
         ("a::b::{{closure}}", "a::b::closure"),
         ("v8::`anonymous namespace'::f<0>", "v8::anonymous::f"),
         ("$anon::f(int)", "anonymous::f"),
@@ -57,7 +66,12 @@ def test_a_name_has_only_what_stays_the_same(function: str, expected: str) -> No
         "__run_exit_handlers", "exit", "_exit", "quick_exit", "__cxa_finalize", "operator()", "operator()<int> const",
         "g_assertion_message_expr", "__android_log_assert", "a::assertNotHeld()::'lambda'()::operator()() const",
         "memcpy-ssse3-back.S:1702", "base::debug::BreakDebugger()", "WTFCrash", "V8_Fatal", "fx_logger_log",
-        "libc.so.6",
+        "libc.so.6", "SignalAction(int, void*, void*)", "__clang_call_terminate", "__cxxabiv1::failed_throw(int*)",
+        "__gnu_cxx::__verbose_terminate_handler()", "_Unwind_RaiseException", "std::__1::__libcpp_verbose_abort(char)",
+        "std::__detail::_Compiler<a>::_M_atom()", "std::vector<a>::_M_range_check(unsigned long) const",
+        "std::__1::(anonymous namespace)::as_integer<a>(b)", "std::__1::__function::__func<a>::operator()()",
+        "core::str::slice_error_fail_rt", "core::slice::index::slice_end_index_len_fail::do_panic::runtime",
+        "core::cell::panic_already_borrowed", "__clang_trap_msg$libc++$a/vector:653: assertion x failed: y",
         "a::Storage<logging::LogMessage::Flush()::$_0>::Call()", "logging::(anonymous namespace)::CheckLogMessage::f()",
         "runtime.raise.abi0", "panic", "panic_abort::__rust_start_panic::abort::h0123456789abcdef", "linux-gate.so.1",
         "alloc::raw_vec::RawVec$LT$T$C$A$GT$::reserve::hf99060ff0a84a3be",
@@ -78,6 +92,11 @@ def test_frames_that_are_nobodys(function: str) -> None:
         "raised",
         "newest",
         "std::sort<a>(a)",
+        "std::__1::sort<a>(a)",
+        "std::__cxx11::basic_string<a>::at(int)",
+        "std::hash<mine>::operator()(mine const&)",
+        "core::parse",
+        "signal_action",
         "a::memcpy",
         "exit_all",
         "reassert",
@@ -94,17 +113,35 @@ def test_frames_that_are_the_targets(function: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["../prebuilt/include/c++/v1/libcxx/include/vector", "/rustc/90c5/library/core/src/slice/index.rs"]
+    "file",
+    [
+        "../prebuilt/include/c++/v1/libcxx/include/vector",
+        "/rustc/90c5/library/core/src/slice/index.rs",
+        "/usr/include/c++/12/bits/stl_vector.h",
+        "/usr/include/c++/4.9.2/vector",
+        "/src/llvm-project/compiler-rt/lib/asan/asan_stack.cpp",
+    ],
 )
 def test_sources_that_are_nobodys(file: str) -> None:
     assert own([Frame("std::__2::vector<int>::at(unsigned long)", file, 3), Frame("mine")]) == [Frame("mine")]
     assert own([Frame("f", "src/libcxx.cc", 3)])
+    assert own([Frame("f", "src/c++/vector.cc", 3)])
 
 
 def test_modules_of_the_system_are_nobodys() -> None:
     assert own([Frame("fx_f", "a.cc", 1, "libsyslog.so+0x1"), Frame("mine", "b.cc", 2, "+0x1")]) == [
         Frame("mine", "b.cc", 2, "+0x1")
     ]
+
+
+@pytest.mark.parametrize("library", ["libcrypto.so.3", "libmagic.so.1", "libstdc++mine", "mine"])
+def test_unnamed_frames_of_other_libraries_are_the_targets(library: str) -> None:
+    assert own([Frame("", place=f"{library}+0x9d918")])
+
+
+@pytest.mark.parametrize("library", ["libstdc++.so.6", "libc++.so.1", "libc++abi.so.1.0", "libc.so.6", "libm.so.6"])
+def test_unnamed_frames_of_the_system_are_nobodys(library: str) -> None:
+    assert own([Frame("", place=f"{library}+0x9d918"), Frame("mine")]) == [Frame("mine")]
 
 
 def test_what_allocates_is_nobodys_where_memory_ran_out() -> None:

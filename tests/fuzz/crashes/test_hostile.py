@@ -13,9 +13,27 @@ PIECES = (
     "A", " ", "\n", "<", "(", "#0 0x1 in ", "ERROR: ", "ERROR: AAAAAAAA", "Sanitizer ", "Sanitizer:", "Assertion ",
     "Assertion failed: ", "panic: x\n", "fatal error: x\n\n", "panicked at '", "Check failed: a (", ": runtime error",
     "<== a ", "[1.2][a]", "========= A-", "\n\ngoroutine 1 [", "Direct leak of \n", " vs. ", "# Fatal error in ",
+    "terminate called after throwing an instance of 'a::", ": terminating due to uncaught exception of type a:",
+    "a.c:1: Assertion ", "SUMMARY: UndefinedBehaviorSanitizer: aa ", " panicked at ':1:1:",
     "===BUG DETECTED: A", "(BuildId: ", "SUMMARY: ", "Test unit written to ", "\x1b[", "freed by thread \n",
 )  # fmt: skip
-LONG = ("<", "(", ")", ":1 <", "a ", "operator ", "operator<", ".llvm.1", " const", "::", "(b+0x1) [0x1]", "'lambda'")
+LONG = (
+    "<",
+    "(",
+    ")",
+    ":1 <",
+    "a ",
+    "<a as ",
+    "std::",
+    " const::",
+    "operator ",
+    "operator<",
+    ".llvm.1",
+    " const",
+    "::",
+    "(b+0x1) [0x1]",
+    "'lambda'",
+)
 
 
 @pytest.mark.parametrize("piece", PIECES)

@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.fuzz.crashes.messages import LONGEST, Message, last
 from pipeline.fuzz.crashes.report import key, parse
+from pipeline.fuzz.crashes.stack import Frame
 
 
 def said(text: str) -> Message | None:
@@ -40,6 +41,14 @@ def said(text: str) -> Message | None:
         ("thread '<unnamed>' panicked at src/a.rs:6:5:\nindex 9 of 5", "panic", "index NUMBER of NUMBER"),
         ("thread 'main' (4711) panicked at src/a.rs:6:5:\nno", "panic", "no"),
         ("thread 'main' panicked at src/a.rs:6:5:\n\ta  b", "panic", "a b"),
+        # libstdc++; libc++abi since LLVM 16, and before
+        (
+            "terminate called after throwing an instance of 'a::b<int>'\n  what():  no",
+            "uncaught exception",
+            "a::b<int>",
+        ),
+        ("libc++abi: terminating due to uncaught exception of type a::b: no: no", "uncaught exception", "a::b"),
+        ("libc++abi: terminating with uncaught exception of type int", "uncaught exception", "int"),
         # Envoy
         ("[critical][assert] source/a.cc:259] panic: not reached", "panic", "not reached"),
         # Values that differ from run to run; a sanitizer that does not begin a line
@@ -49,8 +58,28 @@ def said(text: str) -> Message | None:
     ],
 )
 def test_a_message(line: str, kind: str, text: str) -> None:
-    assert said(f"before\n{line}") == Message(kind, text)
-    assert said(f"before\n{line}\nnote: behind it\n") == Message(kind, text)
+    for output in (f"before\n{line}", f"before\n{line}\nnote: behind it\n"):
+        found = said(output)
+        assert found is not None
+        assert (found.kind, found.text) == (kind, text)
+
+
+@pytest.mark.parametrize(
+    ("output", "place"),
+    [
+        ("f: src/a.c:39: void f(int): Assertion `x > 0' failed.", Frame("", "src/a.c", 39)),
+        ('src/a.c:39: f: assertion "x > 0" failed', Frame("", "src/a.c", 39)),
+        ("thread 'main' panicked at 'it is, isn't it', src/a.rs:6:5", Frame("", "src/a.rs", 6)),
+        ("thread '<unnamed>' panicked at src/a.rs:6:5:\nno", Frame("", "src/a.rs", 6)),
+        ("thread 'main' (4) panicked at src/a.rs:6:5:\nassertion failed: x > 0", Frame("", "src/a.rs", 6)),
+        ("Assertion failed: x > 0 (../../src/a.c: f: 39)", None),
+        ("terminate called after throwing an instance of 'a:1'", None),
+    ],
+)
+def test_where_it_was_said(output: str, place: Frame | None) -> None:
+    found = said(output)
+    assert found is not None
+    assert found.place == place
 
 
 @pytest.mark.parametrize(
@@ -62,6 +91,8 @@ def test_a_message(line: str, kind: str, text: str) -> None:
         "assertion of identity",
         "don't panic: towel",
         "thread 'x' panicked at a.rs:1:2:\n",
+        "terminate called without an active exception",
+        "libc++abi: terminating due to uncaught foreign exception",
     ],
 )
 def test_what_is_no_message(line: str) -> None:

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.builds.demo.fuzzers.planted import PLANTED, Planted
+from pipeline.builds.demo.planted import PLANTED, Planted
 from pipeline.fuzz.crashes import report
 from pipeline.fuzz.crashes.report import CrashReport, identity, key, key_frames, parse, slug, title
 from pipeline.fuzz.crashes.stack import Frame
 from tests.fuzz.crashes.sanitizers import SANITIZERS
 
 OUTPUTS = Path(__file__).parent / "outputs"
-"""What the demo guest's fuzzers said, but for the tables of shadow bytes, and the lower part of a deep stack."""
+"""What the Linux guest's fuzzers said, but for the tables of shadow bytes, and the lower part of a deep stack."""
 
 ENTRY = Frame("LLVMFuzzerTestOneInput")
 
