@@ -33,7 +33,7 @@ endef
 
 help:
 	@echo "make boot    set up, prepare, and boot a guest named i0"
-	@echo "make campaign  fuzz all of the demo guest's fuzzers, each for a minute or two, in two guests"
+	@echo "make campaign  fuzz all of the demo's targets, each for a minute or two, in two guests"
 	@echo "make test    set up and run all tests"
 	@echo "make test-quick  those that boot no guest and run no whole program"
 	@echo "make check   ruff, mypy, and the floors of the layout"
@@ -56,9 +56,9 @@ $(VENV)/.complete: pyproject.toml requirements.txt
 	@$(BIN)/python -m compileall -q pipeline tasks
 	@touch $@
 
-# Only the demo guest needs the host's QEMU; Fuchsia builds bring their own
+# Only the Linux guest needs the host's QEMU; Fuchsia builds bring their own
 qemu:
-	@if [ -n "$${FUCHSIA_DIR:-}$${FUCHSIA_RESOURCES_DIR+set}" ]; then exit 0; fi; \
+	@if [ -z "$${TOPCOAT_TARGETS:-}" ] && [ -n "$${FUCHSIA_DIR:-}$${FUCHSIA_RESOURCES_DIR+set}" ]; then exit 0; fi; \
 	if command -v qemu-system-x86_64 >/dev/null && command -v qemu-img >/dev/null; then exit 0; fi; \
 	$(call install,QEMU,qemu-system-x86 qemu-utils)
 

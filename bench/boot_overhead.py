@@ -1,6 +1,6 @@
 """What Topcoat adds to a boot: `luigi --module tasks BootInstance` against the bare QEMU command with the same proof.
 
-Both sides boot the demo guest from the same prepared images, by turns, and end when `echo` has been answered over SSH.
+Both sides boot the Linux guest from the same prepared images, by turns, and end when `echo` has been answered over SSH.
 The bare side starts QEMU with the very command line of `topcoat argv`, blocks on the serial socket until the marker,
 and then logs in with a paramiko that is imported already. Topcoat's side is the whole command as a user types it:
 Python's start, imports, checks, overlay, QEMU, marker, login, handle. It is measured twice: until the guest is ready,

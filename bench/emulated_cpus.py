@@ -1,6 +1,6 @@
 """How much a fuzzer does in an emulated guest, by the CPU that QEMU plays.
 
-One demo guest for each CPU model, all at once; the fuzzer runs in them by turns, each time as many executions with the
+One Linux guest for each CPU model, all at once; the fuzzer runs in them by turns, each time as many executions with the
 same seed. What counts are the seconds of processor time that QEMU itself has used, so that a busy host does no harm.
 Those of the boot, until the guest is ready, are told too.
 

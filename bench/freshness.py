@@ -6,7 +6,7 @@ First a run without work over the graph of bench/graph.py, by turns: Topcoat (`l
 process time, imports included, and how much of it is only importing the engine. The other engines are installed by
 pip into environments of their own below DIRECTORY: luigi imports requests and jsonschema where it finds them, so that
 in one environment with snakemake it would be slower than it is. Then `luigi --module tasks BootInstance` while the
-demo guest lives; the check of one sparse image of 3 GiB with a warm cache; and the speed of hashing against BLAKE3's
+Linux guest lives; the check of one sparse image of 3 GiB with a warm cache; and the speed of hashing against BLAKE3's
 own way with files.
 """
 
@@ -144,7 +144,7 @@ def timed(work: Callable[[], object], rounds: int) -> list[float]:
 
 
 def check_instance(directory: Path, rounds: int) -> None:
-    """The main job when there is nothing to do: the demo guest lives, and all is fresh."""
+    """The main job when there is nothing to do: the Linux guest lives, and all is fresh."""
     boot = [str(BIN / "luigi"), "--module", "tasks", "BootInstance"]
     try:
         run(boot, directory)

@@ -1,4 +1,4 @@
-"""Many real boots of the demo guest, half of them on a busy host: is any failure unexplained, is anything left?
+"""Many real boots of the Linux guest, half of them on a busy host: is any failure unexplained, is anything left?
 
 Each boot is the whole command, `luigi --module tasks BootInstance`, then a command over SSH, then `topcoat stop`. In
 between, some boots are killed with SIGKILL at a random moment and left to the keeper and `topcoat gc`. At the end the
@@ -32,7 +32,7 @@ LIMIT = 300.0
 
 def main() -> int:
     """Boot, kill, look, and print what came of it."""
-    parser = argparse.ArgumentParser(description="Boot the demo guest many times, on a quiet and on a busy host.")
+    parser = argparse.ArgumentParser(description="Boot the Linux guest many times, on a quiet and on a busy host.")
     parser.add_argument("--boots", type=int, default=200)
     parser.add_argument("--killed", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,6 +1,6 @@
 """How long after the guest has written its marker does a boot notice it: Topcoat against polling the log each 100 ms.
 
-Both watch the same boots of the real demo guest in the real QEMU. Topcoat's side is its own boot, in this process, at
+Both watch the same boots of the real Linux guest in the real QEMU. Topcoat's side is its own boot, in this process, at
 the moment when it reaches the stage "marker". The other side is what `undercoat` does: read the serial log, and at its
 end sleep for 100 ms. When the marker was written is told by a third process, which inotify(7) wakes at each write to
 the log: it is late by 0.1 to 0.3 ms, and QEMU writes to the log just after the socket that Topcoat listens to, so

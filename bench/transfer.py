@@ -1,4 +1,4 @@
-"""Many small files into the demo guest and out of it: Topcoat against one SFTP round trip after the other.
+"""Many small files into the Linux guest and out of it: Topcoat against one SFTP round trip after the other.
 
 Each round does it in turn, in a guest that the bench boots itself:
 

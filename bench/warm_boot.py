@@ -1,4 +1,4 @@
-"""Clones against boots: how soon a demo guest is ready by SSH, for how much CPU time, memory and disk.
+"""Clones against boots: how soon a Linux guest is ready by SSH, for how much CPU time, memory and disk.
 
 Both sides go through the same launcher, in this process, by turns; a guest is ready when it has run a command over SSH.
 CPU time is that of its QEMU until then, memory what QEMU maps (Pss, and private pages) once it is ready, disk what its
@@ -9,7 +9,6 @@ directory takes. Then so many guests at once: until the last one is ready. Then 
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,11 +20,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.measures import cpu, disk, machine, memory
 from pipeline import settings
 from pipeline.builds import build
 from pipeline.builds.build import Build
 from pipeline.host.deadline import Deadline
-from pipeline.host.process import Process
 from pipeline.settings import PoolSettings, Settings
 from pipeline.store.freshness import Key
 from pipeline.vm.boot_progress import plainly
@@ -38,7 +37,6 @@ from pipeline.vm.template import PublishedTemplate, Template
 
 BIN = Path(sys.executable).parent
 MADE_OF = Key("bench", 1, {}, {}, {})
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,10 @@ def main() -> int:
     parser.add_argument("--at-once", default="1,8,16")
     parser.add_argument("--leases", type=int, default=50)
     options = parser.parse_args()
-    version = subprocess.run(("qemu-system-x86_64", "--version"), capture_output=True, text=True, check=True).stdout
-    print(f"{platform.node()}: {os.cpu_count()} cores; {version.splitlines()[0]}")
+    print(machine())
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as directory:
-        for memory in map(int, options.memory.split(",")):
-            bench = Bench(Path(directory), memory)
+        for size in map(int, options.memory.split(",")):
+            bench = Bench(Path(directory), size)
             bench.one_by_one(options.rounds)
             for count in map(int, options.at_once.split(",")):
                 bench.at_once(count)
@@ -73,21 +70,20 @@ def main() -> int:
 
 
 class Bench:
-    """A store with the demo guest of so many MiB, and its template."""
+    """A store with the Linux guest of so many MiB, and its template."""
 
-    def __init__(self, directory: Path, memory: int) -> None:
-        (directory / "luigi.cfg").write_text(f"[qemu]\nmemory = {memory}\n")
+    def __init__(self, directory: Path, size: int) -> None:
+        (directory / "luigi.cfg").write_text(f"[qemu]\nmemory = {size}\n")
         environment = {**os.environ, "TOPCOAT_ROOT": str(directory / "out")}
         words = [str(BIN / "luigi"), "--module", "tasks", "BootTemplate"]
         began = time.monotonic()
         subprocess.run(words, cwd=directory, env=environment, check=True, stderr=subprocess.DEVNULL)
-        self.memory = memory
         self.settings: Settings = settings.load({"TOPCOAT_ROOT": str(directory / "out")}, directory)
         self.build: Build = build.load(self.settings, {})
         template = Template(self.settings.store.template(self.build.name))
         self.templates = PublishedTemplate(template, lambda: None)
         taken = sum(path.stat().st_blocks * 512 for path in template.files) / (1 << 20)
-        print(f"\n{memory} MiB: the template was made in {time.monotonic() - began:.1f} s, and takes {taken:.0f} MiB")
+        print(f"\n{size} MiB: the template was made in {time.monotonic() - began:.1f} s, and takes {taken:.0f} MiB")
 
     def guest(self, name: str, *, clone: bool) -> Cost:
         """Start a guest, and return what it has cost; it runs on."""
@@ -98,7 +94,7 @@ class Bench:
         QemuLauncher(*what, templates=templates).start().close()  # type: ignore[arg-type]
         ready = time.monotonic() - began
         process = instance.require_running().process
-        return Cost(ready, _cpu(process), *_memory(process), disk=_disk(instance.directory))
+        return Cost(ready, cpu(process), *memory(process), disk=disk(instance.directory))
 
     def one_by_one(self, rounds: int) -> None:
         """Boots and clones by turns, each alone."""
@@ -132,7 +128,7 @@ class Bench:
             thread.join()
         took = time.monotonic() - began
         instances = [Instance.named(self.settings.store, name) for name in names]
-        pss = statistics.median(_memory(instance.require_running().process)[0] for instance in instances)
+        pss = statistics.median(memory(instance.require_running().process)[0] for instance in instances)
         for instance in instances:
             stop(instance, 10)
         return took, pss
@@ -157,24 +153,6 @@ class Bench:
 def _median(costs: Sequence[Cost], name: str) -> float:
     values: list[float] = [getattr(cost, name) for cost in costs]
     return statistics.median(values)
-
-
-def _cpu(process: Process) -> float:
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def _memory(process: Process) -> tuple[float, float]:
-    """Pss and private pages, in MiB."""
-    found: dict[str, int] = {}
-    for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]:
-        name, value, _ = line.split()
-        found[name] = int(value)
-    return found["Pss:"] / 1024, (found["Private_Clean:"] + found["Private_Dirty:"]) / 1024
-
-
-def _disk(directory: Path) -> float:
-    return sum(path.lstat().st_blocks for path in directory.iterdir()) / 2048
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@
     │   ├── WrongFormat         user   it is another kind of file than the one that is wanted
     │   ├── ImageDamaged        user   it is cut off, or what it says of itself cannot be true
     │   └── ImageTooLarge       user   it claims to hold more than Topcoat unpacks, or than its format allows
-    ├── PackageError            host   a Debian package for the demo guest cannot be obtained
+    ├── PackageError            host   a Debian package for the Linux guest cannot be obtained
     ├── BootError               -      a boot failed: `stage` says how far it came, `cause` names why
     │   ├── QemuRefused         user   QEMU does not take its arguments or its images
     │   ├── HostFault           host   the host could not carry the boot: KVM, port, memory, disk, load
@@ -264,7 +264,7 @@ class ImageTooLarge(ImageError):
 
 
 class PackageError(TopcoatError):
-    """A Debian package for the demo guest cannot be obtained."""
+    """A Debian package for the Linux guest cannot be obtained."""
 
     phase = "demo"
     fault = "host"

@@ -17,7 +17,7 @@ from pipeline.configuration import Bytes, Configuration, Count, Seconds, Share
 from pipeline.errors import SettingsError
 from pipeline.host.faults import host_faults
 
-BuildKind = Literal["auto", "local", "clusterfuzz", "demo"]
+BuildKind = Literal["auto", "local", "clusterfuzz", "linux", "demo"]
 Accel = Literal["auto", "kvm", "tcg"]
 Accelerator = Literal["kvm", "tcg"]
 TcgThreads = Literal["auto", "single", "multi"]
@@ -78,7 +78,7 @@ class Store:
 
     @property
     def demo(self) -> Path:
-        """The directory of the demo guest's parts."""
+        """The directory of the Linux guest's parts, and of the compiler."""
         return self.root / "demo"
 
     @property
@@ -104,6 +104,11 @@ class Store:
     def template(self, build: str) -> Path:
         """The directory of the saved guest of the build with this name."""
         return self.all_templates / build
+
+    @property
+    def targets(self) -> Path:
+        """The directory of compiled targets and of libraries for targets, with one directory for each package."""
+        return self.root / "targets"
 
     @property
     def all_images(self) -> Path:
@@ -294,12 +299,24 @@ class CampaignSettings:
 
 
 @dataclass(frozen=True)
+class NamedTargets:
+    """A directory of targets, as a setting or the environment names it."""
+
+    directory: Path
+    """Its absolute path."""
+    said: str
+    """What names it, for people."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of Topcoat."""
 
     store: Store
     build_kind: BuildKind
     """Which kind of build to use; "auto" decides by the environment."""
+    targets: NamedTargets | None
+    """The directory with the targets of a linux build; None if none is named."""
     resources: Mapping[str, Path]
     """The files that take the place of the build's own, by their key in RESOURCE_KEYS."""
     tools: ToolSettings
@@ -308,7 +325,7 @@ class Settings:
     pool: PoolSettings
     campaign: CampaignSettings
     demo_packages: Path | None
-    """A directory with the Debian packages of the demo guest, for machines without apt."""
+    """A directory with the Debian packages of the Linux guest, for machines without apt."""
 
 
 _SECTIONS = {"qemu": QemuSettings, "boot": BootSettings, "pool": PoolSettings, "campaign": CampaignSettings}
@@ -316,7 +333,7 @@ _SECTIONS = {"qemu": QemuSettings, "boot": BootSettings, "pool": PoolSettings, "
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "store": ("root",),
-    "build": ("kind", *RESOURCE_KEYS),
+    "build": ("kind", "targets", *RESOURCE_KEYS),
     "tools": ("timeout", "proof", "zbi", "fvm"),
     "demo": ("packages",),
     **{section: tuple(field.name for field in fields(kind)) for section, kind in _SECTIONS.items()},
@@ -340,7 +357,8 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
     zbi, fvm = (_tool(reader, name, key, overrides) for name, key in (("zbi", "zbitool"), ("fvm", "fvm")))
     return Settings(
         store=_store(os.path.abspath(root)),
-        build_kind=cast(BuildKind, reader.choice("build", "kind", ("auto", "local", "clusterfuzz", "demo"))),
+        build_kind=cast(BuildKind, reader.choice("build", "kind", ("auto", "local", "clusterfuzz", "linux", "demo"))),
+        targets=_targets(reader, environ, here),
         resources=overrides,
         tools=_tools(reader, zbi, fvm),
         qemu=_section(reader, "qemu", QemuSettings),
@@ -349,6 +367,13 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
         campaign=_section(reader, "campaign", CampaignSettings),
         demo_packages=reader.path("demo", "packages"),
     )
+
+
+def _targets(reader: Configuration, environ: Mapping[str, str], here: Path) -> NamedTargets | None:
+    if named := environ.get("TOPCOAT_TARGETS"):
+        return NamedTargets(Path(os.path.abspath(here / named)), "TOPCOAT_TARGETS")
+    path = reader.path("build", "targets")
+    return NamedTargets(Path(os.path.abspath(path)), "[build] targets") if path else None
 
 
 def _store(root: str) -> Store:

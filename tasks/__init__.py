@@ -14,7 +14,6 @@ from tasks.campaign import FuzzCampaign, MergeCorpus, RunFuzzer  # noqa: E402
 from tasks.demo import (  # noqa: E402
     DemoCompiler,
     DemoDisk,
-    DemoFuzzers,
     DemoInitramfs,
     DemoKernel,
     DemoPackages,
@@ -22,13 +21,14 @@ from tasks.demo import (  # noqa: E402
     DemoSystem,
 )
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair  # noqa: E402
+from tasks.targets import CompiledTarget, TargetLibraries, TargetsImage  # noqa: E402
 
 __all__ = [
     "BootInstance",
     "BootTemplate",
+    "CompiledTarget",
     "DemoCompiler",
     "DemoDisk",
-    "DemoFuzzers",
     "DemoInitramfs",
     "DemoKernel",
     "DemoPackages",
@@ -41,6 +41,8 @@ __all__ = [
     "RunFuzzer",
     "SSHKeyPair",
     "StopInstance",
+    "TargetLibraries",
+    "TargetsImage",
 ]
 
 gc.freeze()  # what is imported stays, so the collector need not look at it (measured: 5 % of a short run)

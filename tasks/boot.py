@@ -25,6 +25,7 @@ from tasks.engine.parameters import Choice, InstanceName
 from tasks.engine.resources import BuildArtifactTask, BuildTask
 from tasks.engine.targets import InstanceTarget
 from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
+from tasks.targets import TargetsImage
 
 log = logging.getLogger("topcoat")
 
@@ -33,16 +34,18 @@ NEEDS = ("qemu", "qemu-img", "kernel", *InitrdWithKey.needs, *ExtendedBlk.needs)
 """The keys of all files of the build that a boot needs."""
 
 
-def _images() -> Tasks:
+def images() -> Tasks:
     """The tasks that make what a guest is booted with, by the names that their files have in keys."""
-    return {"key": SSHKeyPair(), "initrd": InitrdWithKey(), "disk": ExtendedBlk()}
+    targets: Tasks = {"targets": TargetsImage()} if context().build.targets else {}
+    return {"key": SSHKeyPair(), "initrd": InitrdWithKey(), "disk": ExtendedBlk(), **targets}
 
 
 def key_of_boot(known: DigestCache) -> Key:
     """The key of all that a guest is booted with, as it is now. Raises OSError."""
     settings, build = context().settings, context().build
     (initrd,), (disk,) = InitrdWithKey().artifacts(), ExtendedBlk().artifacts()
-    inputs = {"initrd": initrd, "disk": disk, "kernel": build.path("kernel")}
+    targets = {"targets": build.targets.image} if build.targets else {}
+    inputs = {"initrd": initrd, "disk": disk, "kernel": build.path("kernel"), **targets}
     digests = {name: known.of(path) for name, path in inputs.items()}
     tools = {"qemu": known.of(build.path("qemu"))}
     return Key("BootInstance", BootInstance.version, settings_of(settings.qemu, build), digests, tools)
@@ -59,7 +62,7 @@ class BootTemplate(BuildArtifactTask):
         return Template(chosen.store.template(build.name))
 
     def prerequisites(self) -> Tasks:
-        return _images()
+        return images()
 
     def artifacts(self) -> tuple[Path, ...]:
         return self.template.files
@@ -157,7 +160,7 @@ class BootInstance(BuildTask, FreshTask):
         return not self.replace and self.output().exists()
 
     def prerequisites(self) -> Tasks:
-        return _images()
+        return images()
 
     def requires(self) -> Tasks:
         """Nothing if the instance runs and must not be replaced: what it was made of stays as it is."""

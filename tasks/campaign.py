@@ -14,14 +14,15 @@ from pipeline.host.process import die_with_parent
 from pipeline.settings import CapsuleChoice
 from pipeline.store.freshness import Reason
 from pipeline.text.printable import one_line
-from tasks.boot import BootInstance, key_of_boot, template_of_pool
-from tasks.demo import DemoCompiler, DemoFuzzers
+from pipeline.vm.qemu.profile import guest_of
+from tasks.boot import BootInstance, images, key_of_boot, template_of_pool
+from tasks.demo import DemoCompiler
 from tasks.engine.artifact import Check, FreshTask, Tasks, workers
 from tasks.engine.context import context, say_once
 from tasks.engine.defaults import refusing
 from tasks.engine.parameters import Choice
 from tasks.engine.resources import BuildTask
-from tasks.prepare import ExtendedBlk, InitrdWithKey, SSHKeyPair
+from tasks.targets import TargetsImage
 
 if TYPE_CHECKING:
     from pipeline.campaign.plan.definition import Definition
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.campaign.state import State
     from pipeline.campaign.status import Status
     from pipeline.campaign.subjects import Subjects
+    from pipeline.fuzz.targets import FuzzTargets
 
 log = logging.getLogger("topcoat")
 
@@ -57,14 +59,13 @@ class _CampaignTask(BuildTask, FreshTask):
     )
 
     def providers(self) -> Tasks:
-        """See BuildTask; adds the tasks that make the demo guest's lists of fuzzers and its llvm-symbolizer."""
-        names: Tasks = {"llvm-symbolizer": DemoCompiler()} if "llvm-symbolizer" in context().build.demo_made else {}
+        """See BuildTask; adds the tasks that make the Linux guest's lists of fuzzers and its llvm-symbolizer."""
+        names: Tasks = {"llvm-symbolizer": DemoCompiler()} if "llvm-symbolizer" in context().build.made else {}
         return {**super().providers(), **self.lists(), **names}
 
     def lists(self) -> Tasks:
-        """The tasks that make the lists of the demo guest's fuzzers, by key; none if the build has lists of its own."""
-        made = context().build.demo_made
-        return {key: DemoFuzzers() for key in ("fuzzers.json", "tests.json") if key in made}
+        """The task that makes the list of the Linux guest's targets; none if the build has a list of its own."""
+        return {"targets": TargetsImage()} if context().build.lists_targets else {}
 
     @property
     def patterns(self) -> str:
@@ -72,7 +73,7 @@ class _CampaignTask(BuildTask, FreshTask):
         return str(self.fuzzers)
 
     def prerequisites(self) -> Tasks:
-        return {"key": SSHKeyPair(), "initrd": InitrdWithKey(), "disk": ExtendedBlk()}
+        return images()
 
     def definition(self) -> "Definition":
         """What the campaign does, for the present build.
@@ -83,7 +84,7 @@ class _CampaignTask(BuildTask, FreshTask):
 
         here = context()
         found = self._drafted()
-        subjects.require(found, here.build, here.settings.store.demo, here.digests.of)
+        subjects.require(found, here.build)
         return found
 
     def _drafted(self) -> "Definition":
@@ -94,8 +95,8 @@ class _CampaignTask(BuildTask, FreshTask):
         targets = FuzzTargets.of(build)
         if self.file:
             found = draft.read(Path(self.file), chosen.campaign).expand(targets.names, targets.missing)
-            return replace(found, name=self.name or found.name)
-        return draft.from_parameters(
+            return self._with_own_flags(replace(found, name=self.name or found.name), targets)
+        found = draft.from_parameters(
             chosen.campaign,
             self.name or "campaign",
             self.patterns,
@@ -105,6 +106,14 @@ class _CampaignTask(BuildTask, FreshTask):
             seed=self.seed,
             allocation=self.allocation,
         ).expand(targets.names, targets.missing)
+        return self._with_own_flags(found, targets)
+
+    @staticmethod
+    def _with_own_flags(found: "Definition", targets: "FuzzTargets") -> "Definition":
+        from pipeline.campaign.own_flags import with_own_flags
+
+        chosen, build = context().settings, context().build
+        return with_own_flags(found, targets, chosen.qemu.memory or guest_of(build, "", "").memory)
 
     def subjects(self, definition: "Definition") -> "Subjects":
         """The subjects: the digests that say what each fuzzer is at present."""
@@ -179,6 +188,14 @@ class _CampaignTask(BuildTask, FreshTask):
             tell=self.tell,
         )
 
+    def require_same(self) -> None:
+        """Raise CampaignError if what was worked at is not what it would be now, and there is more to do."""
+        if reason := Check(context().digests).why(self):
+            raise CampaignError(
+                f"what was to be done is done, and meanwhile something has changed: {reason}",
+                hint="run the same again: what has changed begins anew, and nothing else",
+            )
+
     def follow(self) -> str:
         try:
             return f"topcoat campaign status {self.definition().name}"
@@ -227,6 +244,7 @@ class FuzzCampaign(_CampaignTask):
         from pipeline.campaign.run import conclude
 
         conclude(self.work())
+        self.require_same()
 
 
 class _OneFuzzerTask(_CampaignTask):
@@ -239,7 +257,7 @@ class _OneFuzzerTask(_CampaignTask):
         return str(self.fuzzer)
 
     def _drafted(self) -> "Definition":
-        from pipeline.campaign.plan.problems import nearest
+        from pipeline.text.spelling import nearest
 
         found = super()._drafted()
         names = [plan.name for plan in found.fuzzers]
@@ -274,6 +292,7 @@ class RunFuzzer(_OneFuzzerTask):
         runner = self.work(Only(self.fuzzer, self.slice))
         if benched := runner.fuzzer_state(self.fuzzer).benched:
             raise CampaignError(f"{self.fuzzer} was benched: {benched}", hint="mend it and run the slice again")
+        self.require_same()
 
     def require_free(self) -> None:
         if definition := self.known():
@@ -306,3 +325,4 @@ class MergeCorpus(_OneFuzzerTask):
         from pipeline.campaign.schedule import Only
 
         self.work(Only(self.fuzzer, None))
+        self.require_same()

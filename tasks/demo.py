@@ -1,27 +1,24 @@
-"""The tasks that make the demo guest, which replaces a Fuchsia build, so that everything runs without a checkout."""
+"""The tasks that make the Linux guest, which replaces a Fuchsia build, and the compiler for what runs in it."""
 
-import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.builds.demo import INIT, fuzzers, host_key_file
-from pipeline.store.freshness import Reason
+from pipeline.builds.linux import INIT, host_key_file
 from pipeline.store.publish import publish_json, write_new
-from pipeline.text.printable import one_line
-from tasks.engine.artifact import ArtifactTask, Check, Tasks
-from tasks.engine.context import context, say_once
+from tasks.engine.artifact import ArtifactTask, Tasks
+from tasks.engine.context import context
 from tasks.engine.resources import makes
 
 if TYPE_CHECKING:
-    from pipeline.builds.demo.compiler import Compiler
-    from pipeline.builds.demo.packages import Packages
+    from pipeline.builds.linux.compiler import Compiler
+    from pipeline.builds.linux.packages import Packages
 
 
-def _provided() -> Mapping[str, Path]:
+def provided() -> Mapping[str, Path]:
     """The packages in the directory `[demo] packages`, by file name; none if it is not set."""
-    from pipeline.builds.demo.packages import Packages
+    from pipeline.builds.linux.packages import Packages
 
     directory = context().settings.demo_packages
     return {path.name: path for path in Packages(directory).files()} if directory else {}
@@ -30,17 +27,17 @@ def _provided() -> Mapping[str, Path]:
 class DemoPackages(ArtifactTask):
     """The Debian packages of the guest, downloaded by apt or copied from `[demo] packages`, and their list."""
 
-    version = 2
+    version = 3
 
     def artifacts(self) -> tuple[Path, ...]:
         demo = context().settings.store.demo
         return (demo / "packages.json", demo / "packages")
 
     def inputs(self) -> Mapping[str, Path]:
-        return _provided()
+        return provided()
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.builds.demo import apt, compiler, initramfs
+        from pipeline.builds.linux import apt, compiler, initramfs
 
         chosen, (listing, directory) = context().settings, made
         state, timeout = chosen.store.demo / "apt", chosen.tools.timeout
@@ -55,7 +52,7 @@ class _DemoPart(ArtifactTask):
 
     @property
     def packages(self) -> "Packages":
-        from pipeline.builds.demo.packages import Packages
+        from pipeline.builds.linux.packages import Packages
 
         return Packages(context().settings.store.demo / "packages")
 
@@ -68,7 +65,7 @@ class DemoKernel(_DemoPart):
         return (context().settings.store.demo / "vmlinux",)
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.builds.demo import kernel
+        from pipeline.builds.linux import kernel
 
         write_new(made[0], kernel.unpack(self.packages.kernel()))
 
@@ -76,30 +73,30 @@ class DemoKernel(_DemoPart):
 class DemoSystem(_DemoPart):
     """The archive with busybox, an SSH server and the virtio modules; beside it, the server's public host key."""
 
-    version = 2
+    version = 3
 
-    def artifacts(self) -> tuple[Path, Path]:
+    def artifacts(self) -> tuple[Path, Path, Path]:
         demo = context().settings.store.demo
-        return (demo / "system.cpio", host_key_file(demo))
+        return (demo / "system.cpio", host_key_file(demo), demo / "libraries")
 
     def inputs(self) -> Mapping[str, Path]:
         return {**super().inputs(), "init": INIT}
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.builds.demo import initramfs
+        from pipeline.builds.linux import initramfs
         from pipeline.builds.ssh_keys import dropbear_host_key
 
-        image, public = made
+        image, public, libraries = made
         host_key, line = dropbear_host_key()
-        write_new(image, initramfs.build(self.packages, host_key), mode=0o600)
+        write_new(image, initramfs.build(self.packages, host_key, libraries), mode=0o600)
         write_new(public, f"{line}\n".encode())
 
 
 @makes("llvm-symbolizer")
 class DemoCompiler(ArtifactTask):
-    """Debian's clang and llvm-symbolizer, and the headers and libraries for fuzzers; their packages are not kept."""
+    """Debian's clang, llvm-symbolizer and mksquashfs, and headers and libraries for targets; no packages are kept."""
 
-    version = 3
+    version = 4
 
     def requires(self) -> Tasks:
         # Without a source of packages, DemoPackages reports that
@@ -108,80 +105,32 @@ class DemoCompiler(ArtifactTask):
 
     def artifacts(self) -> tuple[Path, ...]:
         demo = context().settings.store.demo
-        return (demo / "sysroot.tar", demo / "llvm")
+        return (demo / "sysroot.tar", demo / "tools")
 
     def inputs(self) -> Mapping[str, Path]:
-        return _provided()
+        return provided()
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.builds.demo import compiler
+        from pipeline.builds.linux import compiler
 
         chosen, (sysroot, directory) = context().settings, made
         state, timeout = chosen.store.demo / "apt", chosen.tools.timeout
         compiler.install(directory, sysroot, chosen.demo_packages, state, timeout=timeout)
 
 
-def _compiler() -> "tuple[Compiler, Path, float]":
+def compiler() -> "tuple[Compiler, Path, float]":
     """The compiler, the sysroot, and the limit in seconds for each run."""
-    from pipeline.builds.demo.compiler import Compiler
+    from pipeline.builds.linux.compiler import Compiler
 
     chosen = context().settings
     demo = chosen.store.demo
-    return Compiler(demo / "llvm"), demo / "sysroot.tar", chosen.tools.timeout
-
-
-@makes("fuzzers.json", "tests.json")
-class DemoFuzzers(ArtifactTask):
-    """The compiled fuzzers, without debug information for the guest and with it for symbolizers, and their lists.
-
-    One that does not compile is left out, with a warning at each run; it is compiled again once it has changed.
-    """
-
-    def requires(self) -> Tasks:
-        return {"compiler": DemoCompiler()}
-
-    def artifacts(self) -> tuple[Path, ...]:
-        demo = context().settings.store.demo
-        return (demo / "fuzzers.cpio", demo / "fuzzers")
-
-    @property
-    def listing(self) -> Path:
-        """The path of the list of headers that the fuzzers include."""
-        return context().settings.store.demo / "headers.json"
-
-    def inputs(self) -> Mapping[str, Path]:
-        from pipeline.builds.demo.fuzzers import headers
-
-        sources = fuzzers.SOURCES
-        return {**super().inputs(), **fuzzers.inputs(sources), **headers.known(sources, self.listing)}
-
-    def why(self, check: Check) -> Reason | None:
-        for path in fuzzers.left_out(fuzzers.SOURCES):
-            say_once(logging.WARNING, f"{one_line(str(path))} is left out of the fuzzers: it is no file")
-        reason = super().why(check)
-        if reason is None:
-            for failure in fuzzers.failures(self.artifacts()[1]):
-                say_once(logging.WARNING, failure.explain())
-        return reason
-
-    def discover(self) -> None:
-        from pipeline.builds.demo.fuzzers import headers
-
-        compiler, sysroot, timeout = _compiler()
-        headers.find(fuzzers.SOURCES, compiler, sysroot, self.listing, timeout=timeout)
-
-    def make(self, made: Sequence[Path]) -> None:
-        from pipeline.builds.demo.fuzzers import making
-
-        image, directory = made
-        compiler, sysroot, timeout = _compiler()
-        making.make(fuzzers.SOURCES, compiler, sysroot, image, directory, timeout=timeout)
+    return Compiler(demo / "tools"), demo / "sysroot.tar", chosen.tools.timeout
 
 
 class DemoPrograms(ArtifactTask):
     """The archive with Topcoat's own programs in the guest."""
 
-    version = 2
+    version = 3
 
     def requires(self) -> Tasks:
         return {"compiler": DemoCompiler()}
@@ -190,26 +139,26 @@ class DemoPrograms(ArtifactTask):
         return (context().settings.store.demo / "programs.cpio",)
 
     def inputs(self) -> Mapping[str, Path]:
-        from pipeline.builds.demo import programs
+        from pipeline.builds.linux import programs
 
         return {**super().inputs(), **programs.inputs()}
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.builds.demo import programs
+        from pipeline.builds.linux import programs
 
-        compiler, sysroot, timeout = _compiler()
-        programs.make(compiler, sysroot, made[0], timeout=timeout)
+        clang, sysroot, timeout = compiler()
+        programs.make(clang, sysroot, made[0], timeout=timeout)
 
 
 @makes("zbi")
 class DemoInitramfs(ArtifactTask):
-    """The initramfs that the guest boots: the archives of its system, of Topcoat's programs, and of its fuzzers."""
+    """The initramfs that the guest boots: the archives of its system and of Topcoat's programs."""
 
-    version = 4
+    version = 5
 
     def parts(self) -> Mapping[str, ArtifactTask]:
         """The tasks that make the archives, in the order in which these follow each other."""
-        return {"system": DemoSystem(), "programs": DemoPrograms(), "fuzzers": DemoFuzzers()}
+        return {"system": DemoSystem(), "programs": DemoPrograms()}
 
     def requires(self) -> Tasks:
         return self.parts()
@@ -233,6 +182,6 @@ class DemoDisk(ArtifactTask):
         return (context().settings.store.demo / "fvm.blk",)
 
     def make(self, made: Sequence[Path]) -> None:
-        from pipeline.builds.demo import disk
+        from pipeline.builds.linux import disk
 
         disk.make(made[0])

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a workspace of one's own, a bundle with scripted tools, the real demo guest."""
+"""Fixtures for all tests: a workspace of one's own, a bundle with scripted tools, the real Linux guest."""
 
 import itertools
 import os
@@ -203,7 +203,7 @@ def bundle(workspace: Workspace) -> Workspace:
 
 @pytest.fixture(scope="session")
 def demo_parts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A store in which the demo guest's parts, images and template have been made once, for all workers."""
+    """A store in which the Linux guest's parts, images and template have been made once, for all workers."""
     base = tmp_path_factory.getbasetemp()
     shared = (base if worker_id == "master" else base.parent) / "demo"
     with locked(shared):
@@ -214,16 +214,21 @@ def demo_parts(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
             command = [str(BIN / "luigi"), "--module", "tasks"]
             for task in ("InitrdWithKey", "ExtendedBlk", "DemoKernel", "BootTemplate"):
                 subprocess.run([*command, task], cwd=shared, env=environment, check=True, timeout=300)
-            # 260 MB that nobody changes: those who copy the store copy the link
-            (shared / "out/demo/llvm").rename(shared / "llvm")
-            (shared / "out/demo/llvm").symlink_to(shared / "llvm")
-            # 110 MB that nobody writes to: so too
-            (shared / "out/templates/demo/ram").rename(shared / "ram")
-            (shared / "out/templates/demo/ram").symlink_to(shared / "ram")
+            # What nobody writes to, 400 MB in all: those who copy the store copy the links
+            for place in ("demo/tools", "templates/demo/ram", "images/demo/targets", *_compiled(shared / "out")):
+                kept = shared / "kept" / place
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                (shared / "out" / place).rename(kept)
+                (shared / "out" / place).symlink_to(kept)
             shutil.rmtree(shared / "out/demo/apt", ignore_errors=True)  # lists, which nobody needs any more
             shutil.rmtree(shared / "out/instances")  # of the template's maker
             (shared / "done").touch()
     return shared / "out"
+
+
+def _compiled(store: Path) -> list[str]:
+    """The directories with compiled targets, relative to the store."""
+    return [str(path.relative_to(store)) for path in store.glob("targets/*/compiled/*") if path.is_dir()]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -243,7 +248,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def demo(workspace: Workspace, demo_parts: Path) -> Workspace:
-    """A workspace with the real QEMU and the real demo guest, whose images are prepared: its instances are clones."""
+    """A workspace with the real QEMU and the real Linux guest, whose images are prepared: its instances are clones."""
     prepare_demo(workspace, demo_parts)
     return workspace
 
@@ -256,7 +261,7 @@ def prepare_demo(workspace: Workspace, demo_parts: Path) -> None:
 
 @pytest.fixture(scope="module")
 def booted(tmp_path_factory: pytest.TempPathFactory, demo_parts: Path) -> Iterator[Workspace]:
-    """A workspace with the real demo guest i0, which runs. The tests of a module share it, and leave it as it was."""
+    """A workspace with the real Linux guest i0, which runs. The tests of a module share it, and leave it as it was."""
     directory = tmp_path_factory.mktemp("booted")
     with new_workspace(directory / "work") as made:
         prepare_demo(made, demo_parts)

@@ -3,7 +3,7 @@
 #
 #   tests/newcomer.sh [RELEASE]...     by default bookworm and trixie. Needs root, and debootstrap or apt to install it
 #
-# TESTS         "all" (default): make test. "": no tests. Else what pytest gets, such as "tests/builds/demo tests/vm/qemu"
+# TESTS         "all" (default): make test. "": no tests. Else what pytest gets, such as "tests/builds/linux tests/vm/qemu"
 # NEWCOMER_DIR  where the systems are made, by default /var/tmp/topcoat-newcomer. The bare ones stay there for the next
 #               run; what a run makes goes at its end
 # MIRROR, SECURITY_MIRROR   of Debian; by default those of this host's apt

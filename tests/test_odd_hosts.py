@@ -39,8 +39,8 @@ def commands(whole: argparse.ArgumentParser, *before: str) -> Iterator[list[str]
 
 
 def all_commands() -> list[list[str]]:
-    """Of `topcoat`, but for the tools, which do not know the store."""
-    return [words for words in commands(parser()) if words[0] not in ("zbi", "fvm")]
+    """Of `topcoat`, but for those that need nothing of the store: the tools, and what looks at a user's targets."""
+    return [words for words in commands(parser()) if words[0] not in ("zbi", "fvm", "targets")]
 
 
 def unexplained(outcomes: dict[str, Outcome], reason: str) -> list[str]:
@@ -336,7 +336,7 @@ class TestFilesAndPlaces:
 
     @pytest.mark.parametrize("start", ["", """sh -c 'exec "$0"' """])
     def test_a_store_from_which_nothing_can_be_run(self, workspace: Workspace, start: str) -> None:
-        """The demo guest's compiler is run from there, by `sh`."""
+        """The Linux guest's compiler is run from there, by `sh`."""
         workspace.module("here", RUN)
         mount = 'mkdir "$ROOT" && mount -t tmpfs -o noexec none "$ROOT" && cp /bin/true "$ROOT/clang"'
         script = ("topcoat doctor", f'python3 -m here {start}"$ROOT/clang"')

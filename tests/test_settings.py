@@ -12,6 +12,7 @@ from pipeline.settings import (
     RESOURCE_KEYS,
     TCG_SCALE,
     BootSettings,
+    NamedTargets,
     QemuSettings,
     Settings,
     Timeouts,
@@ -57,6 +58,7 @@ def test_without_any_file_all_is_default(tmp_path: Path) -> None:
         ("[build] kind = local", "build_kind", "local"),
         ("[build] kind = clusterfuzz", "build_kind", "clusterfuzz"),
         ("[build] kind = demo", "build_kind", "demo"),
+        ("[build] kind = linux", "build_kind", "linux"),
         ("[tools] timeout = 2.5", "tools", ToolSettings(timeout=2.5)),
         ("[tools] proof = off", "tools", ToolSettings(proof=False)),
         ("[tools] zbi = build", "tools", ToolSettings(zbi="build")),
@@ -106,7 +108,7 @@ def test_each_resource_can_be_overridden(write: Write, key: str) -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "hint"),
     [
-        ("build", "kind", "remote", "use one of: auto, local, clusterfuzz, demo"),
+        ("build", "kind", "remote", "use one of: auto, local, clusterfuzz, linux, demo"),
         ("tools", "timeout", "0", "give a number greater than 0"),
         ("tools", "timeout", "long", "give a number greater than 0"),
         ("qemu", "accel", "KVM", "use one of: auto, kvm, tcg"),
@@ -279,6 +281,42 @@ def test_a_path_is_relative_to_the_file_it_stands_in(write: Write, tmp_path: Pat
     assert settings.resources == {"qemu": directory / "bin/qemu", "fvm": Path("/abs/fvm")}
     assert settings.demo_packages is not None
     assert settings.demo_packages.resolve() == tmp_path / "debs"
+
+
+@pytest.mark.parametrize(
+    ("environ", "text", "directory", "said"),
+    [
+        ({"TOPCOAT_TARGETS": "/abs/./out"}, "", "/abs/out", "TOPCOAT_TARGETS"),
+        ({"TOPCOAT_TARGETS": "out"}, "", "work/out", "TOPCOAT_TARGETS"),
+        ({"TOPCOAT_TARGETS": "../out/"}, "", "out", "TOPCOAT_TARGETS"),
+        ({"TOPCOAT_TARGETS": "."}, "", "work", "TOPCOAT_TARGETS"),
+        ({"TOPCOAT_TARGETS": "~/out"}, "", "work/~/out", "TOPCOAT_TARGETS"),
+        ({}, "[build]\ntargets = out\n", "work/out", "[build] targets"),
+        ({}, "[build]\ntargets = ../out\n", "out", "[build] targets"),
+        ({"PLACE": "/abs"}, "[build]\ntargets = $PLACE/out\n", "/abs/out", "[build] targets"),
+        ({"TOPCOAT_TARGETS": "env"}, "[build]\ntargets = file\n", "work/env", "TOPCOAT_TARGETS"),
+        ({"TOPCOAT_TARGETS": ""}, "[build]\ntargets = file\n", "work/file", "[build] targets"),
+    ],
+)
+def test_the_directory_of_targets(
+    write: Write, tmp_path: Path, environ: dict[str, str], text: str, directory: str, said: str
+) -> None:
+    """A shell expands ~ in the environment; it need not be there to be named."""
+    assert load(environ, write(text)).targets == NamedTargets(tmp_path / directory, said)
+
+
+def test_no_directory_of_targets(write: Write) -> None:
+    assert load({}, write("")).targets is None
+    assert load({"TOPCOAT_TARGETS": ""}, write("")).targets is None
+    with pytest.raises(SettingsError, match=r"\[build\] targets = +cannot be used") as caught:
+        load({}, write("[build]\ntargets =\n"))
+    assert caught.value.hint == "give it a value, or leave it out, which means the default"
+
+
+def test_the_directory_of_targets_is_relative_to_the_file_that_names_it(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "other.cfg").write_text("[build]\ntargets = out\n")
+    chosen = load({"LUIGI_CONFIG_PATH": "../other.cfg"}, write("[build]\ntargets = mine\n"))
+    assert chosen.targets == NamedTargets(tmp_path / "out", "[build] targets")
 
 
 def test_home_and_variables_are_expanded(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
 """Builds: where the files that a boot needs are, by their keys.
 
-There are three kinds: `local` is a Fuchsia checkout named by FUCHSIA_DIR, `clusterfuzz` the bundle named by
-FUCHSIA_RESOURCES_DIR, and `demo` the small Linux guest that Topcoat makes itself. The keys and paths of the first two
-are those of Fuchsia's own launcher `undercoat`, with two corrections: host programs are looked for under the CPU of the
-host, not of the target, and unquoted values in fx.config count.
+There are four kinds: `local` is a Fuchsia checkout named by FUCHSIA_DIR, `clusterfuzz` the bundle named by
+FUCHSIA_RESOURCES_DIR, `linux` the small Linux guest that Topcoat makes itself, with the targets in the directory that
+TOPCOAT_TARGETS names, and `demo` the same with targets of ours. The keys and paths of the first two are those of
+Fuchsia's own launcher `undercoat`, with two corrections: host programs are looked for under the CPU of the host, not of
+the target, and unquoted values in fx.config count.
 """
 
 import json
@@ -17,13 +18,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from pipeline.builds.demo import SYMBOLIZER
-from pipeline.errors import MissingResource
+from pipeline.builds import demo
+from pipeline.builds.linux import SYMBOLIZER
+from pipeline.builds.targets import sources
+from pipeline.builds.targets.places import IMAGE_FILES, OWN_PACKAGE, TargetsPlaces
+from pipeline.errors import MissingResource, SettingsError
 from pipeline.host.tools import Tool
 from pipeline.images import git_lfs
 from pipeline.settings import RESOURCE_KEYS, Settings
+from pipeline.text.printable import one_line
 
-Kind = Literal["local", "clusterfuzz", "demo"]
+Kind = Literal["local", "clusterfuzz", "linux", "demo"]
 Arch = Literal["x64", "arm64"]
 
 _QEMU_CPU: dict[Arch, str] = {"x64": "x86_64", "arm64": "aarch64"}
@@ -89,7 +94,7 @@ class Build:
 
     `name` is that of its directory in the store. `why` says why this build was chosen. `build_ids` are the directories
     with debug symbols, in the order in which they are searched. `own_tools` has the keys that Topcoat's own programs
-    serve, `demo_made` those whose files the demo tasks make.
+    serve, `made` those whose files Topcoat's own tasks make.
     """
 
     kind: Kind
@@ -101,12 +106,24 @@ class Build:
     own_tools: Mapping[str, Tool] = field(default_factory=dict)
     own_why: Mapping[str, str] = field(default_factory=dict)
     """By key, why one of Topcoat's own programs serves it, where one would expect that of the build."""
-    demo_made: frozenset[str] = frozenset()
+    made: frozenset[str] = frozenset()
+    targets: TargetsPlaces | None = None
+    """Where the targets of the Linux guest are, and what is made of them; None for a build of Fuchsia."""
+    module_directories: Mapping[str, Path] = field(default_factory=dict)
+    """By the directory in the guest, the directory of the host with the same files, unstripped.
+
+    For symbolizing programs that have no build id.
+    """
+
+    @property
+    def lists_targets(self) -> bool:
+        """Whether the targets of the Linux guest are its fuzzers: the user has no list of others."""
+        return self.targets is not None and not {"tests.json", "fuzzers.json"} & self.resources.keys()
 
     @property
     def renews(self) -> bool:
         """Whether the guest is Topcoat's own: it knows its boot id, and can renew what no two clones may share."""
-        return "zbi" in self.demo_made
+        return "zbi" in self.made
 
     def path(self, key: str) -> Path:
         """The path for `key`, whether the file exists or not. Raises MissingResource for an unknown key."""
@@ -118,7 +135,7 @@ class Build:
 
     def require(self, key: str) -> None:
         """Raise MissingResource if there is no usable file for `key`, and nothing in Topcoat serves or makes it."""
-        if key not in self.own_tools and key not in self.demo_made:
+        if key not in self.own_tools and key not in self.made:
             self._resource(key).require()
 
     def tool(self, key: str) -> Tool:
@@ -141,21 +158,23 @@ def load(settings: Settings, environ: Mapping[str, str] = os.environ) -> Build:
         return _overridden(_clusterfuzz(Path(environ.get("FUCHSIA_RESOURCES_DIR") or "."), why), settings)
     if kind == "local":
         return _overridden(_local(Path(environ.get("FUCHSIA_DIR") or "../..").absolute(), why), settings)
-    return _overridden(_demo(settings, why), settings)
+    return _overridden(_linux(kind, settings, why), settings)
 
 
 def choose(settings: Settings, environ: Mapping[str, str] = os.environ) -> tuple[Kind, str]:
-    """The kind of build and the reason for it: `[build] kind`, else the environment, else the demo guest.
+    """The kind of build and the reason for it: `[build] kind`, else what names targets or a build, else the demo.
 
     FUCHSIA_RESOURCES_DIR counts when it is set at all, even if it is empty, as for `undercoat`.
     """
     if settings.build_kind != "auto":
         return settings.build_kind, f"[build] kind = {settings.build_kind}"
+    if settings.targets:
+        return "linux", f"{settings.targets.said} names targets"
     if "FUCHSIA_RESOURCES_DIR" in environ:
         return "clusterfuzz", "FUCHSIA_RESOURCES_DIR is set"
     if environ.get("FUCHSIA_DIR"):
         return "local", "FUCHSIA_DIR is set"
-    return "demo", "neither FUCHSIA_RESOURCES_DIR nor FUCHSIA_DIR is set"
+    return "demo", "neither TOPCOAT_TARGETS nor FUCHSIA_RESOURCES_DIR nor FUCHSIA_DIR is set"
 
 
 def _overridden(build: Build, settings: Settings) -> Build:
@@ -167,7 +186,7 @@ def _overridden(build: Build, settings: Settings) -> Build:
     if "qemu-img" not in resources:
         resources["qemu-img"] = _qemu_img(resources["qemu"].path)
     own_tools = {key: tool for key, tool in build.own_tools.items() if key not in changed}
-    return replace(build, resources=resources, own_tools=own_tools, demo_made=build.demo_made - changed.keys())
+    return replace(build, resources=resources, own_tools=own_tools, made=build.made - changed.keys())
 
 
 def _qemu_img(qemu: Path) -> Resource:
@@ -261,24 +280,21 @@ def _listed_tools(out: Path) -> dict[str, Path]:
         return {}
 
 
-def _demo(settings: Settings, why: str) -> Build:
-    demo = settings.store.demo
+def _linux(kind: Kind, settings: Settings, why: str) -> Build:
+    parts = settings.store.demo
     remade = "not made yet, or deleted meanwhile: run the same again, or make it: luigi --module tasks BootInstance"
-    qemu = _in_path("qemu-system-x86_64")
     made = {
-        "zbi": demo / "initramfs.cpio",
-        "blk": demo / "fvm.blk",
-        "kernel": demo / "vmlinux",
-        "fuzzers.json": demo / "fuzzers/fuzzers.json",
-        "tests.json": demo / "fuzzers/tests.json",
-        "llvm-symbolizer": demo / "llvm/llvm-symbolizer",
+        "zbi": parts / "initramfs.cpio",
+        "blk": parts / "fvm.blk",
+        "kernel": parts / "vmlinux",
+        "llvm-symbolizer": parts / "tools/llvm-symbolizer",
     }
     resources = {
         **{key: Resource(key, path, remade) for key, path in made.items()},
         "symbolizer": Resource("symbolizer", SYMBOLIZER, "it is part of Topcoat: install that anew"),
         "qemu": Resource(
             "qemu",
-            Path(qemu),
+            _in_path("qemu-system-x86_64"),
             "as root: apt-get install --no-install-recommends qemu-system-x86 qemu-utils (or set [build] qemu = PATH)",
         ),
     }
@@ -286,5 +302,42 @@ def _demo(settings: Settings, why: str) -> Build:
         "zbitool": Tool.module("zbitool", "pipeline.images.cpio"),
         "fvm": Tool.module("fvm", "pipeline.images.fvm"),
     }
-    build_ids = (demo / "fuzzers/.build-id",)
-    return Build("demo", "x64", "demo", why, resources, build_ids, own_tools, demo_made=frozenset(made))
+    targets = _demo_targets(settings) if kind == "demo" else _own_targets(settings)
+    return Build(
+        kind,
+        "x64",
+        targets.build,
+        why,
+        resources,
+        (targets.build_ids,),
+        own_tools,
+        made=frozenset(made),
+        targets=targets,
+        module_directories={str(IMAGE_FILES): targets.files, "/lib": parts / "libraries"},
+    )
+
+
+def _demo_targets(settings: Settings) -> TargetsPlaces:
+    return TargetsPlaces(OWN_PACKAGE, demo.TARGETS, settings.store, build="demo")
+
+
+def _own_targets(settings: Settings) -> TargetsPlaces:
+    if settings.targets is None:
+        raise MissingResource(
+            "[build] kind = linux: nothing says where the targets are",
+            hint="name their directory: TOPCOAT_TARGETS=DIR, or [build] targets = DIR",
+        )
+    source = settings.targets.directory
+    root = Path(os.path.realpath(settings.store.root))
+    if Path(os.path.realpath(source)).is_relative_to(root):
+        raise SettingsError(
+            f"the targets cannot be in the store: {source}",
+            hint="put the store elsewhere, [store] root or TOPCOAT_ROOT; or name another directory of targets",
+        )
+    package = sources.read(source).package
+    if package == OWN_PACKAGE:
+        raise SettingsError(
+            f"the package of {one_line(str(source))} cannot be {package}: that is the name of Topcoat's own targets",
+            hint=f"name another one in {sources.NAME} there: package = ...",
+        )
+    return TargetsPlaces(package, source, settings.store, build=f"linux-{package}")

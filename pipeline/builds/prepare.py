@@ -13,7 +13,7 @@ from pipeline.store.freshness import Proof
 from pipeline.text.quantity import parse_size, readable_size
 
 KEY_IN_IMAGE = "data/ssh/authorized_keys"
-"""The file with our key: Fuchsia's sshd looks for it below /boot, that of the demo guest below /."""
+"""The file with our key: Fuchsia's sshd looks for it below /boot, that of the Linux guest below /."""
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _SPARE = 64 << 20  # bytes: the host's disk is not to be filled completely, and fvm adds its tables

@@ -1,4 +1,4 @@
-"""The SSH key pair with which the host enters its guests, and the demo guest's host key."""
+"""The SSH key pair with which the host enters its guests, and the Linux guest's host key."""
 
 from typing import Literal
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from pipeline.campaign.crash_intake import CrashIntake, Places, RunSoFar
 from pipeline.campaign.failures import KEPT
-from pipeline.campaign.guest_fuzzer import CORPUS, DICTIONARY, PACKAGE
+from pipeline.campaign.guest_fuzzer import CORPUS, DICTIONARY, PACKAGE, BuiltWith, GuestFuzzer
 from pipeline.campaign.guests import Guest, GuestWorkspace, with_ending
 from pipeline.campaign.harvest import Harvest
 from pipeline.campaign.ledger import Ended, Harvested, Point, Result, Started
@@ -161,16 +161,21 @@ class Attempt:
         workspace.known.update(path.name for path in lacking)
 
     def _built_with(self, workspace: GuestWorkspace) -> list[str]:
-        """Arguments for the dictionary and the seeds in the fuzzer's package, as far as they are there.
+        """Arguments for the dictionary and the seeds that the fuzzer was built with.
 
-        A dictionary of the campaign takes the place of the package's.
+        A dictionary of the campaign takes the place of the fuzzer's own.
         """
-        dictionary, seeds = f"{PACKAGE}/{self.work.subject.fuzzer.rpartition('/')[2]}.dict", f"{PACKAGE}/corpus"
-        if workspace.package is None:
-            there = {f"{PACKAGE}/{name}" for name in workspace.guest_fuzzer.sizes(PACKAGE)} & {dictionary}
-            workspace.package = frozenset(there | ({seeds} if workspace.guest_fuzzer.sizes(seeds) else set()))
-        own = self.work.plan.dictionary is None and dictionary in workspace.package
-        return [*([f"-dict={dictionary}"] if own else []), *([seeds] if seeds in workspace.package else [])]
+        if workspace.built_with is None:
+            workspace.built_with = workspace.guest_fuzzer.built_with() or self._looked_up(workspace.guest_fuzzer)
+        dictionary, seeds = workspace.built_with.dictionary, workspace.built_with.seeds
+        own = self.work.plan.dictionary is None and dictionary is not None
+        return [*([f"-dict={dictionary}"] if own else []), *([seeds] if seeds else [])]
+
+    def _looked_up(self, guest_fuzzer: GuestFuzzer) -> BuiltWith:
+        """What there is in the guest of the usual files of a package."""
+        dictionary, seeds = f"{self.work.subject.fuzzer.rpartition('/')[2]}.dict", f"{PACKAGE}/corpus"
+        there = dictionary in guest_fuzzer.sizes(PACKAGE)
+        return BuiltWith(f"{PACKAGE}/{dictionary}" if there else None, seeds if guest_fuzzer.sizes(seeds) else None)
 
     def _run(self, workspace: GuestWorkspace, words: Sequence[str]) -> None:
         chosen, corpus = self._chosen, self._places.corpus

@@ -1,6 +1,7 @@
 """All that a campaign does with one fuzzer in one guest."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +28,14 @@ MERGED = "data/merged"
 
 REMOVE_LIMIT = 60.0
 """Seconds that deleting a file may take in a busy guest."""
+
+
+@dataclass(frozen=True)
+class BuiltWith:
+    """What a fuzzer was built with: paths, as the fuzzer knows them, or None for what it was built without."""
+
+    dictionary: str | None
+    seeds: str | None
 
 
 class GuestFuzzer(Protocol):
@@ -72,6 +81,9 @@ class GuestFuzzer(Protocol):
 
         With `lasting`, a process that a sanitizer would end sleeps instead, until `stop` ends it.
         """
+
+    def built_with(self) -> "BuiltWith | None":
+        """The dictionary and the seeds that the fuzzer was built with; None if only the guest knows."""
 
     def shortage(self) -> str:
         """What is left on the guest's disk, if too little to keep what is found; empty if it is enough or unknown."""
@@ -130,6 +142,11 @@ class OverSsh:
         """See GuestFuzzer.run."""
         fuzzer = self._fuzzer.lasting() if lasting else self._fuzzer
         fuzzer.run(self._connector, words, output, limit=limit, found=found)
+
+    def built_with(self) -> "BuiltWith | None":
+        """See GuestFuzzer.built_with."""
+        listed = self._fuzzer.target.listed
+        return BuiltWith(listed.dictionary, listed.seeds) if listed else None
 
     def shortage(self) -> str:
         """See GuestFuzzer.shortage."""

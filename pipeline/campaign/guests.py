@@ -10,9 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from pipeline.campaign.guest_fuzzer import GuestFuzzer, OverSsh
-from pipeline.errors import CommandError, ConnectError, TopcoatError
+from pipeline.campaign.guest_fuzzer import BuiltWith, GuestFuzzer, OverSsh
+from pipeline.errors import CampaignError, CommandError, ConnectError, TopcoatError
 from pipeline.fuzz.fuzzer import Fuzzer
+from pipeline.fuzz.targets import FuzzTarget
 from pipeline.host.deadline import Deadline
 from pipeline.ssh.connector import Connector, Retries
 from pipeline.ssh.landing import TransferLimits
@@ -45,11 +46,8 @@ class GuestWorkspace:
     """Names of files in the guest's corpus that need not be fetched: the host has them, or does not want them."""
     lost: set[str] = field(default_factory=set)
     """Names of units in the guest's corpus that were not whole when a run had ended, and were reported then."""
-    package: frozenset[str] | None = None
-    """The paths of the dictionary and the seeds that the fuzzer was built with, as far as they exist.
-
-    They do not change during a boot, so they are looked up once; None until then.
-    """
+    built_with: BuiltWith | None = None
+    """What the fuzzer was built with. It does not change during a boot, so it is looked up once; None until then."""
 
 
 class Guest(Protocol):
@@ -215,6 +213,8 @@ class PooledGuests:
     ) -> None:
         """Take guests from `pool`; `variables` are the environment variables of fuzzers, by the fuzzers' full names."""
         self._variables = variables
+        self._seen: dict[str, str | None] = {}
+        """The digest that each target had when it was first run in this campaign."""
         settings, build = guests.settings, guests.build
         self._memory = guests.memory >> 20
         self._pool, self._settings, self._build = pool, settings, build
@@ -232,12 +232,26 @@ class PooledGuests:
             connector = self._connector(name, handle)
 
             def make_guest_fuzzer(fuzzer: str) -> GuestFuzzer:
-                return OverSsh(
-                    Fuzzer.of(self._build, fuzzer, variables=self._variables.get(fuzzer, {})), connector, handle.process
-                )
+                found = Fuzzer.of(self._build, fuzzer, variables=self._variables.get(fuzzer, {}))
+                self._require_same(found.target)
+                return OverSsh(found, connector, handle.process)
 
             workspaces, qemu_img = self._workspaces[handle.boot_id], self._build.path("qemu-img")
             yield PooledGuest(lease, self._memory, workspaces, make_guest_fuzzer, connector, qemu_img)
+
+    def _require_same(self, target: FuzzTarget) -> None:
+        """Raise CampaignError if the target is another one than before: guests that are booted now have that.
+
+        What they would find would count as the other's, of which the ledger tells.
+        """
+        digest = target.listed.digest if target.listed else None
+        with self._lock:
+            seen = self._seen.setdefault(target.full_name, digest)
+        if seen != digest:
+            raise CampaignError(
+                f"{target.full_name} was made again while it was being fuzzed: guests have another one now",
+                hint="run the campaign again: what has changed begins anew, and the rest goes on",
+            )
 
     def _connector(self, name: str, handle: Handle) -> Connector:
         with self._lock:

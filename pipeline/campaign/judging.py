@@ -10,7 +10,7 @@ libFuzzer does not have are the target's own, and are passed on: it may not even
 from collections.abc import Mapping
 from typing import Final
 
-from pipeline.campaign.plan import options
+from pipeline.fuzz import flags
 from pipeline.fuzz.crashes.report import CrashReport
 
 PASSED: Final = frozenset(
@@ -44,7 +44,7 @@ def judging(chosen: Mapping[str, str], usual: Mapping[str, str], largest: int, c
     `usual` are the limits that hold for everybody, timeout and rss_limit_mb. `largest` is the size of the largest unit
     in bytes: all of it is read. `counted` are the bits of use_value_profile that the corpus is known to need.
     """
-    found = {name: value for name, value in chosen.items() if name in PASSED or not options.is_known(name)}
+    found = {name: value for name, value in chosen.items() if name in PASSED or not flags.is_known(name)}
     found |= {name: _laxer(limit, chosen.get(name, limit)) for name, limit in usual.items()}
     if 0 < int(found["rss_limit_mb"]) < int(chosen.get("malloc_limit_mb", "0")):  # else it is the same as rss_limit_mb
         found["malloc_limit_mb"] = chosen["malloc_limit_mb"]

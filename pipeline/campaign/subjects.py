@@ -5,20 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.builds.build import Build
+from pipeline.builds.targets import listing
+from pipeline.builds.targets.places import TargetsPlaces
 from pipeline.campaign.ledger import Subject
 from pipeline.campaign.plan.definition import Definition
-from pipeline.errors import MissingResource, SettingsError
+from pipeline.errors import SettingsError
 from pipeline.fuzz.styles import style_of
 from pipeline.fuzz.targets import FuzzTargets
 from pipeline.host.faults import host_faults
-from pipeline.images import cpio
 from pipeline.store.digests import combined
 
-_ARCHIVE = "fuzzers.cpio"
-_SYSTEM = "system.cpio"
-"""The names of the two archives that the demo guest boots, one after the other."""
-_HOME = "data/fuzz/"
-_LIBRARIES = "lib/"
+_SYSTEM, _LIBRARIES = "system.cpio", "libraries"
+"""The archive with the Linux guest's own system, and the directory with the libraries that are in it."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +34,16 @@ class Subjects:
 def find(
     definition: Definition, build: Build, demo: Path, digest: Callable[[Path], str], canary: Sequence[str] = ()
 ) -> Subjects:
-    """The subject of each fuzzer of the definition. `demo` is the directory of the demo guest's parts.
+    """The subject of each fuzzer of the definition. `demo` is the directory of the Linux guest's parts.
 
-    A fuzzer of the demo guest has a digest of its own, of its program, the files beside it, and the libraries. Of any
-    other guest, even one that boots a file of the user's, only whole images are known, so that a new build makes the
-    slices of all fuzzers stale. `canary` are the full names of the canary's fuzzers.
+    A target of the Linux guest has a digest of its own, of its program, the files beside it, and the libraries, also
+    those of the guest. Of any other guest, even one that boots a file of the user's, only whole images are known, so
+    that a new build makes the slices of all fuzzers stale. `canary` are the full names of the canary's fuzzers.
 
     Raises MissingResource, StoreError, and SettingsError if the guest does not have all of these fuzzers.
     """
-    whole = combined([digest(build.path(key)) for key in ("zbi", "blk", "kernel")])
+    images = [*build.paths("zbi", "blk", "kernel"), *([build.targets.image] if build.targets else [])]
+    whole = combined([digest(path) for path in images])
     own = _own(build, demo, digest)
     if own is None:
         builds, guest = dict.fromkeys([plan.name for plan in definition.fuzzers], whole), whole
@@ -60,7 +59,7 @@ def find(
     )
 
 
-def require(definition: Definition, build: Build, demo: Path, digest: Callable[[Path], str]) -> None:
+def require(definition: Definition, build: Build) -> None:
     """Raise what is wrong with the definition for guests of this build, as far as that is known before they boot.
 
     That is SettingsError if they do not have all of its fuzzers, NotSupported if these cannot be given their
@@ -69,56 +68,30 @@ def require(definition: Definition, build: Build, demo: Path, digest: Callable[[
     targets = FuzzTargets.of(build)
     for plan in definition.fuzzers:
         style_of(build, targets.find(plan.name), variables=dict(plan.environment))
-    if (demo / _ARCHIVE).exists() and (own := _own(build, demo, digest)) is not None:
-        _refuse_lack(definition, build, own)
+    if build.targets and build.renews and build.targets.listing.exists():
+        _refuse_lack(definition, build, _listed(build.targets))
 
 
 def _refuse_lack(definition: Definition, build: Build, own: Collection[str]) -> None:
     lacking = [plan.name for plan in definition.fuzzers if plan.name not in own]
-    lists = [key for key in ("tests.json", "fuzzers.json") if key in build.resources and key not in build.demo_made]
+    lists = [key for key in ("tests.json", "fuzzers.json") if key in build.resources]
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         said = ", ".join(str(build.path(key)) for key in lists) or "its list"
         raise SettingsError(
-            f"the demo guest has no {lacking[0]}{more}, which {said} names",
+            f"the Linux guest has no {lacking[0]}{more}, which {said} names",
             hint="correct the list ([build] tests.json, fuzzers.json), or boot a guest that has it: [build] zbi = PATH",
         )
 
 
 def _own(build: Build, demo: Path, digest: Callable[[Path], str]) -> Mapping[str, str] | None:
-    """The digests of all fuzzers in the guest, by full name; None if it boots something else than Topcoat has made."""
-    return _of_demo(demo / _ARCHIVE, digest) if "zbi" in build.demo_made else None
+    """The digests of all targets in the guest, by full name; None if it boots something else than Topcoat has made."""
+    if build.targets is None or not build.renews:
+        return None
+    with host_faults("reading the libraries of the Linux guest"):
+        shared = [f"{path.name} {digest(path)}" for path in sorted((demo / _LIBRARIES).iterdir())]
+    return {name: combined([one, *shared]) for name, one in _listed(build.targets).items()}
 
 
-_known: dict[str, dict[str, str]] = {}  # luigi asks several times
-
-
-def _of_demo(archive: Path, digest: Callable[[Path], str]) -> Mapping[str, str]:
-    try:
-        whole = digest(archive)
-    except OSError as error:
-        raise MissingResource(
-            f"the demo guest's fuzzers are not there: {archive}", hint="make them: luigi --module tasks DemoFuzzers"
-        ) from error
-    if whole not in _known:
-        with host_faults("reading the demo guest's fuzzers"):
-            _known[whole] = _in_archive(archive.read_bytes())
-    return _known[whole]
-
-
-def _in_archive(data: bytes) -> dict[str, str]:
-    from blake3 import blake3
-
-    parts: dict[str, list[str]] = {}
-    for entry in cpio.decode(data):
-        if entry.name.startswith(_HOME) and entry.name.count("/") > 3:
-            owner = "/".join(entry.name.removeprefix(_HOME).split("/")[:2])
-        elif entry.name.startswith(_LIBRARIES):
-            owner = ""
-        else:
-            continue
-        parts.setdefault(owner, []).append(f"{entry.name} {blake3(entry.data).hexdigest()}")
-    shared = parts.pop("", [])
-    return {
-        owner: f"b3:{blake3('|'.join(sorted([*shared, *own])).encode()).hexdigest()}" for owner, own in parts.items()
-    }
+def _listed(places: TargetsPlaces) -> Mapping[str, str]:
+    return {target.full_name: target.digest for target in listing.read(places.listing).targets}

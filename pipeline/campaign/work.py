@@ -61,8 +61,12 @@ class Work:
 
 def usual_limits(guest: Guest) -> dict[str, str]:
     """libFuzzer's options for the limits that hold in this guest unless a campaign sets others."""
-    memory = min(MOST_MEMORY, int(guest.memory * _PART_OF_GUEST))
-    return {"timeout": str(UNIT_TIMEOUT), "rss_limit_mb": str(memory)}
+    return {"timeout": str(UNIT_TIMEOUT), "rss_limit_mb": str(most_memory(guest.memory))}
+
+
+def most_memory(memory: int) -> int:
+    """The MiB that a fuzzer may take in a guest that has `memory` MiB, if the campaign does not say."""
+    return min(MOST_MEMORY, int(memory * _PART_OF_GUEST))
 
 
 def options_in(guest: Guest, plan: FuzzerPlan) -> dict[str, str]:

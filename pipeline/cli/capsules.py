@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 63
 _MOST_TOLD = 5
 _CODE = re.compile(r"[0-9a-f-]+ ..x")  # in /proc/PID/maps: what can be executed
-_SYMBOLS = "luigi --module tasks DemoFuzzers makes those of the fuzzers as they are now"
+_SYMBOLS = "luigi --module tasks TargetsImage makes those of the targets as they are now"
 _RESERVED = re.compile(r"pool-\d+|template-.*")  # pipeline/vm/slot.py, pipeline/vm/qemu/saving.py
 
 

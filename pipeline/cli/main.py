@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipeline import settings
-from pipeline.cli import artifacts, boots, campaigns, capsules, corpora, host, images, instances
+from pipeline.cli import artifacts, boots, campaigns, capsules, corpora, host, images, instances, targets
 from pipeline.cli.luigi_command import shadow_of_tasks
 from pipeline.errors import CommandError, ConnectError, KernelHalted, TopcoatError, empty_value
 from pipeline.host import stdio
@@ -110,6 +110,12 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="for machines")
     listing.set_defaults(run=instances.instances)
 
+    found = commands.add_parser("targets", help="list the fuzz targets of TOPCOAT_TARGETS, and what is none")
+    found.add_argument("patterns", nargs="*", metavar="PATTERN", help="of full names, PACKAGE/NAME")
+    found.add_argument("--all", action="store_true", help="tell of every other file too why it is no target")
+    found.add_argument("--json", action="store_true", help="for machines")
+    found.set_defaults(run=targets.targets)
+
     ssh = commands.add_parser("ssh", help="run a command in a guest, or log in")
     ssh.add_argument("name")
     ssh.add_argument(
@@ -145,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
     for listing in (why, plan):
         listing.add_argument("--json", action="store_true", help="for machines")
 
-    clean = commands.add_parser("clean", help="delete prepared images, the demo guest's parts and caches")
+    clean = commands.add_parser("clean", help="delete prepared images, the Linux guest's parts and caches")
     clean.add_argument("--yes", action="store_true", help="do it; without, only show what would be deleted")
     clean.add_argument("--json", action="store_true", help="for machines")
     clean.set_defaults(run=artifacts.clean)

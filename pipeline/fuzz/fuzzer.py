@@ -2,16 +2,19 @@
 
 import logging
 import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from pipeline.builds.build import Build
+from pipeline.builds.targets.options import evaluated
 from pipeline.errors import CommandExited, FuzzerError, TopcoatError
 from pipeline.fuzz.arguments import Arguments
 from pipeline.fuzz.artifact_scanner import ArtifactScanner
 from pipeline.fuzz.connector import GuestCommand, GuestConnector
+from pipeline.fuzz.flags import of_target
 from pipeline.fuzz.lines import LineEnds
 from pipeline.fuzz.pid_scanner import PidScanner
 from pipeline.fuzz.streams import FuzzerOutput, Scanned
@@ -60,6 +63,16 @@ class Fuzzer:
         Raises NotSupported: see Style.lasting.
         """
         return replace(self, style=self.style.lasting())
+
+    def own_flags(self) -> list[str]:
+        """The words that the target's own options say; of a flag that is given twice, libFuzzer takes the last.
+
+        A campaign has them in its plans. `random(A, B)` is drawn anew each time.
+        """
+        listed = self.target.listed
+        flags, _ = of_target(listed.flags) if listed else ({}, ())
+        seed = secrets.randbelow(1 << 32)
+        return [f"-{name}={evaluated(value, seed)}" for name, value in flags.items()]
 
     def absolute(self, path: str) -> str:
         """Return the path in the guest of what users of the fuzzer call `path`, such as data/corpus."""

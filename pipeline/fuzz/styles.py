@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from pipeline.builds.build import Build
+from pipeline.builds.targets.places import IMAGE_FILES
 from pipeline.errors import CommandExited, NotSupported, SettingsError
 from pipeline.fuzz.arguments import MUTABLE, Arguments, mutable
 from pipeline.fuzz.connector import GuestCommand, GuestConnector
@@ -34,6 +35,9 @@ LEAST_FILES = 1000
 _LEAST_PART = 0.05
 _SPACE = re.compile(rb"(\d{1,18}) (\d{1,18}) (\d{1,18}) (\d{1,18}) (\d{1,18})\s*")
 _NOTHING_TO_KILL = 255  # killall's exit code
+
+_ALWAYS = {"G_SLICE": "always-malloc", "NSS_DISABLE_UNLOAD": "1", "NSS_DISABLE_ARENA_FREE_LIST": "1"}
+"""Variables by which GLib and NSS leave memory to the sanitizer, as ClusterFuzz sets them."""
 
 _LIBFUZZER = frozenset((0, 1, 70, 71, 77))
 """libFuzzer's exit codes: all went well, a sanitizer's finding, timeout, out of memory, crash."""
@@ -165,7 +169,11 @@ class FuzzCtl:
 
 
 class Linux:
-    """A program of the demo guest in PACKAGE/FUZZER/pkg. It runs in the directory above, where tmp/ is its storage."""
+    """A target of the Linux guest: pkg/NAME in its directory PACKAGE/NAME, where it runs and where tmp/ is its storage.
+
+    `pkg` leads to the read-only directory that the target was found in, with all that lies beside it. As in OSS-Fuzz's
+    own runner, PATH begins with that, and the target is called by its whole path, from which it can find its files.
+    """
 
     name = "linux"
     merged = False  # its output is its error output
@@ -187,10 +195,19 @@ class Linux:
         With `lasting`, it is what `Style.lasting` returns.
         """
         self._made_of = (target, root, variables)
-        chosen = environment({"TMPDIR": "tmp", **variables}, lasting=lasting)
-        self._environment = [f"{name}={value}" for name, value in chosen.items()]
         self._program = f"pkg/{target.name}"
         self._directory = f"{root}/{target.full_name}"
+        places = [f"{self._directory}/pkg", str(IMAGE_FILES / target.package)]
+        ours = {
+            **_ALWAYS,
+            "TMPDIR": "tmp",
+            "PATH": f"{places[0]}:/bin",
+            # Where a target's own libraries are, if it does not say by itself
+            "LD_LIBRARY_PATH": ":".join(f"{place}{below}" for place in places for below in ("", "/lib")),
+        }
+        own = target.listed.environment if target.listed else {}
+        chosen = environment(ours, own, variables, lasting=lasting)
+        self._environment = [f"{name}={value}" for name, value in chosen.items()]
 
     def absolute(self, path: str) -> str:
         """See Style: all is in the fuzzer's directory, and data/ means tmp/, as in the other styles."""
@@ -211,7 +228,8 @@ class Linux:
         libFuzzer and the sanitizers write to stderr, which becomes the output; what the target itself writes to stdout
         is dropped.
         """
-        words = shlex.join(["env", *self._environment, self._program, *arguments.words])
+        program = f"{self._directory}/{self._program}"
+        words = shlex.join(["env", *self._environment, program, *arguments.words])
         line = f"cd {shlex.quote(self._directory)} 2>&1 || exit 127; exec {words} 2>&1 >/dev/null"
         return connector.command(line, shell=True)
 
@@ -283,7 +301,7 @@ def style_of(
             f"{FFX_SWITCH}={environ[FFX_SWITCH]}: fuzzers cannot be run by `ffx fuzz` yet",
             hint=f"unset {FFX_SWITCH}: fuzz_ctl in the guest runs them then",
         )
-    if build.kind == "demo":
+    if build.targets:
         return Linux(target, variables=variables)
     if variables:
         raise NotSupported(

@@ -66,7 +66,10 @@ class Symbolizer:
         """The symbolizer of a build. Raises MissingResource if the build does not say where its symbolizer is."""
         program, llvm = build.paths("symbolizer", "llvm-symbolizer")
         ids = [word for path in build.build_ids for word in ("-build-id-dir", str(path))]
-        return cls((str(program), "-llvm-symbolizer", str(llvm), *ids))
+        modules = [
+            word for guest, host in build.module_directories.items() for word in ("-module-dir", f"{guest}={host}")
+        ]
+        return cls((str(program), "-llvm-symbolizer", str(llvm), *ids, *modules))
 
     def symbolize(self, source: ByteStream, output: Writer, deadline: Deadline | None = None) -> None:
         """Pass all of `source` through the program and on to `output`, without the prefixes of Fuchsia's log.

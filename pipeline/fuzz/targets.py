@@ -1,19 +1,21 @@
-"""The fuzzers of a build, as fuzzers.json (first generation) and tests.json (second generation) list them.
+"""The fuzzers of a build.
 
-A build has one of the files or both; if it has neither, its fuzzers are not known. A fuzzer that both list is of the
-second generation. If the user replaces one of the demo guest's files, the other one does not count, because it lists
-what Topcoat has made.
+A build of Fuchsia lists them in fuzzers.json (first generation) and tests.json (second generation). It has one of the
+files or both; if it has neither, its fuzzers are not known. A fuzzer that both list is of the second generation. Those
+of the Linux guest are the targets on its disk, unless the user names such a file: then that counts.
 """
 
 import json
 import logging
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pipeline.builds.build import Build
+from pipeline.builds.targets.listing import ListedTarget, read
+from pipeline.builds.targets.places import TargetsPlaces
 from pipeline.errors import MissingResource, ResourceDamaged, UnknownFuzzer
 from pipeline.text.printable import one_line, printable
 
@@ -37,6 +39,8 @@ class FuzzTarget:
     package: str
     name: str
     generation: Generation = "v2"
+    listed: ListedTarget | None = field(default=None, compare=False)
+    """What is known of a target on the Linux guest's disk; None for any other fuzzer."""
 
     @property
     def full_name(self) -> str:
@@ -70,11 +74,15 @@ class FuzzTargets:
 
     all: tuple[FuzzTarget, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
-    """What to do about fuzzers of the demo guest that have a source and are not built, by their full names."""
+    """What to do about targets of the Linux guest that were left out of its disk, by their full names."""
+    canary: tuple[FuzzTarget, ...] = ()
+    """Topcoat's own targets in a guest for those of a user: `find` finds them, and nothing else tells of them."""
 
     @classmethod
     def of(cls, build: Build) -> "FuzzTargets":
         """Read the lists of the build. Raises MissingResource if it has none, ResourceDamaged if one is wrong."""
+        if build.targets and build.lists_targets:
+            return cls._of_listing(build.targets)
         first, second = _content(build, "fuzzers.json"), _content(build, "tests.json")
         if first is None and second is None:
             raise _no_list(build)
@@ -83,10 +91,18 @@ class FuzzTargets:
             targets += _of_first_generation(*first)
         if second is not None:
             targets += _of_second_generation(*second)
-        elif "tests.json" not in build.demo_made:
+        elif not build.targets:
             log.warning("the build has no tests.json, so none of its fuzzers can be of the second generation")
         found = {target.full_name: target for target in targets if _is_sound(target)}
-        return cls(tuple(sorted(found.values())), _missing(build, found))
+        return cls(tuple(sorted(found.values())))
+
+    @classmethod
+    def _of_listing(cls, places: TargetsPlaces) -> "FuzzTargets":
+        listing = read(places.listing)
+        found = sorted(FuzzTarget(one.package, one.name, listed=one) for one in listing.targets)
+        missing = {one.full_name: f"{one.reason}; {one.hint}" for one in listing.left_out}
+        own = tuple(one for one in found if one.package == places.package)
+        return cls(own, missing, tuple(one for one in found if one.package != places.package))
 
     @property
     def names(self) -> list[str]:
@@ -100,7 +116,7 @@ class FuzzTargets:
 
     def find(self, name: str) -> FuzzTarget:
         """Find the fuzzer with this full name. Raises UnknownFuzzer."""
-        for target in self.all:
+        for target in (*self.all, *self.canary):
             if target.full_name == name:
                 return target
         raise UnknownFuzzer(f"no such fuzzer: {name}", hint=self.missing.get(name) or self._nearest(name))
@@ -120,17 +136,9 @@ def _is_sound(target: FuzzTarget) -> bool:
     return False
 
 
-def _missing(build: Build, present: Container[str]) -> Mapping[str, str]:
-    from pipeline.builds.demo import fuzzers
-
-    lists = ("fuzzers.json", "tests.json")
-    return fuzzers.missing(build.path(lists[0]).parent, present) if build.demo_made.issuperset(lists) else {}
-
-
 def _content(build: Build, key: str) -> tuple[Path, object] | None:
     """Read one of the build's lists: its path and its JSON; None if the build has no such file."""
-    lists = {"fuzzers.json", "tests.json"}
-    if key not in build.resources or (key in build.demo_made and lists - build.demo_made):
+    if key not in build.resources:
         return None
     path = build.path(key)
     try:

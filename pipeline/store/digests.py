@@ -43,10 +43,10 @@ def digest(path: Path) -> str:
 
 
 def digest_of_text(text: str) -> str:
-    """The digest of a text in UTF-8."""
+    """The digest of a text in UTF-8; a path in it need not be, if it is decoded as `os.fsdecode` does it."""
     from blake3 import blake3
 
-    return f"b3:{blake3(text.encode()).hexdigest()}"
+    return f"b3:{blake3(text.encode(errors='surrogateescape')).hexdigest()}"
 
 
 def threads() -> int:

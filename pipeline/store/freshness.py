@@ -18,7 +18,7 @@ from pipeline.store.publish import publish_json
 SCHEMA = 1
 """The version of the format of records; a sample of it is frozen in the tests."""
 
-_LONGEST = 1 << 20  # bytes of a record
+_LONGEST = 64 << 20  # bytes of a record; one with 100,000 files has about 15 MB
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,14 @@ def _read_small(path: str) -> bytes:
     # Takes half the time of open(), and there may be thousands of records
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, _LONGEST)
+        return os.read(descriptor, min(os.fstat(descriptor).st_size, _LONGEST))
     finally:
         os.close(descriptor)
 
 
 def write(
-    artifacts: tuple[Path, ...],
+    artifact: Path,
+    files: Mapping[str, Path],
     key: Key,
     ended: str,
     seconds: float,
@@ -138,11 +139,12 @@ def write(
 ) -> None:
     """Write the record of artifacts that were just made together; from this moment on they count.
 
-    `ended` is ISO 8601 in UTC; `seconds` is how long the making took. The record lies beside the first artifact.
+    The record lies beside the first artifact, `artifact`; `files` are all files of the artifacts, by their names in
+    it. `ended` is ISO 8601 in UTC; `seconds` is how long the making took.
     """
-    outputs = {path.name: RecordedFile(*digests.look(path)) for path in artifacts}
+    outputs = {name: RecordedFile(*digests.look(path)) for name, path in files.items()}
     record = Record(key, outputs, ended, round(seconds, 3), platform.node(), proof)
-    publish_json(record_path(artifacts[0]), record.encode())
+    publish_json(record_path(artifact), record.encode())
 
 
 def short(digest: object) -> str:
@@ -175,21 +177,20 @@ def _difference(
     return None
 
 
-def damaged(record: Record, artifacts: tuple[Path, ...], digests: DigestCache) -> str | None:
-    """Which of the artifacts is missing, new or changed since their record was written: the first one, or None."""
-    names = {path.name for path in artifacts}
-    for name in sorted(record.outputs.keys() - names):
+def damaged(record: Record, files: Mapping[str, Path], digests: DigestCache) -> str | None:
+    """Which file of the artifacts is missing, new or changed since their record was written: the first one, or None."""
+    for name in sorted(record.outputs.keys() - files.keys()):
         return f"output {name} missing"
-    for name in sorted(names - record.outputs.keys()):
+    for name in sorted(files.keys() - record.outputs.keys()):
         return f"output {name} is new"
-    for path in artifacts:
-        output = record.outputs[path.name]
+    for name, path in files.items():
+        output = record.outputs[name]
         try:
             same = digests.look(path) == (output.digest, output.bytes)
         except FileNotFoundError:
-            return f"output {path.name} missing"
+            return f"output {name} missing"
         except OSError as error:
-            return f"output {path.name} cannot be read: {error.strerror or error}"
+            return f"output {name} cannot be read: {error.strerror or error}"
         if not same:
-            return f"output {path.name} changed"
+            return f"output {name} changed"
     return None

@@ -75,6 +75,11 @@ def one_line(data: bytes | str, width: int = 400) -> str:
     return _shortened(printable(data).replace("\n", "\\n").replace("\t", "\\t"), width)
 
 
+def is_plain(text: str) -> bool:
+    """Whether the text is fit to print as it stands, on one line."""
+    return one_line(text, len(text) + 1) == text
+
+
 def columns(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
     """Format rows as aligned lines: the first `texts` columns are aligned to the left, all others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

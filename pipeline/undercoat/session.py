@@ -45,7 +45,7 @@ def run(file: HandleFile, name: str, words: Sequence[str], output: BinaryIO, art
     if artifacts is not None and not artifacts.is_dir():
         raise UsageError(f"the artifact directory {artifacts} is not there", hint="make it first")
     with _fuzzer(file, name) as (fuzzer, connector):
-        found = fuzzer.run(connector, words, output, artifacts)
+        found = fuzzer.run(connector, [*fuzzer.own_flags(), *words], output, artifacts)
         if artifacts is not None:
             for path in found:
                 connector.get(goglob.literal(path), artifacts)  # the guest chooses these names

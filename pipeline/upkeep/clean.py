@@ -1,4 +1,4 @@
-"""Deleting what can be made again from a store: images, templates, the demo guest's parts, caches.
+"""Deleting what can be made again from a store: images, templates, the Linux guest's parts, caches.
 
 Keys, corpora, campaigns, instances and their logs are never touched, nor anything that a guest runs on or that somebody
 is making. Lock files stay: deleting one would let two processes hold it. What belongs to nobody is for
@@ -6,6 +6,7 @@ pipeline.upkeep.gc.
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,9 +33,9 @@ class Removable:
 def items(store: Store) -> list[Removable]:
     """All that can be made again, also what must be kept for now. Changes nothing."""
     users = _users(store)
-    places = [*entries(store.all_images), *entries(store.all_templates), store.demo, store.cache]
+    places = [*entries(store.all_images), *entries(store.all_templates), store.demo, store.targets, store.cache]
     with host_faults("looking at what can be made again"):
-        return [_item(path, users.get(path.name) or users.get("")) for path in places if _files(path)]
+        return [_item(path, _user(store, path, users)) for path in places if _files(path)]
 
 
 def delete(item: Removable) -> Removable:
@@ -47,6 +48,14 @@ def delete(item: Removable) -> Removable:
     except InstanceBusy:
         return replace(item, kept="another process works on it")
     return item
+
+
+def _user(store: Store, path: Path, users: Mapping[str, str]) -> str | None:
+    """Who uses the directory: the Linux guest's parts are of several builds."""
+    if path in (store.demo, store.targets):
+        names = [name for name in users if name == "demo" or name.startswith("linux-")]
+        return next((users[name] for name in names), None) or users.get("")
+    return users.get(path.name) or users.get("")
 
 
 def _users(store: Store) -> dict[str, str]:

@@ -20,7 +20,7 @@ from pipeline.host.resources import NOEXEC_HINT, free_bytes, is_noexec
 from pipeline.host.tools import Tool, run
 from pipeline.settings import Settings, Store
 from pipeline.store.digest_cache import DigestCache
-from pipeline.text.printable import tail
+from pipeline.text.printable import one_line, tail
 from pipeline.text.quantity import parse_size, readable_size
 from pipeline.upkeep import findings, gc
 from pipeline.upkeep.findings import Finding, Level
@@ -108,6 +108,9 @@ def _missing(build: Build) -> Iterator[Finding]:
             build.require(key)
         except MissingResource as error:
             yield _failure("build", error)
+    if build.targets and not build.targets.source.is_dir():
+        text = f"the directory of targets is not there: {one_line(str(build.targets.source))}"
+        yield Finding("build", "error", text, "name the one that holds them: TOPCOAT_TARGETS, or [build] targets")
 
 
 def _qemu(build: Build) -> Iterator[Finding]:
@@ -166,8 +169,8 @@ def _memory(settings: Settings, build: Build) -> Iterator[Finding]:
 
 def _store(store: Store, build: Build | None) -> Iterator[Finding]:
     store.require_writable()
-    if build and build.kind == "demo" and is_noexec(_there(store)):
-        text = f"{store.root}: no program can be run from its file system (noexec), nor the demo guest's compiler"
+    if build and build.targets and is_noexec(_there(store)):
+        text = f"{store.root}: no program can be run from its file system (noexec), nor the Linux guest's compiler"
         yield Finding("store", "error", text, NOEXEC_HINT)
     elif store.root.exists() and (rights := store.root.stat().st_mode & 0o077):
         text = f"{store.root}: others may {'write to' if rights & 0o022 else 'look into'} it"

@@ -19,7 +19,7 @@ _UNLOCKED_AGE = 3600.0  # seconds; some of the cache is made without a lock, in 
 
 def items(store: Store, instances: Sequence[Instance]) -> Iterator[Leftover]:
     """Remains beside artifacts, crashes, and in the directories of `instances`, whose makers hold no lock any more."""
-    for place in (store.keys, store.all_images, store.all_templates, store.demo, store.cache):
+    for place in (store.keys, store.all_images, store.all_templates, store.demo, store.targets, store.cache):
         for path in _find(place):
             yield from _items(store, path, _locks(place, path))
     for crashes in sorted(store.campaigns.glob("*/crashes")):
@@ -32,6 +32,8 @@ def items(store: Store, instances: Sequence[Instance]) -> Iterator[Leftover]:
 
 def _find(place: Path) -> Iterator[Path]:
     for parent, directories, _ in os.walk(place, onerror=unless_gone):
+        if Path(parent).name == "targets" and "files" in directories:  # what is below it has names of the user's
+            directories.remove("files")
         found = sorted(name for name in directories if target_of_remains(name))
         directories[:] = [name for name in directories if name not in found]
         yield from (Path(parent, name) for name in found if not Path(parent, name).is_symlink())

@@ -2,7 +2,9 @@
 
 The directory has capsule.json, which tells of the other files: `state.zst`, the whole guest with its memory, in QEMU's
 own format, compressed by Zstandard; `disk.qcow2`, its disk, which needs no other file; and `sshid`, the private key
-that lets us in. Nothing else is needed to open it but a QEMU of the same version. Nobody writes to the files.
+that lets us in. `targets.squashfs` is the disk with targets, if the guest has one: a link to the image that it booted
+with, if the file system takes one, so that it takes no room. Nothing else is needed to open the capsule but a QEMU of
+the same version. Nobody writes to the files.
 """
 
 import re
@@ -25,8 +27,8 @@ SCHEMA = 1
 NAME = "capsule"
 """The name of the directory, in that of its crash."""
 
-STATE, DISK, KEY = "state.zst", "disk.qcow2", "sshid"
-"""The names of the files that belong to a capsule, beside capsule.json."""
+STATE, DISK, KEY, TARGETS = "state.zst", "disk.qcow2", "sshid", "targets.squashfs"
+"""The names of the files that belong to a capsule, beside capsule.json; the last one need not be there."""
 
 FACTS = "capsule.json"
 _CHUNK = 1 << 20
@@ -67,6 +69,8 @@ class SavedMachine:
     """Whether it has a second serial port."""
     arguments: tuple[str, ...]
     """The further arguments for QEMU that `[qemu] arguments` said."""
+    targets: bool = False
+    """Whether it has a second disk, with targets."""
 
     def problem(self) -> str:
         """What of it no machine of Topcoat's can be; empty if it can be one."""
@@ -120,7 +124,12 @@ class Capsule:
                 facts = CapsuleFacts.decode((self.directory / FACTS).read_bytes())
             except ValueError as error:
                 raise self._damaged(f"{FACTS} cannot be understood: {one_line(str(error))}") from error
-            for name in (STATE, DISK, KEY):  # QEMU would take nearly anything
+            for name in (
+                STATE,
+                DISK,
+                KEY,
+                *((TARGETS,) if facts.machine.targets else ()),
+            ):  # QEMU would take nearly anything
                 if name not in facts.files or digest(self.directory / name) != facts.files[name].digest:
                     raise self._damaged(f"{name} is not what was saved")
         if not _stands_alone(self.disk):
@@ -139,6 +148,11 @@ class Capsule:
     def disk(self) -> Path:
         """The path of the disk."""
         return self.directory / DISK
+
+    @property
+    def targets(self) -> Path:
+        """The path of the disk with targets, if the guest has one."""
+        return self.directory / TARGETS
 
     @property
     def key(self) -> Path:

@@ -156,9 +156,9 @@ class ArtifactTask(FreshTask):
         """
         raise NotImplementedError
 
-    def files(self) -> tuple[Path, ...]:
-        """The paths of all files of the artifacts, including those in directories."""
-        return tuple(file for path in self.artifacts() for file in _files(path))
+    def files(self) -> Mapping[str, Path]:
+        """All files of the artifacts by their names in the record: those in directories by their paths below these."""
+        return {name: file for path in self.artifacts() for name, file in _files(path).items()}
 
     def discover(self) -> None:
         """Find inputs that only other inputs tell of, such as included headers; called before the files are made.
@@ -229,7 +229,7 @@ class ArtifactTask(FreshTask):
 
     def output(self) -> list[ArtifactTarget]:
         """The files as targets of luigi."""
-        return [ArtifactTarget(path) for path in self.files()]
+        return [ArtifactTarget(path) for path in self.files().values()]
 
     def run(self) -> None:
         """Make the files, unless they are fresh by now: another process made them, or their inputs came out as before.
@@ -245,7 +245,7 @@ class ArtifactTask(FreshTask):
             if not reason.certain:
                 raise _changed(self, str(reason))
             seconds = self._remake(known)
-            log.info("%s: made %s in %.1f s", self.title, _names(self.files()), seconds)
+            log.info("%s: made %s in %.1f s", self.title, _names([*self.files()]), seconds)
 
     def _remake(self, known: DigestCache) -> float:
         """Make the files, then replace the old ones by them, then write the record.
@@ -262,7 +262,7 @@ class ArtifactTask(FreshTask):
             seconds = time.monotonic() - started
             if difference := freshness.changed(key, self._key_now(known)):
                 raise _changed(self, difference)
-        freshness.write(self.files(), key, utc_now(), seconds, known, proof)
+        freshness.write(artifacts[0], self.files(), key, utc_now(), seconds, known, proof)
         known.save()
         return seconds
 
@@ -271,13 +271,15 @@ class ArtifactTask(FreshTask):
             return self.key(known)
 
 
-def _files(path: Path) -> list[Path]:
-    """The paths of all files in a directory and below it, sorted; for anything else, only the path itself."""
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+def _files(path: Path) -> dict[str, Path]:
+    """All files in a directory and below it by their paths there, sorted; for anything else, itself by its name."""
+    if not path.is_dir():
+        return {path.name: path}
+    return {str(file.relative_to(path)): file for file in sorted(path.rglob("*")) if file.is_file()}
 
 
-def _names(paths: Sequence[Path]) -> str:
-    first, *others = [path.name for path in paths]
+def _names(names: Sequence[str]) -> str:
+    first, *others = names
     return f"{first} and {len(others)} others" if len(others) > 2 else ", ".join([first, *others])
 
 

@@ -143,7 +143,7 @@ def _node(task: luigi.Task, reason: Reason | None, needs: dict[str, str]) -> Nod
         reason=reason,
         refused=reason is not None and isinstance(task, FreshTask) and task.refuses,
         seconds=task.cost() if isinstance(task, FreshTask) else None,
-        files=tuple(str(path) for path in task.files()) if isinstance(task, ArtifactTask) else (),
+        files=tuple(str(path) for path in task.files().values()) if isinstance(task, ArtifactTask) else (),
         needs=needs,
     )
 

@@ -19,7 +19,7 @@ _makers: dict[str, type[luigi.Task]] = {}
 
 
 def makes(*keys: str) -> Callable[[TaskClass], TaskClass]:
-    """A class decorator: the task makes these files of the demo build, so tasks that need one of them require it."""
+    """A class decorator: the task makes these files of the Linux guest, so tasks that need one of them require it."""
 
     def note(task: TaskClass) -> TaskClass:
         _makers.update(dict.fromkeys(keys, task))
@@ -82,7 +82,7 @@ class BuildTask(luigi.Task):
     def providers(self) -> Tasks:
         """The tasks that make or check the needed files of the build, by key, without tools that Topcoat replaces."""
         found = context().build
-        made = {key: maker() for key, maker in _makers.items() if key in found.demo_made}
+        made = {key: maker() for key, maker in _makers.items() if key in found.made}
         return {key: made.get(key) or BuildResource(key=key) for key in self.needs if key not in found.own_tools}
 
 

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.builds import demo
 from pipeline.builds.build import Build, Resource, choose, load
-from pipeline.errors import MissingResource
+from pipeline.builds.targets.places import TargetsPlaces
+from pipeline.errors import MissingResource, SettingsError
 from pipeline.fuzz.targets import FuzzTargets
 from pipeline.host.tools import Tool
 from pipeline.settings import (
     BootSettings,
     BuildKind,
     CampaignSettings,
+    NamedTargets,
     PoolSettings,
     QemuSettings,
     Settings,
@@ -49,10 +52,16 @@ CHECKOUT = {
 }
 
 
-def settings(root: Path, kind: BuildKind = "auto", resources: Mapping[str, Path] | None = None) -> Settings:
+def settings(
+    root: Path,
+    kind: BuildKind = "auto",
+    resources: Mapping[str, Path] | None = None,
+    targets: NamedTargets | None = None,
+) -> Settings:
     return Settings(
         Store(root / "out"),
         kind,
+        targets,
         resources or {},
         ToolSettings(),
         QemuSettings(),
@@ -101,6 +110,117 @@ def test_the_setting_chooses_and_else_the_environment(
         assert [name for name in ("FUCHSIA_RESOURCES_DIR", "FUCHSIA_DIR") if name in why]
     else:
         assert (chosen, why) == (wanted, f"[build] kind = {wanted}")
+
+
+FUCHSIA = {"FUCHSIA_RESOURCES_DIR": "/r", "FUCHSIA_DIR": "/f"}
+
+
+@pytest.mark.parametrize("said", ["TOPCOAT_TARGETS", "[build] targets"])
+@pytest.mark.parametrize("environ", [{}, FUCHSIA])
+def test_named_targets_choose_before_the_environment_of_fuchsia(
+    tmp_path: Path, environ: dict[str, str], said: str
+) -> None:
+    named = NamedTargets(tmp_path / "fuzz", said)
+    assert choose(settings(tmp_path, targets=named), environ) == ("linux", f"{said} names targets")
+    build = load(settings(tmp_path, targets=named), environ)
+    assert (build.kind, build.name, build.why) == ("linux", "linux-fuzz", f"{said} names targets")
+    for kind in ("local", "clusterfuzz", "linux", "demo"):
+        assert choose(settings(tmp_path, kind, targets=named), environ) == (kind, f"[build] kind = {kind}")
+
+
+def linux(directory: Path, kind: BuildKind = "auto") -> Build:
+    """The build for the targets in this directory."""
+    return load(settings(directory.parent, kind, targets=NamedTargets(directory, "TOPCOAT_TARGETS")), FUCHSIA)
+
+
+def test_a_linux_build_is_the_demos_guest_with_targets_of_the_user(tmp_path: Path) -> None:
+    build, ours = linux(tmp_path / "fuzz"), load(settings(tmp_path), {})
+    store = Store(tmp_path / "out")
+    assert build.targets == TargetsPlaces("fuzz", tmp_path / "fuzz", store, "linux-fuzz")
+    assert ours.targets == TargetsPlaces("example-fuzzers", demo.TARGETS, store, "demo")
+    assert (build.arch, build.resources, build.own_tools) == (ours.arch, ours.resources, ours.own_tools)
+    assert build.made == ours.made == {"zbi", "blk", "kernel", "llvm-symbolizer"}
+    assert build.build_ids == (tmp_path / "out/images/linux-fuzz/targets/.build-id",)
+    assert build.module_directories == {
+        "/targets/files": tmp_path / "out/images/linux-fuzz/targets/files",
+        "/lib": tmp_path / "out/demo/libraries",
+    }
+    assert build.lists_targets
+    assert build.renews
+
+
+def test_who_names_a_list_of_fuzzers_has_another_guest_in_mind(tmp_path: Path) -> None:
+    named = NamedTargets(tmp_path / "fuzz", "TOPCOAT_TARGETS")
+    for key, lists in (("tests.json", False), ("fuzzers.json", False), ("qemu", True)):
+        chosen = settings(tmp_path, resources={key: tmp_path / "mine"}, targets=named)
+        assert load(chosen, {}).lists_targets is lists
+    assert not load(settings(tmp_path), {"FUCHSIA_RESOURCES_DIR": "/r"}).lists_targets
+
+
+@pytest.mark.parametrize(
+    ("directory", "says", "package"),
+    [
+        ("fuzz", "", "fuzz"),
+        ("a b", "", "targets"),
+        (".hidden", "", "targets"),
+        ("größe\n", "", "targets"),
+        ("fuzz", 'package = "expat"', "expat"),
+        ("example-fuzzers", 'package = "mine"', "mine"),
+    ],
+)
+def test_the_package_of_targets(tmp_path: Path, directory: str, says: str, package: str) -> None:
+    (tmp_path / directory).mkdir()
+    (tmp_path / directory / "topcoat-targets.toml").write_text(says)
+    build = linux(tmp_path / directory)
+    assert build.name == f"linux-{package}"
+    assert build.targets
+    assert build.targets.package == package
+    assert build.targets.image == tmp_path / f"out/images/linux-{package}/targets.squashfs"
+
+
+@pytest.mark.parametrize("place", ["out", "out/images", "link"])
+def test_targets_in_the_store_are_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "out/images").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("out")
+    with pytest.raises(SettingsError, match="the targets cannot be in the store") as caught:
+        load(settings(tmp_path, targets=NamedTargets(tmp_path / place, "TOPCOAT_TARGETS")), {})
+    assert "TOPCOAT_ROOT" in caught.value.hint
+
+
+@pytest.mark.parametrize("says", ["", 'package = "example-fuzzers"'])
+def test_the_package_of_the_canary_is_ours(tmp_path: Path, says: str) -> None:
+    place = tmp_path / ("mine\n" if says else "example-fuzzers")
+    place.mkdir()
+    (place / "topcoat-targets.toml").write_text(says)
+    with pytest.raises(SettingsError) as caught:
+        linux(place)
+    shown = str(place).replace("\n", "\\n")
+    assert str(caught.value) == (
+        f"the package of {shown} cannot be example-fuzzers: that is the name of Topcoat's own targets"
+    )
+    assert caught.value.hint == "name another one in topcoat-targets.toml there: package = ..."
+
+
+def test_a_wrong_file_of_sources_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "fuzz").mkdir()
+    (tmp_path / "fuzz/topcoat-targets.toml").write_text("pakage = 1")
+    with pytest.raises(SettingsError, match=rf"^{tmp_path}/fuzz/topcoat-targets.toml: there is no key 'pakage'$"):
+        linux(tmp_path / "fuzz")
+
+
+def test_a_linux_build_needs_targets(tmp_path: Path) -> None:
+    with pytest.raises(
+        MissingResource, match=r"^\[build\] kind = linux: nothing says where the targets are$"
+    ) as caught:
+        load(settings(tmp_path, "linux"), FUCHSIA)
+    assert caught.value.hint == "name their directory: TOPCOAT_TARGETS=DIR, or [build] targets = DIR"
+
+
+@pytest.mark.parametrize("kind", ["demo", "clusterfuzz"])
+def test_other_builds_take_no_targets(tmp_path: Path, kind: BuildKind) -> None:
+    build = linux(tmp_path / "fuzz", kind)
+    assert (build.kind, build.name) == (kind, kind)
+    assert build.targets is None or build.targets.source == demo.TARGETS
 
 
 def test_bundle_has_every_path_of_undercoat(tmp_path: Path) -> None:
@@ -231,19 +351,16 @@ def test_demo_build_serves_its_own_tools_and_makes_its_own_images(tmp_path: Path
     build = load(settings(tmp_path), {})
     demo = tmp_path / "out/demo"
     assert (build.kind, build.name, build.arch, build.build_ids) == (
-        "demo", "demo", "x64", (demo / "fuzzers/.build-id",),
+        "demo", "demo", "x64", (tmp_path / "out/images/demo/targets/.build-id",),
     )  # fmt: skip
     assert build.paths("zbi", "blk", "kernel") == (demo / "initramfs.cpio", demo / "fvm.blk", demo / "vmlinux")
-    assert build.paths("fuzzers.json", "tests.json") == (demo / "fuzzers/fuzzers.json", demo / "fuzzers/tests.json")
-    assert build.path("llvm-symbolizer") == demo / "llvm/llvm-symbolizer"
+    assert build.path("llvm-symbolizer") == demo / "tools/llvm-symbolizer"
     for key in (
         "zbi",
         "blk",
         "kernel",
         "zbitool",
         "fvm",
-        "fuzzers.json",
-        "tests.json",
         "llvm-symbolizer",
         "symbolizer",
     ):
@@ -263,9 +380,9 @@ def test_demo_build_takes_qemu_from_the_path(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_part_of_the_demo_guest_that_is_not_there_is_made_by_the_same_command(tmp_path: Path) -> None:
-    with pytest.raises(MissingResource, match=r"tests\.json: there is no such file") as caught:
+    with pytest.raises(MissingResource, match=r"targets\.json: No such file") as caught:
         FuzzTargets.of(load(settings(tmp_path), {}))
-    assert "deleted meanwhile: run the same again, or make it: luigi --module tasks" in caught.value.hint
+    assert "make it: luigi --module tasks TargetsImage" in caught.value.hint
 
 
 def program(path: Path) -> Path:

@@ -159,6 +159,9 @@ class ScriptedSite:
         for name in names:
             self.files.get(directory, {}).pop(name, None)
 
+    def built_with(self) -> None:
+        """Only the guest knows, as on Fuchsia."""
+
     def shortage(self) -> str:
         self._answer()
         return self._guest.short

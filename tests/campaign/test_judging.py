@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.campaign.judging import COUNTED, LIMITS, PASSED, hit_own_limit, judging, value_profile
-from pipeline.campaign.plan import options
+from pipeline.fuzz import flags
 from pipeline.fuzz.crashes.report import parse
 
 USUAL = {"timeout": "25", "rss_limit_mb": "307"}
@@ -32,13 +32,13 @@ LEFT_OUT = {
 def test_each_option_that_a_campaign_may_set_is_passed_on_or_left_out_for_a_reason() -> None:
     left_out = [name for names in LEFT_OUT.values() for name in names.split()]
     decided = sorted([*left_out, *PASSED, *LIMITS, COUNTED])
-    assert decided == sorted(options.NUMBERS | options.TEXTS)
+    assert decided == sorted(flags.NUMBERS | flags.TEXTS)
 
 
 values = st.integers(-1, 5000).map(str)
 
 
-@given(st.dictionaries(st.sampled_from(sorted(options.NUMBERS)), values), st.integers(0, 1 << 30), st.integers(0, 3))
+@given(st.dictionaries(st.sampled_from(sorted(flags.NUMBERS)), values), st.integers(0, 1 << 30), st.integers(0, 3))
 def test_no_option_hides_anything(chosen: dict[str, str], largest: int, counted: int) -> None:
     found = judging(chosen, USUAL, largest, counted)
     assert int(found["max_len"]) >= largest

@@ -1,4 +1,4 @@
-"""Merging by the real libFuzzer in the real demo guest: whatever a campaign's options hide, nothing is lost."""
+"""Merging by the real libFuzzer in the real Linux guest: whatever a campaign's options hide, nothing is lost."""
 
 import os
 import stat
@@ -84,15 +84,14 @@ class Guest:
     def lying(self, fuzzer: str, directory: Path) -> Iterator[None]:
         """In the body, the fuzzer in this guest is LIAR."""
         (liar := directory / fuzzer.rpartition("/")[2]).write_text(LIAR)
-        place = self.fuzzer(fuzzer).absolute("pkg")
-        program = f"{place}/{liar.name}"
-        self.connector.command("mv", program, f"{program}.true").run(LIMIT)
+        program, played = self.fuzzer(fuzzer).absolute(f"pkg/{liar.name}"), f"/tmp/played/{liar.name}"
+        self.connector.put(str(liar), "/tmp/played")
+        self.connector.command("chmod", f"{stat.S_IRWXU:o}", played).run(LIMIT)
+        self.connector.command("mount", "-o", "bind", played, program).run(LIMIT)
         try:
-            self.connector.put(str(liar), place)
-            self.connector.command("chmod", f"{stat.S_IRWXU:o}", program).run(LIMIT)
             yield
         finally:
-            self.connector.command("mv", f"{program}.true", program).run(LIMIT)
+            self.connector.command("umount", program).run(LIMIT)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pipeline.builds.targets.listing import ListedOmission, TargetsListing
 from pipeline.campaign import ledger
 from pipeline.campaign.ledger import Seeded
 from pipeline.fuzz.corpus import Corpus
@@ -126,12 +127,15 @@ def test_every_problem_has_a_line_of_its_own(nightly: Workspace) -> None:
 
 
 def test_a_fuzzer_that_is_not_compiled_yet_is_not_taken_for_a_wrong_name(workspace: Workspace) -> None:
-    (workspace.store.demo / "fuzzers").mkdir(parents=True)
-    (workspace.store.demo / "fuzzers/fuzzers.json").write_text(fuzzers("noop_fuzzer"))
+    made = workspace.store.images("demo") / "targets"
+    made.mkdir(parents=True)
+    reason, again = "it has not been compiled yet", "compile it: luigi --module tasks TargetsImage"
+    left_out = ListedOmission("example-fuzzers", "crash_fuzzer.c", "crash_fuzzer", reason, again)
+    (made / "targets.json").write_text(json.dumps(TargetsListing((), (left_out,)).encode()))
     (workspace.directory / "n.toml").write_text('name = "n"\nfuzzers = ["*/crash_fuzzer"]\n')
     (workspace.directory / "units").mkdir()
     (workspace.directory / "units/a").write_text("a")
-    why = "(crash_fuzzer.c has not been compiled yet: luigi --module tasks DemoFuzzers)"
+    why = f"({reason}; {again})"
     check = workspace.topcoat("campaign", "check", "n.toml")
     assert (check.status, check.text) == (2, f"n.toml:2: no fuzzer of the build is named */crash_fuzzer {why}\n")
     imported = workspace.topcoat("corpus", "import", "example-fuzzers/crash_fuzzer", "units")
@@ -160,10 +164,10 @@ def test_before_the_fuzzers_are_known_the_file_alone_is_checked(nightly: Workspa
     done = nightly.topcoat("campaign", "check", "nightly.toml")
     assert done.status == 0
     assert done.stdout == b"nightly.toml: nothing is wrong with the file itself\n"
-    assert done.stderr.startswith(b"not compared with the fuzzers of the build: the build has neither fuzzers.json nor")
+    assert done.stderr.startswith(b"not compared with the fuzzers of the build: the list of the guest's targets is not")
     told = json.loads(nightly.topcoat("campaign", "check", "nightly.toml", "--json").stdout)
     assert told["definition"] is None
-    assert told["not_expanded"].startswith("the build has neither")
+    assert told["not_expanded"].startswith("the list of the guest's targets is not there: ")
     (nightly.directory / "nightly.toml").write_text(FILE.replace("90s", "90x"))
     assert nightly.topcoat("campaign", "check", "nightly.toml").status == 2
 

@@ -175,7 +175,7 @@ def test_instances_imports_nothing_heavy(running: Workspace) -> None:
 
 
 class TestInTheGuest:
-    """`topcoat ssh` with the real demo guest."""
+    """`topcoat ssh` with the real Linux guest."""
 
     def test_stdin_status_and_binary_output_pass_through(self, booted: Workspace) -> None:
         data = os.urandom(300_000)

@@ -1,4 +1,4 @@
-"""What a fuzzer leaves behind in the real demo guest: processes, and a disk that is full."""
+"""What a fuzzer leaves behind in the real Linux guest: processes, and a disk that is full."""
 
 import stat
 from collections.abc import Iterator

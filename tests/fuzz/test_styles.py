@@ -1,6 +1,7 @@
 """How fuzzers are run in each kind of guest, by the tags of the Go tests."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builds.build import Resource
+from pipeline.builds.build import Build, Resource
+from pipeline.builds.targets.listing import ListedTarget
+from pipeline.builds.targets.places import TargetsPlaces
 from pipeline.errors import CommandExited, FuzzerError, NotSupported, SettingsError
-from pipeline.fuzz import sanitizers
 from pipeline.fuzz.arguments import Arguments
 from pipeline.fuzz.fuzzer import Fuzzer
 from pipeline.fuzz.styles import V1, FuzzCtl, Linux, style_of
 from pipeline.fuzz.symbolizer import Symbolizer
 from pipeline.fuzz.targets import FuzzTarget, Generation
+from pipeline.settings import Store
 from tests.fuzz.fakes import FakeConnector, Guest
 from tests.fuzz.test_targets import build, label, v2
 from tests.waiting import SOON, eventually
@@ -26,10 +29,15 @@ URL = "fuchsia-pkg://fuchsia.com/cff#meta/fuzzer.cm"
 TARGET = FuzzTarget("cff", "fuzzer")
 
 
+def on_linux(build: Build) -> Build:
+    """The build, as one of the Linux guest."""
+    return replace(build, targets=TargetsPlaces("p", Path("/p"), Store(Path("/s")), build="demo"))
+
+
 def test_f2_the_style_follows_build_and_generation(tmp_path: Path) -> None:
     assert isinstance(style_of(build(tmp_path), TARGET, {}), FuzzCtl)
     assert isinstance(style_of(build(tmp_path), FuzzTarget("a", "b", "v1"), {}), V1)
-    assert isinstance(style_of(build(tmp_path, kind="demo"), TARGET, {}), Linux)
+    assert isinstance(style_of(on_linux(build(tmp_path, kind="demo")), TARGET, {}), Linux)
 
 
 @pytest.mark.parametrize("word", ["1", "t", "T", "true", "True", "TRUE"])
@@ -143,15 +151,23 @@ def test_a_command_of_linux_quotes_for_the_shell(connector: FakeConnector) -> No
     ((kind, line),) = connector.calls
     assert kind == "shell"
     assert line.startswith("cd /data/fuzz/cff/fuzzer 2>&1 || exit 127; exec env ASAN_OPTIONS=")
-    assert line.endswith(" TMPDIR=tmp 'MODE=a b' pkg/fuzzer '-b=$(x)' 'a b' 2>&1 >/dev/null")
+    home = "/data/fuzz/cff/fuzzer"
+    assert f" TMPDIR=tmp PATH={home}/pkg:/bin LD_LIBRARY_PATH={home}/pkg:{home}/pkg/lib:" in line
+    assert ":/targets/files/cff:/targets/files/cff/lib 'MODE=a b' " in line
+    assert line.endswith(f" {home}/pkg/fuzzer '-b=$(x)' 'a b' 2>&1 >/dev/null")
 
 
-@pytest.mark.parametrize("name", ["ASAN", "HWASAN", "MSAN", "TSAN", "UBSAN"])
-def test_each_sanitizer_halts_at_what_it_finds_and_its_own_options_come_last(name: str) -> None:
-    plain = sanitizers.environment({})[f"{name}_OPTIONS"]
-    assert {"halt_on_error=1", "symbolize=0", "exitcode=1"} <= set(plain.split(":"))
-    mine = sanitizers.environment({f"{name}_OPTIONS": "halt_on_error=0", "MODE": "x"})
-    assert (mine[f"{name}_OPTIONS"], mine["MODE"]) == (f"{plain}:halt_on_error=0", "x")
+def test_a_target_of_linux_has_its_own_environment_which_the_campaign_s_overrides(connector: FakeConnector) -> None:
+    own = {"MODE": "own", "ASAN_OPTIONS": "redzone=64:exitcode=5", "LEVEL": "2"}
+    listed = ListedTarget("cff", "fuzzer", "b3:1", "/targets/files/cff/fuzzer", environment=own)
+    chosen = {"MODE": "chosen", "ASAN_OPTIONS": "exitcode=6"}
+    Linux(replace(TARGET, listed=listed), variables=chosen).command(connector, Arguments({}))
+    ((_, line),) = connector.calls
+    words = shlex.split(line)
+    assert {"MODE=chosen", "LEVEL=2", "G_SLICE=always-malloc"} <= {*words}
+    (asan,) = (word for word in words if word.startswith("ASAN_OPTIONS="))
+    options = dict(option.split("=") for option in asan.removeprefix("ASAN_OPTIONS=").split(":"))
+    assert (options["redzone"], options["exitcode"], options["halt_on_error"]) == ("64", "6", "1")
 
 
 @pytest.mark.parametrize("generation", ["v1", "v2"])
@@ -168,7 +184,7 @@ def test_linux_really_runs_where_tmp_is(linux: Guest) -> None:
     _, said = linux.run("-dict=pkg/it's", "data/*", "two words")
     assert said.split("\n")[:6] == [
         str(linux.directory),
-        "symbolize=0 tmp",
+        "use_sigaltstack=1 tmp",
         "[-dict=pkg/it's]",
         "[-artifact_prefix=tmp/]",
         "[tmp/*]",
@@ -277,7 +293,7 @@ def test_paths_of_files_are_translated(guest: Guest) -> None:
 
 
 def test_a_fuzzer_of_a_build(tmp_path: Path) -> None:
-    listed = build(tmp_path, [label("//a", package="p", fuzzer="f")], [v2("q", "g")], kind="demo")
+    listed = on_linux(build(tmp_path, [label("//a", package="p", fuzzer="f")], [v2("q", "g")], kind="demo"))
     tools = {key: Resource(key, Path(f"/bin/{key}"), "") for key in ("symbolizer", "llvm-symbolizer")}
     made = replace(listed, resources={**listed.resources, **tools})
     fuzzer = Fuzzer.of(made, "p/f", {})
@@ -287,15 +303,6 @@ def test_a_fuzzer_of_a_build(tmp_path: Path) -> None:
 
 class TestLasting:
     """A process that a sanitizer would end sleeps instead."""
-
-    def test_only_address_sanitizer_can_and_users_words_come_last(self) -> None:
-        plain, lasting = sanitizers.environment({}), sanitizers.environment({}, lasting=True)
-        assert {name for name in plain if plain[name] != lasting[name]} == {"ASAN_OPTIONS"}
-        options = dict(option.split("=") for option in lasting["ASAN_OPTIONS"].split(":"))
-        assert options.items() > dict(option.split("=") for option in plain["ASAN_OPTIONS"].split(":")).items()
-        assert int(options["sleep_before_dying"]) < 1 << 31
-        mine = sanitizers.environment({"ASAN_OPTIONS": "sleep_before_dying=0"}, lasting=True)
-        assert mine["ASAN_OPTIONS"].endswith(":sleep_before_dying=0")
 
     def test_on_linux_only_the_environment_differs(self) -> None:
         style = Linux(TARGET, root="/r", variables={"MODE": "x"})

@@ -6,6 +6,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,6 +90,14 @@ def test_the_arguments_are_those_of_the_build() -> None:
     made = Symbolizer.of(build("local", symbolizer="/bin/s", llvm_symbolizer="/bin/l"))
     assert made.argv == (
         "/bin/s", "-llvm-symbolizer", "/bin/l", "-build-id-dir", "/ids/1", "-build-id-dir", "/ids/2",
+    )  # fmt: skip
+
+
+def test_the_directories_of_the_guests_files_are_passed() -> None:
+    made = build("demo", symbolizer="/bin/s", llvm_symbolizer="/bin/l")
+    made = replace(made, module_directories={"/targets/files": Path("/store/a=b/files"), "/t": Path("/u")})
+    assert Symbolizer.of(made).argv[-4:] == (
+        "-module-dir", "/targets/files=/store/a=b/files", "-module-dir", "/t=/u",
     )  # fmt: skip
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.builds.build import Build, Resource
+from pipeline.builds.targets.listing import ListedOmission, ListedTarget, TargetsListing
+from pipeline.builds.targets.places import TargetsPlaces
 from pipeline.campaign.plan.draft import Pattern
 from pipeline.errors import MissingResource, ResourceDamaged, UnknownFuzzer
 from pipeline.fuzz.targets import FuzzTarget, FuzzTargets
+from pipeline.settings import Store
 
 V2_URL = "fuchsia-pkg://fuchsia.com/{}#meta/{}.cm"
 
@@ -34,26 +37,50 @@ def label(label: str, **facts: str) -> dict[str, str]:
     return {"label": label, **facts}
 
 
-def test_why_fuzzers_of_the_demo_guest_are_missing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sources").mkdir()
-    for name in ("made", "broken", "new"):
-        (tmp_path / f"sources/{name}.c").touch()
-    monkeypatch.setattr("pipeline.builds.demo.fuzzers.SOURCES", tmp_path / "sources")
-    (tmp_path / "failed").mkdir()
-    (tmp_path / "failed/broken.txt").touch()
-    demo = build(tmp_path, [], [v2("example-fuzzers", "made")], "demo")
-    assert FuzzTargets.of(demo).missing == {}, "the lists are the user's"
-    targets = FuzzTargets.of(replace(demo, demo_made=frozenset({"fuzzers.json", "tests.json"})))
-    assert targets.names == ["example-fuzzers/made"]
-    assert targets.missing == {
-        "example-fuzzers/broken": "broken.c does not compile; what is wrong with it: luigi --module tasks DemoFuzzers",
-        "example-fuzzers/new": "new.c has not been compiled yet: luigi --module tasks DemoFuzzers",
-    }
-    with pytest.raises(UnknownFuzzer, match=r"^no such fuzzer: example-fuzzers/new$") as caught:
-        targets.find("example-fuzzers/new")
-    assert caught.value.hint.startswith("new.c has not been compiled yet")
-    assert Pattern("*/br*", ()).hint(targets.names, targets.missing).startswith("broken.c does not compile")
-    assert Pattern("*/mad", ()).hint(targets.names, targets.missing) == "did you mean example-fuzzers/made?"
+def of_linux(root: Path, listing: TargetsListing) -> Build:
+    """A build of the Linux guest whose disk has these targets."""
+    places = TargetsPlaces("mine", root / "source", Store(root), build="linux-mine")
+    places.made.mkdir(parents=True)
+    places.listing.write_text(json.dumps(listing.encode()))
+    return Build("linux", "x64", "linux-mine", "a test", {}, targets=places)
+
+
+LISTED = ListedTarget("mine", "made", "b3:1", "/targets/files/mine/made", flags={"max_len": "7"})
+CANARY = ListedTarget("example-fuzzers", "crash_fuzzer", "b3:2", "/targets/files/example-fuzzers/crash_fuzzer")
+BROKEN = ListedOmission("mine", "broken.c", "broken", "it does not compile", "mend broken.c")
+
+
+def test_the_targets_of_the_linux_guest_are_those_on_its_disk(tmp_path: Path) -> None:
+    targets = FuzzTargets.of(of_linux(tmp_path, TargetsListing((CANARY, LISTED), (BROKEN,))))
+    assert targets.names == ["mine/made"]
+    assert [target.full_name for target in targets.listed] == ["mine/made"]
+    assert targets.find("mine/made").listed == LISTED
+    assert targets.find("example-fuzzers/crash_fuzzer").listed == CANARY, "found, though nothing tells of it"
+    with pytest.raises(UnknownFuzzer, match=r"^no such fuzzer: mine/broken$") as caught:
+        targets.find("mine/broken")
+    assert caught.value.hint == "it does not compile; mend broken.c"
+    assert Pattern("*/br*", ()).hint(targets.names, targets.missing) == "it does not compile; mend broken.c"
+    assert Pattern("*/mad", ()).hint(targets.names, targets.missing) == "did you mean mine/made?"
+
+
+def test_a_list_of_the_users_counts_instead_of_the_disk_of_the_linux_guest(tmp_path: Path) -> None:
+    linux = of_linux(tmp_path, TargetsListing((LISTED,)))
+    (tmp_path / "tests.json").write_text(json.dumps([v2("mine", "other")]))
+    own = replace(linux, resources={"tests.json": Resource("tests.json", tmp_path / "tests.json", "")})
+    assert FuzzTargets.of(own).names == ["mine/other"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"schema": 2}', '{"schema": 1, "targets": 3}'])
+def test_a_list_of_the_disk_that_is_damaged_or_missing(tmp_path: Path, content: str) -> None:
+    linux = of_linux(tmp_path, TargetsListing(()))
+    assert linux.targets is not None
+    linux.targets.listing.write_text(content)
+    with pytest.raises(ResourceDamaged, match=r"targets\.json: ") as caught:
+        FuzzTargets.of(linux)
+    assert "luigi --module tasks TargetsImage" in caught.value.hint
+    linux.targets.listing.unlink()
+    with pytest.raises(MissingResource, match="the list of the guest's targets is not there"):
+        FuzzTargets.of(linux)
 
 
 def test_b1_no_file_is_an_error(tmp_path: Path) -> None:

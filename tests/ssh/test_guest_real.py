@@ -1,4 +1,4 @@
-"""The connector against the real demo guest: dropbear, busybox and OpenSSH's SFTP server."""
+"""The connector against the real Linux guest: dropbear, busybox and OpenSSH's SFTP server."""
 
 import os
 import random

@@ -85,19 +85,19 @@ def test_the_first_difference_is_the_reason(now: Key, reason: str | None) -> Non
 
 
 def test_what_became_of_the_outputs(tmp_path: Path) -> None:
-    files = (tmp_path / "a", tmp_path / "b")
-    for path in files:
+    files = {"a": tmp_path / "a", "sub/b": tmp_path / "b"}
+    for path in files.values():
         path.write_text(path.name)
     digests = DigestCache(None)
-    freshness.write(files, KEY, "2026-11-23T14:00:00Z", 0.1, digests)
-    record = freshness.read(files[0])
+    freshness.write(files["a"], files, KEY, "2026-11-23T14:00:00Z", 0.1, digests)
+    record = freshness.read(files["a"])
     assert record
     assert freshness.damaged(record, files, digests) is None
-    assert freshness.damaged(record, files[:1], digests) == "output b missing"
-    assert freshness.damaged(record, (*files, tmp_path / "c"), digests) == "output c is new"
-    files[1].write_text("B")
-    assert freshness.damaged(record, files, digests) == "output b changed"
-    files[1].unlink()
-    assert freshness.damaged(record, files, digests) == "output b missing"
-    files[1].mkdir()
-    assert freshness.damaged(record, files, digests) == "output b cannot be read: it is not a file"
+    assert freshness.damaged(record, {"a": files["a"]}, digests) == "output sub/b missing"
+    assert freshness.damaged(record, {**files, "c": tmp_path / "c"}, digests) == "output c is new"
+    files["sub/b"].write_text("B")
+    assert freshness.damaged(record, files, digests) == "output sub/b changed"
+    files["sub/b"].unlink()
+    assert freshness.damaged(record, files, digests) == "output sub/b missing"
+    files["sub/b"].mkdir()
+    assert freshness.damaged(record, files, digests) == "output sub/b cannot be read: it is not a file"

@@ -1,4 +1,4 @@
-"""The main job with the real QEMU and the real demo guest."""
+"""The main job with the real QEMU and the real Linux guest."""
 
 import json
 import shutil

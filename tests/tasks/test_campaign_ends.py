@@ -1,4 +1,4 @@
-"""Campaigns with the real QEMU and the real demo guest: how a fuzzer ends decides what counts, and is told."""
+"""Campaigns with the real QEMU and the real Linux guest: how a fuzzer ends decides what counts, and is told."""
 
 import json
 import os
@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builds.demo.compiler import TARGET, Compiler, unpack
+from pipeline.builds.linux.compiler import Compiler, unpack
 from pipeline.campaign import ledger
 from pipeline.campaign.ledger import Ended
-from pipeline.host.tools import run
 from tests.conftest import Workspace, qemus_of
 from tests.fuzz.test_targets import v2
 from tests.tasks.test_campaign_hostile import LIMIT, SLICE, Hostile
@@ -41,15 +40,12 @@ def hostile(demo: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def compiled(workspace: Workspace, source: str, directory: Path) -> str:
-    """A fuzzer with AddressSanitizer and UndefinedBehaviorSanitizer, whose runtime the demo guest has."""
-    llvm, root = workspace.store.demo / "llvm", unpack(workspace.store.demo / "sysroot.tar", directory / "root")
+    """A target with AddressSanitizer and UndefinedBehaviorSanitizer."""
+    root = unpack(workspace.store.demo / "sysroot.tar", directory / "root")
     (directory / "target.c").write_text(source)
-    options = (
-        *("--driver-mode=g++", f"--target={TARGET}", f"--sysroot={root}", "-fuse-ld=lld", f"-B{llvm}", "-O1"),
-        *(f"-resource-dir={next(root.glob('usr/lib/llvm-*/lib/clang/*'))}", "-fsanitize=fuzzer,address,undefined"),
-        *("-shared-libasan", "-nostdlib++", "-x", "c", "target.c", "-lstdc++", "-o", "target"),
-    )
-    run(Compiler(llvm).program("clang", root, directory), *options, timeout=LIMIT, cwd=directory)
+    words = ("-O1", "-fsanitize=fuzzer,address,undefined", "target.c", "-lstdc++", "-lm")
+    clang = Compiler(workspace.store.demo / "tools")
+    clang.link(*words, directory=directory, output=directory / "target", root=root, timeout=LIMIT)
     return os.fsdecode((directory / "target").read_bytes())
 
 
@@ -105,5 +101,5 @@ def test_an_image_of_the_users_is_fuzzed_and_a_list_that_tells_of_no_fuzzer_is_r
     demo.configure("[build]\ntests.json = tests.json\n")
     for outcome in (demo.topcoat("campaign", "check", "nightly.toml"), demo.luigi("FuzzCampaign", "--name", "nightly")):
         assert outcome.status == 2, outcome.text
-        assert "the demo guest has no example-fuzzers/gone_fuzzer, which " in outcome.text
+        assert "the Linux guest has no example-fuzzers/gone_fuzzer, which " in outcome.text
         assert "Traceback" not in outcome.text

@@ -1,4 +1,4 @@
-"""Campaigns with the real QEMU and the real demo guest, in which the fuzzer is a program that means harm."""
+"""Campaigns with the real QEMU and the real Linux guest, in which the fuzzer is a program that means harm."""
 
 import os
 import re
@@ -52,13 +52,15 @@ with Pool(chosen, guests) as pool:
     with pool.lease(Deadline(60)) as lease:
         timeouts = chosen.boot.timeouts("kvm" if "-enable-kvm" in lease.handle.argv else "tcg")
         with closing(Connector(lease.handle.ssh, timeouts)) as guest:
-            guest.put(sys.argv[1], sys.argv[2])
+            guest.put(sys.argv[1], "/tmp/played")
+            played = "/tmp/played/" + sys.argv[2].rpartition("/")[2]
+            guest.command(f"chmod 755 {played} && mount -o bind {played} {sys.argv[2]}", shell=True).run(60)
             if sys.argv[3]:
                 guest.command(sys.argv[3], shell=True).run(60)
     print(lease.handle.boot_id, flush=True)
     sys.stdin.read()
 """
-"""Boots the guest that the campaign will be lent, replaces the fuzzer in it by another program, and runs a command."""
+"""Boots the guest that the campaign will be lent, puts another program over the target in it, and runs a command."""
 
 SHELLS = {
     "floods": "/bin/busybox yes GARBAGE >&2 & exec /bin/busybox yes GARBAGE",
@@ -193,9 +195,10 @@ class Hostile:
     def lent(self, program: str = "#!/bin/sh\n", command: str = "") -> Iterator[None]:
         """The guest, in which the fuzzer is this program, and a command was run."""
         file = self.program / FUZZER.rpartition("/")[2]
-        file.write_bytes(os.fsencode(program.replace("MARK", MARK)))
+        script = program.startswith("#!")
+        file.write_bytes(os.fsencode(program.replace("MARK", MARK) if script else program))
         with subprocess.Popen(
-            [sys.executable, "-c", LENDER, str(file), f"/data/fuzz/{FUZZER}/pkg", command],
+            [sys.executable, "-c", LENDER, str(file), f"/targets/files/{FUZZER}", command],
             cwd=self.workspace.directory,
             env=self.workspace.environment,
             stdin=subprocess.PIPE,

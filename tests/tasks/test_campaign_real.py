@@ -1,4 +1,4 @@
-"""Campaigns with the real QEMU, the real demo guest and its planted bugs."""
+"""Campaigns with the real QEMU, the real Linux guest and its planted bugs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Capsules with the real QEMU, the real demo guest and its planted bugs: opened again when all else is gone."""
+"""Capsules with the real QEMU, the real Linux guest and its planted bugs: opened again when all else is gone."""
 
 import json
 import os
@@ -93,10 +93,10 @@ def test_a_crash_is_opened_when_its_guest_and_its_images_are_gone(demo: Workspac
     name, pid = kept.parent.name + "-1", Capsule(kept / NAME).facts.crashed.pid
     told = done.stdout.decode()
     assert re.match(rf"{name} is running, from the guest as it was at \S+Z, when {OVERFLOW} had crashed\n", told)
-    assert f"process {pid} is stopped where the sanitizer had reported: /data/fuzz/{OVERFLOW}/pkg/" in told
-    assert re.search(r"^  [0-9a-f]+-[0-9a-f]+ r-xp .*/pkg/overflow_fuzzer$", told, re.MULTILINE)
+    assert f"process {pid} is stopped where the sanitizer had reported: /targets/files/{OVERFLOW}" in told
+    assert re.search(rf"^  [0-9a-f]+-[0-9a-f]+ r-xp .*/targets/files/{OVERFLOW}$", told, re.MULTILINE)
     for command in re.findall(r"topcoat (ssh \S+) -- (cat .*)\n", told):
-        assert f"/pkg/{OVERFLOW.partition('/')[2]}" in demo.topcoat(*command[0].split(), "--", command[1]).text
+        assert f"/targets/files/{OVERFLOW}" in demo.topcoat(*command[0].split(), "--", command[1]).text
     facts = opened(demo, kept)
     assert (facts["instance"], facts["pid"], facts["fuzzer"]) == (name, pid, OVERFLOW)
     assert facts["program"].endswith("/overflow_fuzzer")

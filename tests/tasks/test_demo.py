@@ -1,4 +1,4 @@
-"""When the packages of the demo guest are collected again: small ones, from a directory."""
+"""When the packages of the Linux guest are collected again: small ones, from a directory."""
 
 import shutil
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds.demo import debs
+from tests.builds.linux import debs
 from tests.conftest import Workspace
 
 LIBC = "libc6_1_amd64.deb"
@@ -25,7 +25,7 @@ def reasons(workspace: Workspace) -> list[str]:
     outcome = workspace.luigi("DemoPackages")
     assert outcome.status == 0, outcome.text
     said = [line.removeprefix("DemoPackages: ") for line in outcome.text.splitlines()]
-    assert len([line for line in said if line.startswith("made packages.json and 9 others in ")]) == len(said) // 2
+    assert len([line for line in said if line.startswith("made packages.json and 10 others in ")]) == len(said) // 2
     return [line for line in said if not line.startswith("made")]
 
 
@@ -68,7 +68,7 @@ def test_provided_packages_that_have_gone_are_asked_for(collected: Workspace) ->
     shutil.rmtree(collected.directory / "debs")
     outcome = collected.luigi("DemoPackages")
     assert outcome.status == 30
-    assert "6 packages of the demo guest are missing" in outcome.text
+    assert "7 packages of the Linux guest are missing" in outcome.text
     assert "[demo] packages names the directory" in outcome.text
     assert "Traceback" not in outcome.text
 
@@ -81,5 +81,6 @@ def test_without_apt_one_message_says_what_to_do(workspace: Workspace, tmp_path:
     assert "there is no apt to fetch them: this is " in outcome.text
     assert "busybox-static, " in outcome.text
     assert " clang-19, " in outcome.text
+    assert " squashfs-tools, " in outcome.text
     assert "run Topcoat on Debian 12 or 13, or in a container of one; or name a directory" in outcome.text
     assert workspace.files() == []

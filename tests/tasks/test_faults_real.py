@@ -1,4 +1,4 @@
-"""The real QEMU, the real demo guest, and all that is done to them: nothing is left, and the next boot works."""
+"""The real QEMU, the real Linux guest, and all that is done to them: nothing is left, and the next boot works."""
 
 import json
 import signal

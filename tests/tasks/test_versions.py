@@ -9,9 +9,10 @@ from types import ModuleType
 
 import tasks
 from pipeline.builds import prepare, ssh_keys
-from pipeline.builds.demo import apt, compiler, disk, fuzzers, gathering, initramfs, kernel, libraries, packages
-from pipeline.builds.demo import programs as demo_programs
-from pipeline.builds.demo.fuzzers import making
+from pipeline.builds.linux import apt, compiler, disk, gathering, initramfs, kernel, libraries, packages
+from pipeline.builds.linux import programs as demo_programs
+from pipeline.builds.targets import compiling, image, seeds, sources
+from pipeline.builds.targets import libraries as target_libraries
 from pipeline.images import cpio, fvm
 from pipeline.vm.qemu import migration, proving, renewal, saving
 from tasks.engine.artifact import ArtifactTask
@@ -21,14 +22,16 @@ PARTS: dict[str, tuple[Callable[..., object] | ModuleType, ...]] = {
     "InitrdWithKey": (prepare.make_initrd,),
     "BootTemplate": (saving, proving, migration, renewal),
     "ExtendedBlk": (prepare.make_disk, prepare.copy_disk),
-    "DemoPackages": (initramfs.collect, gathering, apt, libraries, packages),
+    "DemoPackages": (initramfs, gathering, apt, libraries, packages),
     "DemoKernel": (kernel,),
     "DemoSystem": (initramfs, libraries, packages, cpio.encode, ssh_keys.dropbear_host_key),
     "DemoCompiler": (compiler, gathering, apt, libraries, packages),
-    "DemoFuzzers": (making, fuzzers, compiler.Compiler, compiler.unpack, cpio.encode),
     "DemoPrograms": (demo_programs, compiler.Compiler, compiler.unpack, cpio.encode),
     "DemoInitramfs": (),
     "DemoDisk": (disk, fvm.create),
+    "CompiledTarget": (compiling, sources, compiler.Compiler, compiler.unpack),
+    "TargetLibraries": (target_libraries, apt, libraries, packages),
+    "TargetsImage": (image, seeds, compiler.Compiler),
 }
 """What does the work of each task. Tools are in the record by their digest."""
 

@@ -1,4 +1,4 @@
-"""Warm boots with the real QEMU and the real demo guest: clones are guests of their own, and nothing wrong is used."""
+"""Warm boots with the real QEMU and the real Linux guest: clones are guests of their own, and nothing wrong is used."""
 
 import json
 import os

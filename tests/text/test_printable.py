@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.text.printable import Filter, one_line, printable, tail
+from pipeline.text.printable import Filter, is_plain, one_line, printable, tail
 
 _NASTY = st.sampled_from(
     [
@@ -190,3 +190,11 @@ def test_one_line_is_one(text: str) -> None:
 def test_one_line_shows_what_would_break_it() -> None:
     assert one_line("a\nb\tc\x1b[31md") == "a\\nb\\tcd"
     assert one_line(b"x" * 1000 + b"end", 11) == "xxxxx…xxend"
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"), [("", True), ("a b é", True), ("a\nb", False), ("\t", False), ("\x1b[m", False)]
+)
+def test_what_is_plain_can_be_printed_as_it_stands(text: str, plain: bool) -> None:
+    assert is_plain(text) == plain
+    assert is_plain(text * 1000) == plain

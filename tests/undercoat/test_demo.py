@@ -1,4 +1,4 @@
-"""A client that knows only undercoat's command line, and the real demo guest: the original's end-to-end tests."""
+"""A client that knows only undercoat's command line, and the real Linux guest: the original's end-to-end tests."""
 
 import os
 import re
@@ -53,7 +53,7 @@ class Client:
 
 
 def boot(directory: Path, parts: Path) -> Workspace:
-    """A workspace whose store has the demo guest's parts, and a TMPDIR."""
+    """A workspace whose store has the Linux guest's parts, and a TMPDIR."""
     workspace = Workspace(directory)
     left_out = ("FUCHSIA_", "TOPCOAT_", "LUIGI_", "PYTHONDONTWRITEBYTECODE")
     workspace.environment |= {key: value for key, value in os.environ.items() if not key.startswith(left_out)}

@@ -84,6 +84,9 @@ def test_an_artifact_that_is_not_what_its_name_says_is_warned_of(
     contents = {whole: b"whole", torn: b"to", "crash-1": b"any"}
 
     class Guest:
+        def own_flags(self) -> list[str]:
+            return []
+
         def run(self, *_: object) -> list[str]:
             return [f"/data/tmp/{name}" for name in (*contents, "gone")]
 

@@ -19,7 +19,7 @@ MADE = "images/x/ssh.zbi"
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A store with an image, a template, the demo guest's parts, a key, and remains of a killed run."""
+    """A store with an image, a template, the Linux guest's parts, a key, and remains of a killed run."""
     root = tmp_path / "out"
     for name in (
         *(MADE, f"{MADE}.made.json", f"{MADE}.lock"),

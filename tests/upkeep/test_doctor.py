@@ -156,6 +156,16 @@ def test_a_host_in_good_health(host: Host) -> None:
     assert not host.settings.store.root.exists()
 
 
+def test_a_directory_of_targets_that_is_not_there(host: Host) -> None:
+    host.config["[build]"].append("targets = mine")
+    found = host.examine()["build"]
+    assert (found.level, found.text) == (
+        "error", f"the directory of targets is not there: {host.directory}/mine",
+    )  # fmt: skip
+    (host.directory / "mine").mkdir()
+    assert host.level("build") == "ok"
+
+
 @pytest.mark.parametrize(
     ("script", "level", "text"),
     [

@@ -32,6 +32,7 @@ SAMPLE: dict[str, Any] = {
         "generation": True,
         "gate": True,
         "arguments": ["-name", "x"],
+        "targets": False,
     },
     "qemu": "7.2.22 Debian 1:7.2+dfsg-7+deb12u18",
     "saved": "2026-11-30T18:26:51Z",

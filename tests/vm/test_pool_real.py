@@ -1,4 +1,4 @@
-"""The pool with the real QEMU and the real demo guest."""
+"""The pool with the real QEMU and the real Linux guest."""
 
 import signal
 import subprocess

@@ -276,8 +276,8 @@ def test_when_clones_are_made(
     tmp_path: Path, wanted: Warm, ready: Ready, user: str, kind: build.Kind, outcome: str
 ) -> None:
     found, demo = chosen(tmp_path, f"[qemu]\nuser = {user}\n" if user else "")
-    made = demo.demo_made if kind == "demo" else frozenset()
-    assert warm(wanted, ready, found, replace(demo, kind=kind, demo_made=made)) == outcome
+    made = demo.made if kind == "demo" else frozenset()
+    assert warm(wanted, ready, found, replace(demo, kind=kind, made=made)) == outcome
 
 
 @pytest.mark.parametrize(("ready", "text", "why"), [("marker", "", "SSH"), ("ssh", "[qemu]\nuser = nobody\n", "user")])

@@ -8,16 +8,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from pipeline.campaign.plan import dictionary, options
+from pipeline.builds.targets import dictionary
+from pipeline.campaign.plan import options
 from pipeline.campaign.plan.definition import Budget, Definition, FuzzerPlan
-from pipeline.campaign.plan.problems import Problem, in_order, nearest, refuse
+from pipeline.campaign.plan.problems import Problem, in_order, refuse
 from pipeline.campaign.plan.source import CampaignSource, read_bounded
 from pipeline.campaign.plan.table import LARGEST, Notes, TomlTable, whole_seconds
 from pipeline.campaign.plan.toml_lines import KeyPath
 from pipeline.errors import UsageError
+from pipeline.fuzz import flags, sanitizers
 from pipeline.settings import Allocation, CampaignSettings
 from pipeline.text import goglob
 from pipeline.text.printable import one_line
+from pipeline.text.spelling import nearest
 
 KEYS = ("name", "fuzzers", "exclude", "budget", "slice", "seed", "allocation", "options", "environment", "fuzzer")
 FUZZER_KEYS = ("name", "budget", "slice", "options", "environment", "dictionary", "seeds")
@@ -27,6 +30,7 @@ _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _LARGEST_SEED = (1 << 32) - 1
 _WRONG_LINES = 10  # told of one dictionary: a file that is no dictionary at all may have thousands
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_LEFT_OUT = "what is left out is as Topcoat needs it: see Sanitizers in docs/campaign.md"
 _OF_ONE = "it is of one fuzzer: write it below [[fuzzer]]"
 _OF_ALL = "it is of the whole campaign: write it above all [[fuzzer]]"
 
@@ -69,15 +73,21 @@ class FuzzerChoice:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def over(self, other: "FuzzerChoice") -> "FuzzerChoice":
-        """Both settings together; these prevail, key by key, option by option and variable by variable."""
+        """Both settings together; these prevail, key by key, option by option, and variable by variable."""
         return FuzzerChoice(
             budget=self.budget or other.budget,
             slice=self.slice or other.slice,
             options={**other.options, **self.options},
-            environment={**other.environment, **self.environment},
+            environment=_over(self.environment, other.environment),
             dictionary=self.dictionary or other.dictionary,
             seeds=other.seeds if self.seeds is None else self.seeds,
         )
+
+
+def _over(these: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
+    """Both environments together. Each option of a sanitizer is by itself: of what is said twice, the last counts."""
+    joined = {name: f"{other[name]}:{these[name]}" for name in these if name in other and sanitizers.reads(name)}
+    return {**other, **these, **joined}
 
 
 @dataclass(frozen=True)
@@ -291,8 +301,8 @@ def _options(table: TomlTable) -> dict[str, str]:
         except options.Misused as error:
             table.refuse(error.message, error.hint, "options", name)
         else:
-            if not options.is_known(name):
-                table.warn(f"libFuzzer has no option {name}", options.hint_for(name), "options", name)
+            if not flags.is_known(name):
+                table.warn(f"libFuzzer has no option {name}", flags.hint_for(name), "options", name)
     return found
 
 
@@ -305,9 +315,8 @@ def _environment(table: TomlTable) -> dict[str, str]:
         except options.Misused as error:
             table.refuse(error.message, error.hint, "environment", name)
         else:
-            if options.lets_go_on(name, found[name]):
-                hint = "without halt_on_error=0 the input is kept, and counts as a crash"
-                table.warn(f"what is found in spite of {name} is told, and lost", hint, "environment", name)
+            for loss in sanitizers.loses({name: found[name]}):
+                table.warn(loss, _LEFT_OUT, "environment", name)
     return found
 
 

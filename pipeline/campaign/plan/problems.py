@@ -57,15 +57,3 @@ def refuse(name: str, problems: Sequence[Problem]) -> None:
 def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     """The problems by file and line, each once."""
     return tuple(sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line or 0)))
-
-
-def nearest(word: str, known: Iterable[str], most: int = 1) -> list[str]:
-    """The words of `known` that `word` may be a misspelling of: at most `most`, the likeliest first."""
-    from difflib import get_close_matches
-
-    return get_close_matches(word, sorted(known), most)
-
-
-def is_plain(text: str) -> bool:
-    """Whether the text is fit to print as it stands, on one line."""
-    return one_line(text, len(text) + 1) == text

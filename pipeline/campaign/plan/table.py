@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pipeline.campaign.plan.problems import Problem, is_plain, nearest
+from pipeline.campaign.plan.problems import Problem
 from pipeline.campaign.plan.source import CampaignSource
 from pipeline.campaign.plan.toml_lines import KeyPath
 from pipeline.errors import UsageError
+from pipeline.text.printable import is_plain
 from pipeline.text.quantity import parse_duration
+from pipeline.text.spelling import nearest
 
 T = TypeVar("T")
 

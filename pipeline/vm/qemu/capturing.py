@@ -1,5 +1,6 @@
 """Saving a running guest, with its memory, into a capsule: it stands still meanwhile, and then goes on."""
 
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -15,11 +16,11 @@ from pipeline.host.resources import free_bytes
 from pipeline.store.publish import publish, publish_json, remove
 from pipeline.text.printable import one_line
 from pipeline.text.quantity import readable_size
-from pipeline.vm.capsule import DISK, FACTS, KEY, STATE, CapsuleFacts, CrashedProcess, SavedMachine
+from pipeline.vm.capsule import DISK, FACTS, KEY, STATE, TARGETS, CapsuleFacts, CrashedProcess, SavedMachine
 from pipeline.vm.handle import Handle
 from pipeline.vm.instance import Instance
 from pipeline.vm.qemu import migration
-from pipeline.vm.qemu.command_line import machine_of
+from pipeline.vm.qemu.command_line import machine_of, targets_of
 from pipeline.vm.qemu.disk import backing, flatten
 from pipeline.vm.qemu.qmp import Monitor, MonitorError
 from pipeline.vm.template import saved_files
@@ -63,6 +64,8 @@ def capture(
             version, machine = _save(instance, handle, made, qemu_img, most)
             shutil.copyfile(instance.key, made / KEY)
             (made / KEY).chmod(0o600)
+            _save_targets(handle, made / TARGETS, most)
+            names = (STATE, DISK, KEY, *((TARGETS,) if machine.targets else ()))
             facts = CapsuleFacts(
                 crashed=crashed,
                 build=handle.build,
@@ -71,7 +74,7 @@ def capture(
                 machine=machine,
                 qemu=version,
                 saved=utc_now(),
-                files=saved_files(made, STATE, DISK, KEY),
+                files=saved_files(made, *names),
             )
             publish_json(made / FACTS, facts.encode())
     except ToolError as error:
@@ -116,6 +119,27 @@ def _save_disk(instance: Instance, handle: Handle, to: Path, qemu_img: Path, lim
             raise
         return False
     return True
+
+
+def _save_targets(handle: Handle, to: Path, most: int) -> None:
+    """Save the disk with targets, if the guest has one: nobody writes to it, so that a link to it will do."""
+    image = targets_of(handle.argv)
+    if image is None:
+        return
+    with host_faults("saving the targets"):
+        again = NotCapturedError("the disk with its targets was made again since it was booted")
+        if not image.exists():
+            raise again
+        try:
+            os.link(image, to)  # first: what is looked at then is what is kept
+            is_its = handle.process.has_open(to)
+        except OSError:
+            if image.stat().st_size > most:
+                raise _too_large(most) from None
+            shutil.copyfile(image, to)
+            is_its = handle.process.has_open(image)
+        if not is_its:
+            raise again
 
 
 @contextmanager

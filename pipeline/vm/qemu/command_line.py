@@ -25,6 +25,8 @@ RUNAS = "-runas"
 # door. i8042 stays: QEMU before 7.0 cannot leave it out, and Zircon resets the machine by it if ACPI does not
 _NO_MORE = "sata=off,smbus=off,vmport=off"
 
+_TARGETS = "targets0"
+
 _UNSAFE = (" ", "\t", "\n", ",")
 
 
@@ -42,6 +44,8 @@ class Files:
     """The instance's own disk, a qcow2 overlay."""
     pidfile: Path
     serial_log: Path
+    targets: Path | None = None
+    """The read-only disk with targets; None if the guest has none."""
 
     def links(self) -> dict[str, Path]:
         """The links, name to target, that the instance's directory must have: to files whose paths QEMU would split.
@@ -106,6 +110,7 @@ def command(
         *("-object", "iothread,id=iothread-d0"),
         *("-drive", _drive(files)),
         *("-device", "virtio-blk-pci,drive=d0,iothread=iothread-d0"),
+        *(_targets(files.targets) if files.targets else ()),
         *("-netdev", f"user,id=net0,{network},{restrict}hostfwd=tcp:127.0.0.1:0-:22"),
         *("-device", "virtio-net-pci,mac=52:54:00:63:5e:7b,netdev=net0"),
         "-nodefaults",
@@ -126,6 +131,12 @@ def command(
 
 def _drive(files: Files) -> str:
     return f"id=d0,file={option(files.disk)},format=qcow2,if=none,cache=unsafe,aio=threads"
+
+
+def _targets(image: Path) -> tuple[str, ...]:
+    """The second disk: one image for all guests, to which nobody writes."""
+    drive = f"id={_TARGETS},file={option(image)},format=raw,if=none,readonly=on,aio=threads"
+    return ("-drive", drive, "-device", f"virtio-blk-pci,drive={_TARGETS}")
 
 
 def _serial(files: Files) -> str:
@@ -209,8 +220,16 @@ def machine_of(argv: Sequence[str], kind: str) -> SavedMachine:
         restrict="restrict=on" in _value(words, "-netdev").split(","),
         generation="vmgenid,guid=auto" in words,
         gate="chardev:gate0" in words,
+        targets=targets_of(argv) is not None,
         arguments=tuple(words[words.index("-append") + 2 :]) if "-append" in words else (),
     )
+
+
+def targets_of(argv: Sequence[str]) -> Path | None:
+    """The file of the disk with targets on a command line of Topcoat's; None if the guest has none."""
+    begin, end = f"id={_TARGETS},file=", ",format=raw"
+    drives = (word for word in argv if word.startswith(begin))
+    return next((Path(drive[len(begin) : drive.rindex(end)].replace(",,", ",")) for drive in drives), None)
 
 
 def opened(machine: SavedMachine, files: Files, boot_id: str) -> tuple[str, ...]:

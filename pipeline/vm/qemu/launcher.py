@@ -223,7 +223,8 @@ def _require_files(plan: Plan) -> None:
     if isinstance(plan.saved, Capsule):
         return
     plan.build.require("kernel")
-    for path in (plan.images.initrd, plan.images.disk, plan.images.key):
+    images = plan.images
+    for path in (images.initrd, images.disk, images.key, *((images.targets,) if images.targets else ())):
         if not path.is_file():
             raise MissingResource(
                 f"the prepared {path.name} is missing: {path}",

@@ -63,7 +63,7 @@ def _require_fits(settings: Settings, build: Build, capsule: Capsule) -> None:
     if build.name != facts.build:
         raise UsageError(
             f"the capsule is of the build {one_line(facts.build)}, and the settings choose {build.name}: {build.why}",
-            hint="unset FUCHSIA_DIR and FUCHSIA_RESOURCES_DIR, or set [build] kind: the demo guest's is demo",
+            hint="choose that: by TOPCOAT_TARGETS, FUCHSIA_DIR or FUCHSIA_RESOURCES_DIR, or [build] kind",
         )
     if settings.qemu.user is not None:
         raise NotSupported(

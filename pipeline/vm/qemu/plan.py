@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from pipeline.builds.build import Build
-from pipeline.builds.demo import BOOT_ID, host_key_file
+from pipeline.builds.linux import BOOT_ID, host_key_file
 from pipeline.builds.prepare import disk_path, initrd_path
 from pipeline.settings import Accelerator, Ready, Settings, Store, Timeouts
 from pipeline.store.freshness import Key
@@ -36,6 +36,8 @@ class Images:
     """The private SSH key whose public half is in the initrd."""
     host_key: str | None
     """The guest's host key, if it is known before the boot."""
+    targets: Path | None = None
+    """The read-only disk with the targets of a Linux guest."""
 
 
 def images_of(store: Store, build: Build) -> Images:
@@ -44,7 +46,8 @@ def images_of(store: Store, build: Build) -> Images:
     if build.renews:
         with suppress(FileNotFoundError):  # not made yet
             host_key = host_key_file(store.demo).read_text().strip()
-    return Images(initrd_path(store, build), disk_path(store, build), store.keys / "sshid", host_key)
+    targets = build.targets.image if build.targets else None
+    return Images(initrd_path(store, build), disk_path(store, build), store.keys / "sshid", host_key, targets)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ def plan(
         disk=instance.overlay,
         pidfile=instance.pidfile,
         serial_log=instance.serial_log,
+        targets=images.targets,
     )
     argv = command(guest, chosen, settings.qemu, files, boot_id, _memory(build, template, memory))
     kind = _kind(settings, build, guest, chosen, ready)
@@ -173,6 +177,7 @@ def plan_of_capsule(settings: Settings, build: Build, instance: Instance, capsul
         disk=instance.overlay,
         pidfile=instance.pidfile,
         serial_log=instance.serial_log,
+        targets=capsule.targets if facts.machine.targets else None,
     )
     accelerator = facts.machine.accelerator
     history = _history(settings, f"{facts.build} capsule {accelerator}")
@@ -221,9 +226,11 @@ def command_of(settings: Settings, build: Build) -> str:
     chosen, _ = accel.choose(settings.qemu.accel, build.arch, build.path("qemu"), settings.store.cache / "kvm.json")
     guest = guest_of(build, "", "")
     steady = tuple(word for word in guest.kernel_arguments if not word.startswith(ENTROPY))
-    paths = {field.name: Path(field.name) for field in fields(Files)}
+    files = Files(**{field.name: Path(field.name) for field in fields(Files)})
+    if build.targets is None:
+        files = replace(files, targets=None)
     qemu, whole = settings.qemu, replace(guest, kernel_arguments=steady)
-    return shlex.join(command(whole, chosen, qemu, Files(**paths), UUID(int=0).hex, _new_memory(build, Path("ram"))))
+    return shlex.join(command(whole, chosen, qemu, files, UUID(int=0).hex, _new_memory(build, Path("ram"))))
 
 
 def _kind(settings: Settings, build: Build, guest: GuestProfile, chosen: Accelerator, ready: Ready) -> str:

@@ -43,7 +43,7 @@ _FUCHSIA_ARGUMENTS = (
 )
 
 # Each was measured under emulation: together they save a quarter of the boot. panic=-1 with -no-reboot ends QEMU.
-_DEMO_ARGUMENTS = (
+_LINUX_ARGUMENTS = (
     "console=ttyS0",
     "panic=-1",
     "quiet",
@@ -55,16 +55,16 @@ _DEMO_ARGUMENTS = (
 
 
 # These flags tell kernel and libc that `rep movsb` and `rep stosb` are fast, so that they copy and clear with them.
-# Emulated, they go byte by byte: a fast fuzzer of the demo guest does about twice as much without the flags.
+# Emulated, they go byte by byte: a fast target in the Linux guest does about twice as much without the flags.
 _NO_FAST_STRINGS = "erms=off,fsrm=off"
 
 
 def guest_of(build: Build, name: str, boot_id: str) -> GuestProfile:
     """The profile of a build's guest, with the kernel arguments for the boot `boot_id` of the instance `name`."""
-    if build.kind == "demo":
+    if build.targets:
         # max has RDRAND; without it the first SSH login waits a second for entropy
         ours = (f"topcoat.name={name}", f"topcoat.boot={boot_id}")
-        return GuestProfile("x64", 512, 1, f"max,{_NO_FAST_STRINGS}", (*_DEMO_ARGUMENTS, *ours))
+        return GuestProfile("x64", 512, 1, f"max,{_NO_FAST_STRINGS}", (*_LINUX_ARGUMENTS, *ours))
     entropy = f"{ENTROPY}{os.urandom(32).hex()}"
     cpu = "Skylake-Client,-check,-erms" if build.arch == "x64" else "max"
     return GuestProfile(build.arch, 3072, 4, cpu, (*_FUCHSIA_ARGUMENTS, entropy))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.builds.demo import BOOT_ID
+from pipeline.builds.linux import BOOT_ID
 from pipeline.errors import CloneUnsound
 from pipeline.store.freshness import Proof
 from pipeline.text.printable import printable
@@ -46,7 +46,7 @@ class _Look:
 
 
 def prove(shells: Sequence[GuestShell], boot_ids: Sequence[str]) -> Proof:
-    """Look at demo guests that are clones of one template, with these boot ids. Raises CloneUnsound or CommandError.
+    """Look at Linux guests that are clones of one template, with these boot ids. Raises CloneUnsound or CommandError.
 
     Returns what was found, for the template's record.
     """

@@ -1,7 +1,7 @@
 """Renewing what a clone has from its template and must not share: random numbers, clock, boot id, name.
 
-Before the demo guest is saved, its program `renew` begins to wait on a second serial port, the gate; once a clone runs,
-it is told there what the clone's own values are. Only then does anybody log in, so that no SSH session is made of
+Before the Linux guest is saved, its program `renew` begins to wait on a second serial port, the gate; once a clone
+runs, it is told there what the clone's own values are. Only then does anybody log in, so that no SSH session is made of
 random numbers that two clones have. The seed does not come into any log.
 """
 
@@ -10,13 +10,13 @@ import socket
 import time
 from pathlib import Path
 
-from pipeline.builds.demo import BOOT_ID, RENEW
+from pipeline.builds.linux import BOOT_ID, RENEW
 from pipeline.host.deadline import Deadline
 from pipeline.text.printable import printable
 from pipeline.vm import sockets
 
 COMMAND = f"{RENEW} /dev/ttyS1 {BOOT_ID}"
-"""The command that makes the demo guest wait at the gate; it returns once the guest does."""
+"""The command that makes the Linux guest wait at the gate; it returns once the guest does."""
 
 _SEED = 32  # bytes, as renew.c expects
 _LONGEST = 1024  # bytes of the answer

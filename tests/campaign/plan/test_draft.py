@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.builds.demo.fuzzers import PACKAGE
-from pipeline.builds.demo.fuzzers.planted import PLANTED
-from pipeline.campaign.plan import draft, options
+from pipeline.builds.demo.planted import PLANTED
+from pipeline.builds.targets.places import OWN_PACKAGE
+from pipeline.campaign.plan import draft
 from pipeline.campaign.plan.definition import Budget, Definition, FuzzerPlan
 from pipeline.errors import SettingsError
+from pipeline.fuzz import flags, sanitizers
 from pipeline.settings import CampaignSettings
 
 DEFAULTS = CampaignSettings()
@@ -25,7 +26,7 @@ NAMES = (
 )
 ROOT = Path(__file__).parents[3]
 MANUAL = (ROOT / "docs/campaign.md").read_text()
-SOURCES = ROOT / "pipeline/builds/demo/fuzzers"
+SOURCES = ROOT / "pipeline/builds/demo/targets"
 SHORT = ("0", "0.5", "'0.9s'", "1.5", "nan", "inf", "[]", "-1", "2147483648", "'90.5'")
 LEAST = 'name = "n"\nfuzzers = ["*/maze_fuzzer"]\n'
 
@@ -56,9 +57,9 @@ class TestDemo:
     """The one of the demo."""
 
     def test_it_is_right_and_runs_every_fuzzer_that_has_a_planted_bug(self) -> None:
-        names = [f"{PACKAGE}/{path.stem}" for path in SOURCES.glob("*_*.c")]
+        names = [f"{OWN_PACKAGE}/{path.stem}" for path in SOURCES.glob("*_*.c")]
         made = draft.read(ROOT / "docs/demo-campaign.toml", DEFAULTS).expand(names)
-        assert {plan.name for plan in made.fuzzers} >= {f"{PACKAGE}/{bug.fuzzer}" for bug in PLANTED}
+        assert {plan.name for plan in made.fuzzers} >= {f"{OWN_PACKAGE}/{bug.fuzzer}" for bug in PLANTED}
         assert "docs/demo-campaign.toml" in (ROOT / "Makefile").read_text()
 
 
@@ -88,7 +89,7 @@ class TestExample:
             ),
         )
 
-    @pytest.mark.parametrize("key", [*draft.KEYS, *draft.FUZZER_KEYS, *options.REFUSED])
+    @pytest.mark.parametrize("key", [*draft.KEYS, *draft.FUZZER_KEYS, *flags.REFUSED])
     def test_the_manual_has_every_key(self, key: str) -> None:
         assert re.search(rf"`\[*{key}\]*`", MANUAL)
 
@@ -134,11 +135,25 @@ class TestValues:
         assert own.pop(NAMES[1]) == {"LEVEL": "2", "MODE": "a b", "UBSAN_OPTIONS": "suppressions=x"}
         assert set(map(str, own.values())) == {"{'LEVEL': '1', 'MODE': 'a b'}"}
 
-    def test_a_sanitizer_that_is_to_go_on_is_warned_of(self, tmp_path: Path) -> None:
+    def test_what_a_sanitizer_is_told_to_lose_is_warned_of(self, tmp_path: Path) -> None:
         text = LEAST + 'environment = { UBSAN_OPTIONS = "print_stacktrace=0:halt_on_error=false" }\n'
-        (warning,) = draft.look(written(tmp_path, text), DEFAULTS).warnings
-        assert (warning.line, warning.key) == (3, "environment.UBSAN_OPTIONS")
-        assert "is told, and lost" in warning.message
+        warnings = draft.look(written(tmp_path, text), DEFAULTS).warnings
+        assert {(warning.line, warning.key) for warning in warnings} == {(3, "environment.UBSAN_OPTIONS")}
+        assert [warning.message for warning in warnings] == list(
+            sanitizers.loses({"UBSAN_OPTIONS": "print_stacktrace=0:halt_on_error=false"})
+        )
+        assert "halt_on_error=false in UBSAN_OPTIONS: what is found is told, and its input lost" in str(warnings[1])
+
+    def test_options_of_a_sanitizer_are_merged_and_those_of_one_fuzzer_prevail(self, tmp_path: Path) -> None:
+        made = definition(
+            tmp_path,
+            'name = "n"\nfuzzers = ["*/*"]\nenvironment = { ASAN_OPTIONS = "redzone=64:exitcode=5" }\n'
+            '[[fuzzer]]\nname = "*/maze_fuzzer"\nenvironment = { ASAN_OPTIONS = "exitcode=6" }\n',
+        )
+        (maze,) = (plan for plan in made.fuzzers if plan.name.endswith("maze_fuzzer"))
+        chosen = sanitizers.environment(dict(maze.environment))["ASAN_OPTIONS"].split(":")
+        assert {"redzone=64", "exitcode=6"} <= {*chosen}
+        assert "exitcode=5" not in chosen
 
     def test_options_that_libfuzzer_does_not_have_are_passed_on_with_a_warning(self, tmp_path: Path) -> None:
         text = LEAST + 'options = { mx_len = 1.5, own_one_of_mine = "x" }\n'
@@ -234,7 +249,7 @@ class TestProblems:
                 "4: log_path cannot be set in ASAN_OPTIONS (Topcoat reads reports from the output of the fuzzer",
             ),
             ("[options]\n-max_len = 5", "4: '-max_len' is no name of an option"),
-            *((f"[options]\n{name} = 1", f"4: the option {name} cannot be set (") for name in options.REFUSED),
+            *((f"[options]\n{name} = 1", f"4: the option {name} cannot be set (") for name in flags.REFUSED),
             ("fuzzer = 5", "3: fuzzer = 5 cannot be used (fuzzer is a list)"),
             ("fuzzer = [5]", "3: fuzzer is a list of tables (write [[fuzzer]], and its keys below)"),
             ("[fuzzer]", "3: fuzzer = {} cannot be used (fuzzer is a list)"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builds.demo.compiler import Compiler
+from pipeline.builds.linux.compiler import Compiler
 from pipeline.errors import SettingsError
 from pipeline.host.tools import run
 from pipeline.settings import Accel
@@ -243,7 +243,7 @@ def test_the_trial_kernel_runs_to_its_end(host: Host) -> None:
 
 
 def test_the_trial_kernel_is_what_its_source_says(demo_parts: Path, tmp_path: Path) -> None:
-    source, compiler = Path(accel.__file__).with_name("trial_kernel.S"), Compiler(demo_parts / "demo/llvm")
+    source, compiler = Path(accel.__file__).with_name("trial_kernel.S"), Compiler(demo_parts / "demo/tools")
     assembled = tmp_path / "trial_kernel.o"
     run(compiler.program("clang", tmp_path, tmp_path), "-c", str(source), "-o", str(assembled), timeout=NEVER)
     linking = ("--oformat=binary", "-Ttext=0", "-e", "0", str(assembled), "-o", str(tmp_path / "trial_kernel"))

@@ -6,8 +6,18 @@ from pathlib import Path
 import pytest
 
 from pipeline.builds.build import Arch, Build, Kind
-from pipeline.settings import Accelerator, QemuSettings, TcgThreads
-from pipeline.vm.qemu.command_line import Files, MemoryFile, command, machine_of, opened, option, without_sandbox
+from pipeline.builds.targets.places import TargetsPlaces
+from pipeline.settings import Accelerator, QemuSettings, Store, TcgThreads
+from pipeline.vm.qemu.command_line import (
+    Files,
+    MemoryFile,
+    command,
+    machine_of,
+    opened,
+    option,
+    targets_of,
+    without_sandbox,
+)
 from pipeline.vm.qemu.profile import GuestProfile, guest_of
 
 FILES = Files(
@@ -18,6 +28,8 @@ FILES = Files(
     pidfile=Path("/i/qemu.pid"),
     serial_log=Path("/i/serial.log"),
 )
+LINUX = replace(FILES, targets=Path("/s/a,b/targets.squashfs"))
+PLACES = TargetsPlaces("p", Path("/p"), Store(Path("/s")), build="demo")
 START = ["/q/qemu", "-kernel", "/b/kernel", "-initrd", "/s/ssh-initrd"]
 NETDEV = (
     "user,id=net0,net=192.168.3.0/24,dhcpstart=192.168.3.9,host=192.168.3.2,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"
@@ -52,13 +64,20 @@ DEMO = (
     "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check tsc=reliable cryptomgr.notests "
     "topcoat.name=i7 topcoat.boot=b00t"
 )
+WITH_TARGETS = [
+    *DEVICES[:6],
+    "-drive", "id=targets0,file=/s/a,,b/targets.squashfs,format=raw,if=none,readonly=on,aio=threads",
+    "-device", "virtio-blk-pci,drive=targets0",
+    *DEVICES[6:],
+]  # fmt: skip
 Q35 = ["-machine", "q35,sata=off,smbus=off,vmport=off", "-fw_cfg", "name=etc/sercon-port,string=0"]
 BOOT_ID = "6ed5b97c4d0d497abbc50ccdd8f53e66"
 LARGE = ["-smp", "4", "-m", "3072"]
 
 
 def guest(kind: Kind = "local", arch: Arch = "x64") -> GuestProfile:
-    return guest_of(Build(kind, arch, "name", "why", {}), "i7", "b00t")
+    targets = PLACES if kind == "demo" else None
+    return guest_of(Build(kind, arch, "name", "why", {}, targets=targets), "i7", "b00t")
 
 
 def words(
@@ -82,7 +101,7 @@ def value(argv: list[str], name: str) -> str:
     ("kind", "arch", "accel", "expected"),
     [
         ("demo", "x64", "tcg", [*START, *Q35, "-cpu", "max,erms=off,fsrm=off", "-accel", "tcg", "-smp", "1",
-                                "-m", "512", *DEVICES, "-append", DEMO]),
+                                "-m", "512", *WITH_TARGETS, "-append", DEMO]),
         ("local", "x64", "kvm", [*START, *Q35, "-cpu", "host,migratable=no,+invtsc", "-enable-kvm", *LARGE, *DEVICES,
                                  "-append", FUCHSIA]),
         ("clusterfuzz", "x64", "tcg", [*START, *Q35, "-cpu", "Skylake-Client,-check,-erms", "-accel",
@@ -95,7 +114,7 @@ def value(argv: list[str], name: str) -> str:
     ids=["demo x64 tcg", "Fuchsia x64 kvm", "Fuchsia x64 tcg", "Fuchsia arm64 kvm", "Fuchsia arm64 tcg"],
 )  # fmt: skip
 def test_the_whole_command_line(kind: Kind, arch: Arch, accel: Accelerator, expected: list[str]) -> None:
-    assert words(guest(kind, arch), accel) == expected
+    assert words(guest(kind, arch), accel, files=LINUX if kind == "demo" else FILES) == expected
 
 
 PLAIN_Q35 = "q35,sata=off,smbus=off,vmport=off"
@@ -265,6 +284,7 @@ OPENED = Files(
     disk=Path("/j/a,b/overlay.qcow2"),
     pidfile=Path("/j/a,b/qemu.pid"),
     serial_log=Path("/j/a,b/serial.log"),
+    targets=Path("/j/a,b/targets.squashfs"),
 )
 OTHER_BOOT = "77cd3c8f00000000000000000000000a"
 CLONE = MemoryFile(Path("/proc/self/fd/8"), shared=False, restored=True, gate=True)
@@ -275,14 +295,18 @@ GATE = ["-chardev", "socket,id=gate0,path=gate,server=on,wait=off", "-serial", "
 def test_a_guest_from_a_capsule_has_the_machine_that_was_saved(memory: MemoryFile | None) -> None:
     """But for its name space on the host, and for what it was booted with; the backend of its memory is none."""
     mine = QemuSettings(memory=700, arguments=("-device", "virtio-rng-pci", "-name", "-kernel"))
-    saved = command(guest("demo"), "tcg", mine, FILES, BOOT_ID, memory)
+    saved = command(guest("demo"), "tcg", mine, LINUX, BOOT_ID, memory)
+    assert targets_of(saved) == LINUX.targets
     assert list(opened(machine_of(saved, "pc-q35-7.2"), OPENED, OTHER_BOOT)) == [
         "/other/qemu",
         *("-machine", "pc-q35-7.2,sata=off,smbus=off,vmport=off", "-fw_cfg", "name=etc/sercon-port,string=0"),
         *("-cpu", "max,erms=off,fsrm=off", "-accel", "tcg", "-smp", "1", "-m", "700"),
         *("-object", "iothread,id=iothread-d0"),
         *("-drive", "id=d0,file=/j/a,,b/overlay.qcow2,format=qcow2,if=none,cache=unsafe,aio=threads"),
-        *DEVICES[4 : DEVICES.index("-chardev")],
+        *DEVICES[4:6],
+        *("-drive", "id=targets0,file=/j/a,,b/targets.squashfs,format=raw,if=none,readonly=on,aio=threads"),
+        *("-device", "virtio-blk-pci,drive=targets0"),
+        *DEVICES[6 : DEVICES.index("-chardev")],
         "-chardev",
         "socket,id=serial0,path=serial,server=on,wait=off,logfile=/j/a,,b/serial.log,logappend=on",
         *("-serial", "chardev:serial0"),
@@ -302,7 +326,7 @@ def test_the_machine_of_what_was_opened_is_the_same(
     accel: Accelerator, threads: TcgThreads, restrict: bool, smp: int
 ) -> None:
     chosen = QemuSettings(tcg_threads=threads, restrict=restrict, smp=smp, arguments=("-name", "x"))
-    machine = machine_of(command(guest("demo"), accel, chosen, FILES, BOOT_ID, CLONE), "pc-q35-7.2")
+    machine = machine_of(command(guest("demo"), accel, chosen, LINUX, BOOT_ID, CLONE), "pc-q35-7.2")
     words = opened(machine, OPENED, OTHER_BOOT)
     again = machine_of((*words[: -len(machine.arguments)], "-append", "", *machine.arguments), "pc-q35-7.2")
     assert again == machine

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builds.build import Build
 from pipeline.errors import SettingsError
 from pipeline.settings import QemuSettings
 from pipeline.vm.handle import Handle
 from pipeline.vm.qemu.command_line import SANDBOX, Files, command, with_run_with, without_sandbox
-from pipeline.vm.qemu.profile import guest_of
 from pipeline.vm.qemu.user import require_user
 from tests.conftest import Workspace, new_workspace, prepare_demo
 from tests.vm.qemu.playing import PATIENT, Played
 from tests.vm.qemu.test_command_line import BOOT_ID, FILES
+from tests.vm.qemu.test_command_line import guest as linux
 from tests.waiting import eventually
 
 USER = "nobody"
@@ -26,7 +25,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a QE
 
 
 def words(files: Files = FILES, **settings: str) -> tuple[str, ...]:
-    guest = guest_of(Build("demo", "x64", "name", "why", {}), "i7", "b00t")
+    guest = linux("demo")
     return command(guest, "tcg", QemuSettings(**settings), files, BOOT_ID)  # type: ignore[arg-type]
 
 
