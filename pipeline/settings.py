@@ -97,6 +97,11 @@ class Store:
         return self.root / "cache"
 
     @property
+    def digests(self) -> Path:
+        """The path of the cache of digests: see pipeline.store.digest_cache."""
+        return self.cache / "digests.jsonl"
+
+    @property
     def all_templates(self) -> Path:
         """The directory of saved guests, with one directory for each build."""
         return self.root / "templates"

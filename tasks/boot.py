@@ -15,6 +15,7 @@ from pipeline.store.digest_cache import DigestCache
 from pipeline.store.digests import digest_of_text
 from pipeline.store.freshness import Key, Proof, Reason
 from pipeline.text.printable import one_line
+from pipeline.vm.handle import DISK
 from pipeline.vm.instance import Instance
 from pipeline.vm.launcher import Launcher
 from pipeline.vm.qemu.profile import settings_of
@@ -44,7 +45,7 @@ def key_of_boot(known: DigestCache) -> Key:
     """The key of all that a guest is booted with, as it is now. Raises OSError."""
     settings, build = context().settings, context().build
     (initrd,), (disk,) = InitrdWithKey().artifacts(), ExtendedBlk().artifacts()
-    targets = {"targets": build.targets.image} if build.targets else {}
+    targets = {DISK: build.targets.image} if build.targets else {}
     inputs = {"initrd": initrd, "disk": disk, "kernel": build.path("kernel"), **targets}
     digests = {name: known.of(path) for name, path in inputs.items()}
     tools = {"qemu": known.of(build.path("qemu"))}

@@ -13,7 +13,8 @@ import platform
 import re
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -124,6 +125,20 @@ class Build:
     def renews(self) -> bool:
         """Whether the guest is Topcoat's own: it knows its boot id, and can renew what no two clones may share."""
         return "zbi" in self.made
+
+    def as_booted(self, disk: str | None, digest: Callable[[Path], str]) -> "Build":
+        """The build for a guest that has the disk with targets of this digest; None if that is not known.
+
+        If another one was made since, programs without a build id are not named by today's originals: no names are
+        better than those of other code.
+        """
+        if self.targets is None or disk is None:
+            return self
+        with suppress(OSError):
+            if digest(self.targets.image) == disk:
+                return self
+        kept = {guest: host for guest, host in self.module_directories.items() if guest != str(IMAGE_FILES)}
+        return replace(self, module_directories=kept)
 
     def path(self, key: str) -> Path:
         """The path for `key`, whether the file exists or not. Raises MissingResource for an unknown key."""

@@ -17,9 +17,10 @@ from pipeline.fuzz.targets import FuzzTarget
 from pipeline.host.deadline import Deadline
 from pipeline.ssh.connector import Connector, Retries
 from pipeline.ssh.landing import TransferLimits
+from pipeline.store.digest_cache import DigestCache
 from pipeline.text.printable import one_line
 from pipeline.vm.capsule import CrashedProcess
-from pipeline.vm.handle import Handle
+from pipeline.vm.handle import DISK, Handle
 from pipeline.vm.lease import Boot, Lease
 from pipeline.vm.pool import Pool
 from pipeline.vm.qemu.capturing import NotCapturedError, capture
@@ -218,6 +219,7 @@ class PooledGuests:
         settings, build = guests.settings, guests.build
         self._memory = guests.memory >> 20
         self._pool, self._settings, self._build = pool, settings, build
+        self._digests = DigestCache(settings.store.digests)
         self._lock = threading.Lock()
         self._connectors: dict[str, tuple[str, Connector]] = {}
         """By instance name: the id of the boot that the connector leads to, and the connector."""
@@ -232,7 +234,8 @@ class PooledGuests:
             connector = self._connector(name, handle)
 
             def make_guest_fuzzer(fuzzer: str) -> GuestFuzzer:
-                found = Fuzzer.of(self._build, fuzzer, variables=self._variables.get(fuzzer, {}))
+                build = self._build.as_booted(handle.made_of.inputs.get(DISK), self._digests.of)
+                found = Fuzzer.of(build, fuzzer, variables=self._variables.get(fuzzer, {}))
                 self._require_same(found.target)
                 return OverSsh(found, connector, handle.process)
 

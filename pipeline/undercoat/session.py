@@ -17,10 +17,12 @@ from pipeline.fuzz.targets import FuzzTargets
 from pipeline.host.faults import host_faults
 from pipeline.ssh.address import Address
 from pipeline.ssh.connector import Connector
+from pipeline.store.digest_cache import DigestCache
 from pipeline.text import goglob
 from pipeline.text.printable import one_line
 from pipeline.undercoat import guest
 from pipeline.undercoat.handle import HandleFile, UndercoatHandle
+from pipeline.vm.handle import DISK
 from pipeline.vm.qemu.profile import USER
 
 log = logging.getLogger("topcoat")
@@ -84,7 +86,10 @@ def _build(handle: UndercoatHandle) -> Build:
     """The build that the environment names, looked up with the store in which the guest's instance is."""
     instance = guest.instance_of(handle)
     store = {} if instance is None else {"TOPCOAT_ROOT": str(instance.directory.parents[1])}
-    return build.load(settings.load({**os.environ, **store}))
+    chosen = settings.load({**os.environ, **store})
+    live = instance.live_handle() if instance else None
+    disk = live.made_of.inputs.get(DISK) if live else None
+    return build.load(chosen).as_booted(disk, DigestCache(chosen.store.digests).of)
 
 
 @contextmanager

@@ -11,6 +11,9 @@ from pipeline.ssh.address import Address
 from pipeline.store import document
 from pipeline.store.freshness import Key
 
+DISK = "targets"
+"""The name of the disk with targets among the inputs of what a Linux guest was made of."""
+
 SCHEMA = 3
 """The version of the format of handle.json; a sample of it is frozen in the tests."""
 

@@ -50,7 +50,7 @@ def context() -> Context:
     place = (Path.cwd(), dict(os.environ))
     if _last is None or _last[0] != place:
         found = settings.load()
-        _last = (place, Context(found, DigestCache(found.store.cache / "digests.jsonl")))
+        _last = (place, Context(found, DigestCache(found.store.digests)))
     return _last[1]
 
 

@@ -22,6 +22,7 @@ from pipeline.settings import (
     Store,
     ToolSettings,
 )
+from pipeline.store.digests import digest
 
 BUNDLE = {
     "zbi": "target/x64/fuchsia.zbi",
@@ -176,6 +177,21 @@ def test_the_package_of_targets(tmp_path: Path, directory: str, says: str, packa
     assert build.targets
     assert build.targets.package == package
     assert build.targets.image == tmp_path / f"out/images/linux-{package}/targets.squashfs"
+
+
+@pytest.mark.parametrize(("disk", "named"), [(None, True), ("b3:image", True), ("b3:older", False)])
+def test_only_a_guest_with_the_disk_of_today_gets_names_by_todays_programs(
+    tmp_path: Path, disk: str | None, named: bool
+) -> None:
+    build = linux(tmp_path / "fuzz").as_booted(disk, lambda path: f"b3:{path.stem.removeprefix('targets') or 'image'}")
+    assert ("/targets/files" in build.module_directories) is named
+    assert "/lib" in build.module_directories
+
+
+def test_a_disk_that_is_gone_is_not_that_of_today(tmp_path: Path) -> None:
+    assert "/targets/files" not in linux(tmp_path / "fuzz").as_booted("b3:image", digest).module_directories
+    fuchsia = load(settings(tmp_path), {"FUCHSIA_RESOURCES_DIR": "/r"})
+    assert fuchsia.as_booted("b3:image", digest) is fuchsia
 
 
 @pytest.mark.parametrize("place", ["out", "out/images", "link"])

@@ -71,7 +71,7 @@ class Unstripped:
 
     def __init__(self, directories: list[Path], modules: list[tuple[bytes, Path]]) -> None:
         self._directories = directories
-        self._modules = modules
+        self._modules = [(guest, _pinned(host)) for guest, host in modules]
         self._opened: dict[tuple[int, int], int] = {}
         """For each directory or file in which something was found, by device and inode, an open descriptor."""
 
@@ -110,6 +110,13 @@ class Unstripped:
         else:
             self._opened[which] = descriptor
         return Path(f"/proc/{os.getpid()}/fd/{self._opened[which]}") if which in self._opened else None
+
+
+def _pinned(directory: Path) -> Path:
+    """The directory as it is now: if another one takes its place, that one has the files of another build."""
+    with suppress(OSError):  # it is not there
+        return Path(f"/proc/self/fd/{os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)}")
+    return directory
 
 
 def _opened_below(directory: Path, name: str) -> int:

@@ -63,6 +63,23 @@ def test_a_frame_without_a_build_id_is_looked_up_by_its_module(host: Host) -> No
     assert host.asked() == [f"{program} 0x20", f"{library} 0x20"]
 
 
+def test_a_directory_that_takes_the_place_of_the_first_is_not_looked_into(host: Host) -> None:
+    """It has the files of another build: its lines would be those of other code."""
+    host.add("x")
+    moved = host.files.with_name("moved")
+    with subprocess.Popen(host.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(module("x"))
+        process.stdin.flush()
+        assert process.stdout.readline() == NAMED
+        host.files.rename(moved)
+        host.add("y")
+        process.stdin.write(module("y"))
+        process.stdin.close()
+        assert process.stdout.read() == module("y")
+
+
 def test_what_the_guest_said_of_the_function_is_replaced(host: Host) -> None:
     host.add("x")
     assert host.run(frame(0, "0x20", " in f(int, (y))", "", f"{GUEST}/x")) == NAMED
