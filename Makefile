@@ -33,7 +33,7 @@ endef
 
 help:
 	@echo "make boot    set up, prepare, and boot a guest named i0"
-	@echo "make campaign  fuzz all of the demo's targets, each for a minute or two, in two guests"
+	@echo "make campaign  fuzz all of the demo's targets, each for a minute or two, in two guests; report"
 	@echo "make test    set up and run all tests"
 	@echo "make test-quick  those that boot no guest and run no whole program"
 	@echo "make check   ruff, mypy, and the floors of the layout"
@@ -72,7 +72,7 @@ boot: setup qemu
 
 # Killed at any moment, the same command goes on
 campaign: setup qemu
-	@$(BIN)/luigi --module tasks FuzzCampaign --file docs/demo-campaign.toml --workers 2
+	@$(BIN)/luigi --module tasks CampaignReport --file docs/demo-campaign.toml --workers 2
 
 # What needs no guest and runs no whole program: in a minute or two
 test-quick: setup qemu

@@ -47,6 +47,7 @@
     ├── StopError               host   QEMU survived SIGKILL
     ├── CampaignError           user   a campaign has ended, and not all of it was done
     │   └── NotProved           host   its canary did not give the result that it must, so its results prove nothing
+    ├── BundleRefused           user   a bundle of a crash is not what was written, or may not be written
     ├── FuzzerError             guest  a fuzzer could not be prepared, or did not end well
     │   ├── FuzzerTimeout       guest  it did not end in time and was killed
     │   ├── SymbolizerFailed    tool   the symbolizer is not there or did not do its work
@@ -407,6 +408,13 @@ class NotProved(CampaignError):
     """The canary of a campaign did not give the result that it must, so the campaign's results prove nothing."""
 
     fault = "host"
+
+
+class BundleRefused(TopcoatError):
+    """A bundle of a crash is damaged, changed, or no bundle at all; or what it should hold may not be given away."""
+
+    phase = "bundle"
+    fault = "user"
 
 
 class FuzzerError(TopcoatError):

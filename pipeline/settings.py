@@ -92,6 +92,11 @@ class Store:
         return self.root / "campaigns"
 
     @property
+    def crashes(self) -> Path:
+        """The directory of the crashes of all campaigns: see pipeline.fuzz.crashes.store."""
+        return self.root / "crashes"
+
+    @property
     def cache(self) -> Path:
         """The directory of files that may be deleted at any time, at the cost of time only."""
         return self.root / "cache"
@@ -288,13 +293,13 @@ class CampaignSettings:
     output_size: Bytes = 16 << 20
     """The most bytes of one fuzzer run's output that are kept: half from its beginning, half from its end."""
     crash_size: Bytes = 1 << 30
-    """The most bytes that all crash files of a campaign may have together, but for the first of each cause."""
+    """The most bytes that all crash files of a store may have together, but for the first of each bucket."""
     capsule: CapsuleChoice = "off"
-    """Which crashes have their guest saved as it was, so that it can be opened again: the first of each cause; none."""
+    """Which crashes have their guest saved as it was, to be opened again: the first of each bucket, or none."""
     capsule_size: Bytes = 256 << 20
     """The most bytes that such a capsule may have."""
     capsule_count: int = 10
-    """The most capsules that one campaign may make."""
+    """The most capsules that there may be in a store; no more are made."""
     canary: Canary = "on"
     """What happens if the canary is not found: the campaign stops (on), or goes on unproved (warn). off: no canary."""
     canary_crash: str = "example-fuzzers/crash_fuzzer"

@@ -1,28 +1,25 @@
 """The tasks of fuzz campaigns: many fuzzers, a budget for each, and a ledger from which every rerun goes on."""
 
 import logging
-import multiprocessing
-import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, cast
 
 import luigi
 
 from pipeline.errors import CampaignError, TopcoatError, UsageError
-from pipeline.host.process import die_with_parent
 from pipeline.settings import CapsuleChoice
 from pipeline.store.freshness import Reason
 from pipeline.text.printable import one_line
 from pipeline.vm.qemu.profile import guest_of
-from tasks.boot import BootInstance, images, key_of_boot, template_of_pool
-from tasks.demo import DemoCompiler
-from tasks.engine.artifact import Check, FreshTask, Tasks, workers
+from tasks.boot import key_of_boot, template_of_pool
+from tasks.crashes import TriageCrash
+from tasks.engine.artifact import Check, Tasks, workers
 from tasks.engine.context import context, say_once
 from tasks.engine.defaults import refusing
 from tasks.engine.parameters import Choice
-from tasks.engine.resources import BuildTask
-from tasks.targets import TargetsImage
+from tasks.fuzzing import FuzzingTask, end_with_luigi
 
 if TYPE_CHECKING:
     from pipeline.campaign.plan.definition import Definition
@@ -36,10 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("topcoat")
 
 
-class _CampaignTask(BuildTask, FreshTask):
+class CampaignTask(FuzzingTask):
     """The base of all tasks of a campaign: its parameters say what is fuzzed, and for how long."""
-
-    needs: ClassVar[tuple[str, ...]] = BootInstance.needs
 
     name = luigi.Parameter(default="", description="of the campaign; default: that in its file, or campaign")
     file = luigi.Parameter(default="", description="a campaign file, see docs/campaign.md")
@@ -55,25 +50,13 @@ class _CampaignTask(BuildTask, FreshTask):
         choices=("off", "first"),
         default="",
         significant=False,
-        description="whether the guest is kept as it was at the first crash of each cause: first, or off",
+        description="whether the guest is kept as it was at the first crash of each bucket: first, or off",
     )
-
-    def providers(self) -> Tasks:
-        """See BuildTask; adds the tasks that make the Linux guest's lists of fuzzers and its llvm-symbolizer."""
-        names: Tasks = {"llvm-symbolizer": DemoCompiler()} if "llvm-symbolizer" in context().build.made else {}
-        return {**super().providers(), **self.lists(), **names}
-
-    def lists(self) -> Tasks:
-        """The task that makes the list of the Linux guest's targets; none if the build has a list of its own."""
-        return {"targets": TargetsImage()} if context().build.lists_targets else {}
 
     @property
     def patterns(self) -> str:
         """The patterns of the fuzzers that take part, with commas between; a campaign file has its own instead."""
         return str(self.fuzzers)
-
-    def prerequisites(self) -> Tasks:
-        return images()
 
     def definition(self) -> "Definition":
         """What the campaign does, for the present build.
@@ -161,18 +144,11 @@ class _CampaignTask(BuildTask, FreshTask):
         except TopcoatError:
             return None
 
-    def unready(self, check: Check) -> Reason | None:
-        """Why the campaign itself cannot be looked at yet: what it needs is missing or stale. None if it can be."""
-        if missing := self.missing():
-            return Reason(f"{next(iter(missing))} is missing")
-        return check.first_stale({**self.providers(), **self.prerequisites()})
-
     def work(self, only: "Only | None" = None) -> "Runner":
         """Work at the campaign, or at the piece `only`, in guests of the pool. Raises TopcoatError."""
         from pipeline.campaign import run
 
-        if (parent := multiprocessing.parent_process()) and parent.pid:  # in a worker: luigi itself may be killed
-            die_with_parent(parent.pid, signal.SIGTERM)()
+        end_with_luigi()
         here, definition = context(), self.definition()
         chosen = here.settings.campaign
         chosen = replace(chosen, capsule=cast(CapsuleChoice, self.capsule or chosen.capsule))
@@ -213,11 +189,53 @@ class _CampaignTask(BuildTask, FreshTask):
             percentage(min(100, round(100 * status.seconds / budget)) if budget else 0)
 
 
-class FuzzCampaign(_CampaignTask):
+class ProveFixes(CampaignTask):
+    """The verdicts, with the present builds of a campaign's fuzzers, on all crashes that are known from other builds.
+
+    Each one is made by a task of its own, TriageCrash. A verdict that is there stays, whatever a campaign finds later.
+    """
+
+    tries = luigi.IntParameter(default=10, significant=False, description="how often each input is run")
+
+    def why(self, check: Check) -> Reason | None:
+        """The first known crash that has no verdict with the present build; None if all have one."""
+        if reason := self.unready(check):
+            return reason
+        lacking = self.lacking()
+        more = f", and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        return Reason(f"{'/'.join(lacking[0])} was not tried with the present build{more}") if lacking else None
+
+    def run(self) -> Iterator[list[TriageCrash]]:
+        """Ask luigi for the verdicts that are lacking."""
+        if lacking := self.lacking():
+            yield [TriageCrash(fuzzer=fuzzer, bucket=slug, tries=self.tries) for fuzzer, slug in lacking]
+
+    def lacking(self) -> list[tuple[str, str]]:
+        """The known crashes without a verdict with the present build, by fuzzer and bucket. Raises TopcoatError."""
+        from pipeline.campaign import proving
+        from pipeline.fuzz.crashes.store import CrashStore
+
+        store, definition = CrashStore(context().settings.store.root), self.definition()
+        if not any(store.slugs(plan.name) for plan in definition.fuzzers):
+            return []
+        builds = {name: subject.build for name, subject in self.subjects(definition).of.items()}
+        return proving.lacking(store, builds, TriageCrash.version)
+
+    def require_free(self) -> None:
+        """Do nothing: verdicts are made whether or not a process works at the campaign."""
+
+
+class FuzzCampaign(CampaignTask):
     """A campaign whose budgets are used up.
 
-    A rerun goes on with what is left, also after budgets were raised. A fuzzer that has changed begins anew.
+    A rerun goes on with what is left, also after budgets were raised. A fuzzer that has changed begins anew, when its
+    known crashes have been tried with the new build.
     """
+
+    def requires(self) -> Tasks:
+        """What is missing; if nothing is, all that guests need, and what is to be known of known crashes."""
+        known = context().settings.store.crashes.is_dir()
+        return self.missing() or {**super().requires(), **({"proofs": self.clone(ProveFixes)} if known else {})}
 
     def why(self, check: Check) -> Reason | None:
         """The first thing that is left to do; None if the campaign is done."""
@@ -247,7 +265,7 @@ class FuzzCampaign(_CampaignTask):
         self.require_same()
 
 
-class _OneFuzzerTask(_CampaignTask):
+class _OneFuzzerTask(CampaignTask):
     """The base of the tasks that are about one fuzzer of a campaign."""
 
     fuzzer = luigi.Parameter(description="its full name, PACKAGE/NAME")

@@ -142,3 +142,9 @@ def test_the_first_python_that_fits_is_taken(host: Host, fits: str) -> None:
 def test_if_none_fits_the_usual_one_is_named(host: Host) -> None:
     done = host.has("python3", "exit 1").make("CANDIDATES=python3", "--eval", "shown: ; @{ echo $(PYTHON); }", "shown")
     assert done.stdout == "python3\n"
+
+
+def test_a_campaign_ends_in_a_report() -> None:
+    assert MAKE is not None
+    done = subprocess.run([MAKE, "-n", "campaign"], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
+    assert "luigi --module tasks CampaignReport --file docs/demo-campaign.toml --workers 2\n" in done.stdout

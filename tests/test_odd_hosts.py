@@ -9,20 +9,24 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.cli.main import parser
+from pipeline.fuzz.crashes.store import CrashStore
 from pipeline.host.deadline import Deadline
 from tests.conftest import Outcome, Workspace
+from tests.fuzz.crashes.made_up import CRASH, SLUG
 from tests.tasks.runs import in_a_namespace, with_module
 
 _VALUES = {
     "name": "i0", "words": "true", "task": "SSHKeyPair", "files": "out/demo/vmlinux", "file": "out/campaigns/i0.toml",
     "fuzzer": "a/b", "crash": "segv-f-00", "directories": "seeds", "directory": "out/exported", "patterns": "a/b",
+    "bucket": SLUG, "rule": "default", "output": "given-away.tar",
 }  # fmt: skip
-"""For each positional argument of the commands one that leads into the store."""
+"""For each argument that the commands need one that leads into the store, or does no harm."""
 
 
 def commands(whole: argparse.ArgumentParser, *before: str) -> Iterator[list[str]]:
@@ -35,6 +39,8 @@ def commands(whole: argparse.ArgumentParser, *before: str) -> Iterator[list[str]
             return
         if not action.option_strings:
             given.append(_VALUES[action.dest])
+        elif action.required:
+            given += [action.option_strings[-1], _VALUES[action.dest]]
     yield [*before, *given]
 
 
@@ -64,9 +70,10 @@ def filled(seeded: Workspace) -> Workspace:
     campaign = seeded.store.campaigns / "i0"
     campaign.mkdir(parents=True)
     (campaign / "ledger.jsonl").write_text("")
-    capsule = campaign / "crashes/segv-f-00/1/capsule"
-    capsule.mkdir(parents=True)
-    (capsule / "capsule.json").write_text("{}")
+    assert CrashStore(seeded.store.root).add(replace(CRASH, fuzzer="a/b")).bucket == SLUG
+    for capsule in (seeded.store.crashes / "a/b/segv-f-00/1/capsule", campaign / "crashes/segv-f-01/1/capsule"):
+        capsule.mkdir(parents=True)
+        (capsule / "capsule.json").write_text("{}")
     (seeded.directory / "out/campaigns/i0.toml").write_text("")
     (seeded.directory / "out/demo").mkdir()
     (seeded.directory / "out/demo/vmlinux").write_text("")

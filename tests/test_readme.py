@@ -77,6 +77,7 @@ def test_every_command_runs(clone: Workspace, demo_parts: Path) -> None:
     assert said[".venv/bin/topcoat ssh i0 -- uname -a"].startswith("Linux i0 ")
     (crash,) = (text for command, text in said.items() if command.startswith("pipeline/builds/linux/symbolizer.py"))
     assert " in greet crash_fuzzer.c:" in crash
+    assert " * #" in said["topcoat crash show deadly-signal-greet"]
     promised = re.findall(r"^(\w+): made ", TEXT, re.MULTILINE)
     assert promised
     assert all(f"{task}: made" in said["make boot"] for task in promised)

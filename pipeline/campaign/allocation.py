@@ -2,7 +2,7 @@
 
 `even` chooses the fuzzer that has used the smallest part of its budget. `gain` first chooses fuzzers that have never
 run. After that, three of every four turns go to the fuzzer that gained most new features a second in its last three
-attempts. The fourth turn, the floor, goes to the one that has used the smallest part of its budget, so that no fuzzer
+slices. The fourth turn, the floor, goes to the one that has used the smallest part of its budget, so that no fuzzer
 starves, and one that was slow at first is tried again.
 """
 
@@ -23,8 +23,9 @@ class Candidate:
     part: float
     """The part of its budget that is used, from 0 to 1."""
     gain: float
-    """New features a second over its last attempts."""
-    attempts: int
+    """New features a second over its last slices."""
+    slices: int
+    """The number of slices at which it has run."""
 
 
 def choose(candidates: Sequence[Candidate], turn: int, allocation: Allocation) -> Candidate:
@@ -35,7 +36,7 @@ def choose(candidates: Sequence[Candidate], turn: int, allocation: Allocation) -
     least = min(candidates, key=lambda one: (one.part, one.name))
     if allocation == "even":
         return least
-    fresh = [one for one in candidates if not one.attempts]
+    fresh = [one for one in candidates if not one.slices]
     if fresh:
         return min(fresh, key=lambda one: one.name)
     best = min(candidates, key=lambda one: (-one.gain, one.part, one.name))

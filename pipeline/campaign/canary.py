@@ -13,18 +13,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.campaign.attempt import Attempt
 from pipeline.campaign.crash_intake import Places
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.guests import Guest
 from pipeline.campaign.ledger import Ended, LedgerEntry, Proved, Subject
-from pipeline.campaign.output import Capture
 from pipeline.campaign.plan.definition import Budget, FuzzerPlan
 from pipeline.campaign.proofs import Claim, Proofs
-from pipeline.campaign.work import Work, as_words, options_in
+from pipeline.campaign.supervised import SupervisedSlice
+from pipeline.campaign.trying import Conditions, Tried, try_each
+from pipeline.campaign.work import Work, options_in
 from pipeline.errors import TopcoatError
 from pipeline.fuzz.corpus import Corpus
 from pipeline.fuzz.crashes import report as reports
+from pipeline.fuzz.crashes import rules
 from pipeline.fuzz.crashes.report import CrashReport
 from pipeline.fuzz.crashes.store import CrashStore
 from pipeline.host.deadline import Clock
@@ -39,11 +40,7 @@ CRASH_LIMIT = 120
 CLEAN_SECONDS = 3
 """Seconds for which the fuzzer that must not crash runs."""
 
-REPRODUCE_LIMIT = 120.0
-"""Seconds that the input may take to crash again."""
-
 _SEED = 1
-_INPUT = "canary-input"
 
 
 class _Broken(Exception):
@@ -72,7 +69,7 @@ class _Run:
         work = Work(Subject(self.name, "", ""), self.plan, 1, 1, self.seconds, None, _SEED)
         corpus, crash_store = Corpus.of(self.directory, self.name), CrashStore(self.directory)
         places = Places(corpus, crash_store, Failures(self.directory), self.entries.append)
-        return Attempt(work, self.guest, places, self.chosen, self.clock).run()
+        return SupervisedSlice(work, self.guest, places, self.chosen, self.clock).run()
 
 
 def prove(
@@ -126,13 +123,14 @@ def _crash(run: _Run) -> None:
     ended = run.ended()
     if ended.result != "crash":
         raise _Broken(f"{run.name} did not crash within {run.seconds} s ({ended.result} {ended.reason})".rstrip(" ()"))
-    stored = next(iter(sorted(run.directory.glob("crashes/*/*/input"))), None)
+    stored = next(iter(sorted(run.directory.glob("crashes/*/*/*/*/input"))), None)
     content = stored.read_bytes() if stored else b""
     if stored is None or not content:
         raise _Broken(f"{run.name} crashed, and its input could not be fetched")
     found = _report((stored.parent / "output.txt").read_bytes(), run.name)
-    again = _report(_reproduced(run, stored), run.name, "when it was given its input again")
-    if reports.key(again) != reports.key(found):
+    tried = _tried_again(run, content)
+    again = _report(tried.output, run.name, "when it was given its input again")
+    if tried.slug != rules.slug(found, run.name):
         raise _Broken(f"{run.name} crashed elsewhere when it was given its input again: {again.summary}")
 
 
@@ -146,12 +144,10 @@ def _report(output: bytes, name: str, when: str = "in its output") -> CrashRepor
     return report
 
 
-def _reproduced(run: _Run, stored: Path) -> bytes:
-    guest_fuzzer, said = run.guest.workspace(run.name).guest_fuzzer, Capture(run.chosen.output_size)
-    guest_fuzzer.push({_INPUT: stored}, "data")
-    words = as_words(options_in(run.guest, run.plan))
-    guest_fuzzer.run([*words, "-runs=1", f"data/{_INPUT}"], said, REPRODUCE_LIMIT, lambda _: None)
-    return said.content()
+def _tried_again(run: _Run, content: bytes) -> Tried:
+    conditions = Conditions(run.name, options_in(run.guest, run.plan))
+    (tried,) = try_each(run.guest, conditions, [content], run.clock)
+    return tried
 
 
 def _clean(run: _Run) -> None:

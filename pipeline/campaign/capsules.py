@@ -1,4 +1,4 @@
-"""The capsules of a campaign: guests that were saved as they were at the first crash of each bucket.
+"""The capsules that campaigns make: guests that were saved as they were at the first crash of each bucket.
 
 A capsule lies in the directory of its crash. Making one never ends an attempt or a campaign: why there is none is only
 logged.
@@ -13,7 +13,8 @@ from pipeline.builds.build import Build
 from pipeline.campaign.guests import Guest
 from pipeline.campaign.result import from_here
 from pipeline.errors import CommandError, ConnectError, InstanceBusy, NotSupported, StoreError
-from pipeline.fuzz.crashes.store import CrashStore, StoredCrash
+from pipeline.fuzz.crashes.crash import StoredCrash
+from pipeline.fuzz.crashes.store import CrashStore
 from pipeline.fuzz.fuzzer import Fuzzer
 from pipeline.host.faults import host_faults
 from pipeline.host.locks import locked
@@ -25,6 +26,9 @@ from pipeline.vm.qemu.capturing import NotCapturedError
 
 log = logging.getLogger("topcoat")
 
+LOCK = ".capsule"
+"""Whoever makes a capsule holds the lock of this path in the directory of all crashes."""
+
 _PATIENCE = 30.0  # seconds for others that make one; the run in which it crashed must not be over meanwhile
 
 
@@ -32,7 +36,7 @@ class Capsules:
     """Makes the capsules of one campaign. Any number of threads and processes may use it."""
 
     def __init__(self, store: CrashStore, chosen: CampaignSettings) -> None:
-        """All processes of the campaign make at most `capsule_count` of `[campaign]`, of `capsule_size` bytes each."""
+        """All campaigns of the store make at most `capsule_count` of `[campaign]`, of `capsule_size` bytes each."""
         self._root, self._most, self._size = store.root, chosen.capsule_count, chosen.capsule_size
         self._told = self._swept = False
 
@@ -41,7 +45,7 @@ class Capsules:
         if stored.directory is None:
             return
         try:
-            with locked(self._root / NAME, _PATIENCE):
+            with locked(self._root / LOCK, _PATIENCE):
                 self._sweep()
                 if self._wanted(stored.directory):
                     guest.capture(crashed, stored.directory / NAME, self._size)
@@ -58,7 +62,7 @@ class Capsules:
         """Remove, once, what processes have left that were killed while they made a capsule."""
         if not self._swept:
             with host_faults("removing remains of capsules"):
-                for work in self._root.glob("*/*/.*.tmp"):
+                for work in self._root.glob("*/*/*/*/.*.tmp"):
                     if target_of_remains(work.name) == NAME:
                         shutil.rmtree(work)
             self._swept = True
@@ -66,7 +70,7 @@ class Capsules:
     def _wanted(self, crash: Path) -> bool:
         if found_in(crash.parent):
             return False
-        if len(list(self._root.glob(f"*/*/{NAME}/{FACTS}"))) < self._most:
+        if len(list(self._root.glob(f"*/*/*/*/{NAME}/{FACTS}"))) < self._most:
             return True
         if not self._told:
             self._told = True
@@ -75,12 +79,6 @@ class Capsules:
                 *(from_here(self._root), self._most),
             )
         return False
-
-
-def of_buckets(campaign: Path) -> dict[str, str]:
-    """The directories of all capsules in that of a campaign, relative to it, by the slugs of their buckets."""
-    found = sorted(campaign.glob(f"crashes/*/*/{NAME}/{FACTS}"))
-    return {file.parents[2].name: str(file.parent.relative_to(campaign)) for file in found}
 
 
 def wanted(settings: Settings, build: Build, fuzzers: Sequence[str]) -> bool:

@@ -65,7 +65,7 @@ def headline(status: Status) -> str:
     """One line that tells how the whole campaign stands."""
     left = f", {readable_duration(status.left)} left" if status.left else ""
     crashes = sum(one.crashes for one in status.fuzzers)
-    buckets = f"{crashes} crash group{'' if crashes == 1 else 's'}"
+    buckets = f"{crashes} crash bucket{'' if crashes == 1 else 's'}"
     return f"{status.name}: {_doing(status)}, {readable_duration(status.seconds)} fuzzed{left}, {buckets}"
 
 

@@ -1,11 +1,14 @@
 """All that a campaign does with one fuzzer in one guest."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.fuzz.batch import Batch
 from pipeline.fuzz.fuzzer import Fuzzer
+from pipeline.fuzz.loop import Runs
+from pipeline.fuzz.repetition import Repetition
 from pipeline.fuzz.symbolizer import Writer
 from pipeline.host.faults import host_faults
 from pipeline.host.process import Process
@@ -27,7 +30,9 @@ MERGED = "data/merged"
 
 
 REMOVE_LIMIT = 60.0
-"""Seconds that deleting a file may take in a busy guest."""
+"""Seconds that deleting files may take in a busy guest."""
+
+_AT_ONCE = 20  # names in one command line, of which dropbear takes 9,000 bytes
 
 
 @dataclass(frozen=True)
@@ -68,19 +73,19 @@ class GuestFuzzer(Protocol):
     def remove(self, directory: str, names: Collection[str]) -> None:
         """Delete the files with these names from a directory of the fuzzer, as far as they are there."""
 
-    def run(
-        self,
-        words: Sequence[str],
-        output: Writer,
-        limit: float,
-        found: Callable[[str], object],
-        *,
-        lasting: bool = False,
+    def run(self, words: Sequence[str], output: Writer, limit: float) -> None:
+        """Run the fuzzer: see pipeline.fuzz.fuzzer.Fuzzer.run."""
+
+    def repeat(
+        self, words: Sequence[str], repetition: Repetition, runs: Runs, limit: float, *, lasting: bool = False
     ) -> None:
-        """Run the fuzzer: see pipeline.fuzz.fuzzer.Fuzzer.run. `found` gets the path in the guest of each artifact.
+        """Run the fuzzer again and again: see pipeline.fuzz.fuzzer.Fuzzer.repeat.
 
         With `lasting`, a process that a sanitizer would end sleeps instead, until `stop` ends it.
         """
+
+    def run_each(self, words: Sequence[str], batch: Batch, runs: Runs) -> None:
+        """Run the fuzzer once on each of many inputs: see pipeline.fuzz.fuzzer.Fuzzer.run_each."""
 
     def built_with(self) -> "BuiltWith | None":
         """The dictionary and the seeds that the fuzzer was built with; None if only the guest knows."""
@@ -127,21 +132,24 @@ class OverSsh:
     def remove(self, directory: str, names: Collection[str]) -> None:
         """See GuestFuzzer.remove."""
         where = self._fuzzer.absolute(directory)
-        for name in names:  # one by one: as a rule there is only one
-            self._connector.command("rm", "-f", f"{where}/{name}").run(REMOVE_LIMIT)
+        paths = [f"{where}/{name}" for name in names]
+        for start in range(0, len(paths), _AT_ONCE):
+            self._connector.command("rm", "-f", *paths[start : start + _AT_ONCE]).run(REMOVE_LIMIT)
 
-    def run(
-        self,
-        words: Sequence[str],
-        output: Writer,
-        limit: float,
-        found: Callable[[str], object],
-        *,
-        lasting: bool = False,
-    ) -> None:
+    def run(self, words: Sequence[str], output: Writer, limit: float) -> None:
         """See GuestFuzzer.run."""
+        self._fuzzer.run(self._connector, words, output, limit=limit)
+
+    def repeat(
+        self, words: Sequence[str], repetition: Repetition, runs: Runs, limit: float, *, lasting: bool = False
+    ) -> None:
+        """See GuestFuzzer.repeat."""
         fuzzer = self._fuzzer.lasting() if lasting else self._fuzzer
-        fuzzer.run(self._connector, words, output, limit=limit, found=found)
+        fuzzer.repeat(self._connector, words, repetition, runs, limit)
+
+    def run_each(self, words: Sequence[str], batch: Batch, runs: Runs) -> None:
+        """See GuestFuzzer.run_each."""
+        self._fuzzer.run_each(self._connector, words, batch, runs)
 
     def built_with(self) -> "BuiltWith | None":
         """See GuestFuzzer.built_with."""

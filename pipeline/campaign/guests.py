@@ -43,6 +43,8 @@ class GuestWorkspace:
     """What a campaign has of one fuzzer in one guest."""
 
     guest_fuzzer: GuestFuzzer
+    used: bool = False
+    """Whether the fuzzer may have run here since its data were deleted, so that it may have a corpus."""
     known: set[str] = field(default_factory=set)
     """Names of files in the guest's corpus that need not be fetched: the host has them, or does not want them."""
     lost: set[str] = field(default_factory=set)

@@ -4,8 +4,11 @@ import logging
 import os
 import posixpath
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from pipeline.campaign.guest_fuzzer import CORPUS
@@ -36,12 +39,26 @@ LONGEST_NAME = 255
 LARGEST_ARTIFACT = 64 << 20
 """Bytes of all artifacts of one run, which are held in memory. No fuzzer makes as much, but a guest can claim so."""
 
+MOST_WAITING = 64 << 20
+"""Bytes of the output of runs that wait to be taken in. With more, the next run must wait: a guest can say much."""
+
 END_LIMIT = 900.0
 """Seconds for all that is still to be fetched after a run, however well each transfer goes."""
 
 
+@dataclass(frozen=True)
+class _Step:
+    """Something that was posted."""
+
+    call: Callable[[], object]
+    weight: int
+
+
 class Harvest:
-    """What one run of a fuzzer finds, fetched by a thread: at intervals from `start` on, and a last time at `end`.
+    """What a fuzzer finds, fetched by a thread: units at intervals from `start` on, and a last time at `end`.
+
+    Artifacts are fetched as soon as they are reported. If the fuzzer runs several times, what is told by `found` and
+    `post` is done in that order.
 
     A guest that does not answer is no error: what has come is kept, and the run itself will tell. Two things end the
     harvest, and `failure` has the reason: a store that takes no more, and a guest that is still sending END_LIMIT
@@ -56,28 +73,41 @@ class Harvest:
         every: float,
         unit_size: int,
         came: Callable[[], object] = lambda: None,
+        wanted: Callable[[str], bool] = lambda _: True,
     ) -> None:
         """Harvest each `every` seconds what `workspace` does not list as known; what is fetched is added to that list.
 
-        Units of more than `unit_size` bytes are not fetched. Artifacts come first, as there may be many units; `came`
-        is called, in the thread, once they have been fetched.
+        Units of more than `unit_size` bytes are not fetched. Artifacts come first, as there may be many units. `wanted`
+        is asked before one is fetched, by its path, and `came` is called once they have been fetched: in the thread.
         """
         self.added = 0
         """The number of units that the corpus did not have before."""
         self.artifacts: dict[str, bytes] = {}
-        """The contents of the reported artifacts that were fetched, by name."""
+        """The contents of the artifacts of the present run that were fetched, by name."""
         self.torn: set[str] = set()
         """Names of artifacts whose content, as the guest gave it, is not what their names say."""
         self.failure: StoreError | CommandTimeout | None = None
         self._workspace, self._guest_fuzzer, self._known = workspace, workspace.guest_fuzzer, workspace.known
         self._corpus, self._source = corpus, source
-        self._every, self._unit_size, self._came = every, unit_size, came
-        self._reported: deque[str] = deque()
+        self._every, self._unit_size, self._came, self._wanted = every, unit_size, came, wanted
+        self._due = time.monotonic() + every
+        """When units are fetched next."""
+        self._reported: deque[str | _Step] = deque()
+        """Paths of artifacts that are to be fetched, and what is to be called between them."""
+        self._of_run: list[str] = []
+        """Paths of the artifacts of the present run."""
+        self._spent: list[str] = []
+        """Paths of those of earlier runs, which were taken or are lost, and need not stay in the guest."""
         self._refusals: list[str] = []
         """Paths of the artifacts that the guest did not give, once for each time that it was asked."""
         self._torn_units: set[str] = set()
         """Names of the units that were not whole when units were fetched last."""
         self._seen = 0
+        self._room = threading.Condition()
+        self._waiting = 0
+        """The weight of all that was posted and not called."""
+        self._gone = False
+        """Whether the thread has ended, so that nobody makes room any more."""
         self._wake = threading.Event()
         self._ended = self._over = False
 
@@ -87,6 +117,34 @@ class Harvest:
         if self._seen <= MOST_ARTIFACTS:
             self._reported.append(path)
             self._wake.set()
+
+    def post(self, step: Callable[[], object], weight: int = 0) -> None:
+        """Have the thread call this after what was reported before: a run has ended, and another one begins.
+
+        `weight` is how many bytes it holds. Waits while MOST_WAITING are held, unless the thread is gone.
+        """
+        self._seen = 0
+        with self._room:
+            self._room.wait_for(lambda: self._gone or self.failure or self._waiting < MOST_WAITING, END_LIMIT)
+            self._waiting += weight
+        self._reported.append(_Step(step, weight))
+        self._wake.set()
+
+    def begin(self) -> tuple[Mapping[str, bytes], Collection[str]]:
+        """Begin to fetch the artifacts of another run. Returns views of the contents by name, and of those torn.
+
+        To be called by what was posted, or before `start`.
+        """
+        self.artifacts, self.torn = {}, set()
+        self._refusals = []
+        self._spent += self._of_run
+        self._of_run = []
+        return self.artifacts, self.torn
+
+    @property
+    def is_over(self) -> bool:
+        """Whether `over` was called."""
+        return self._over
 
     def over(self) -> None:
         """Have the thread fetch what was reported, and call `came`, even if nothing was: no more will come.
@@ -106,20 +164,27 @@ class Harvest:
         def work() -> None:
             try:
                 while not self._woken():
-                    added = self.take()
+                    due = time.monotonic() >= self._due
+                    added = self.take(units=due)
                     if self.failure:  # nobody waits for this thread any more
                         return
-                    harvested(added)
+                    if due:
+                        harvested(added)
+                        self._due = time.monotonic() + self._every
                 self.finish()
             except StoreError as error:
                 self.failure = self.failure or error
                 failed()
+            finally:
+                with self._room:
+                    self._gone = True
+                    self._room.notify_all()
 
         return Worker("harvest", work)
 
     def _woken(self) -> bool:
-        """Wait until the next harvest is due. Returns whether it is the last one."""
-        self._wake.wait(self._every)
+        """Wait until there is something to do. Returns whether it is the last time."""
+        self._wake.wait(max(0.0, self._due - time.monotonic()))
         self._wake.clear()
         return self._ended
 
@@ -135,12 +200,23 @@ class Harvest:
         if worker.failure:
             raise worker.failure
 
-    def take(self) -> int:
-        """Fetch what is new. Returns the number of units that the corpus did not have. Raises StoreError."""
+    def left(self) -> list[Callable[[], object]]:
+        """What was posted and not called, as the guest or the store has failed. To be called once, after `end`."""
+        left, self._reported = self._reported, deque()
+        return [step.call for step in left if not isinstance(step, str)]
+
+    def take(self, *, units: bool = True) -> int:
+        """Fetch what is new. Returns the number of units that the corpus did not have. Raises StoreError.
+
+        Without `units`, only artifacts are fetched.
+        """
         try:
             over = self._over and not self._ended
             self._take_artifacts(over)
-            return 0 if over else self._take_units()
+            if over or not units:
+                return 0
+            self._remove_spent()
+            return self._take_units()
         except (ConnectError, CommandError) as error:
             log.warning("harvesting %s: %s", self._source, one_line(str(error)))
             return 0
@@ -180,14 +256,34 @@ class Harvest:
     def _take_artifacts(self, over: bool) -> None:
         if not self._reported and not over:
             return
-        while self._reported and len(self._refusals) < MOST_REFUSALS:
-            self._take_artifact(self._reported[0])
+        while self._reported:
+            reported = self._reported[0]
+            if not isinstance(reported, str):
+                if self.failure:
+                    return
+                self._reported.popleft()
+                reported.call()
+                with self._room:
+                    self._waiting -= reported.weight
+                    self._room.notify_all()
+                continue
+            self._take_if_wanted(reported)
             self._reported.popleft()
-        if self._reported:
-            log.warning("%d more artifacts of %s are not asked for", len(self._reported), self._source)
-            self._reported.clear()
         if not self.failure:  # else nobody waits any more: it is too late for the attempt
             self._came()
+
+    def _remove_spent(self) -> None:
+        """Delete the artifacts of earlier runs: one that crashes four times a second would fill the guest's disk."""
+        for directory, paths in groupby(sorted(self._spent), posixpath.dirname):
+            self._guest_fuzzer.remove(directory, {posixpath.basename(path) for path in paths})
+        self._spent.clear()
+
+    def _take_if_wanted(self, path: str) -> None:
+        self._of_run.append(path)
+        if len(self._refusals) >= MOST_REFUSALS:
+            log.warning("an artifact of %s is not asked for: too many were refused: %s", self._source, one_line(path))
+        elif self._wanted(path):
+            self._take_artifact(path)
 
     def _take_artifact(self, path: str) -> None:
         """Fetch one artifact. If the guest does not give it, ask once more, where that may help.
@@ -210,7 +306,7 @@ class Harvest:
             self._refusals.append(path)
             final = isinstance(error, CommandTimeout | TransferRefused) or self._refusals.count(path) > 1
             if not final and len(self._refusals) < MOST_REFUSALS:
-                self._reported.append(path)
+                self._reported.insert(1, path)  # before what was posted after it
             else:
                 log.warning("an artifact of %s is left out: %s", self._source, one_line(str(error)))
 
@@ -222,7 +318,7 @@ class Harvest:
             self.torn.discard(name)
         elif name not in self.torn:
             self.torn.add(name)
-            self._reported.append(path)
+            self._reported.insert(1, path)
 
 
 def _is_torn(path: Path) -> bool:

@@ -150,6 +150,8 @@ class Crashed(LedgerEntry, frozen=True, tag="crashed"):
     The corpus keeps the unit, and this campaign goes without it. Empty if the unit is in quarantine, and in old
     ledgers.
     """
+    back: bool = False
+    """Whether the bucket is back: it was fixed in an earlier build. False in old ledgers."""
 
 
 class Ended(LedgerEntry, frozen=True, tag="ended"):

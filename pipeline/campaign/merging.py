@@ -136,6 +136,7 @@ class _Work:
         try:
             workspace = guest.workspace(self.plan.name)
             workspace.known.clear()
+            workspace.used = True
             result = ask(_Judge(self, workspace.guest_fuzzer, self._options(guest)))
             result = result if result.kept else _Result(reason="nothing came of it")
         except (FuzzerError, ConnectError, CommandError) as error:
@@ -166,7 +167,7 @@ class _Judge:
         """Run the fuzzer with the options and these words. Returns what it told of its progress."""
         self.work.go_on()
         progress = ProgressScanner()
-        self.guest_fuzzer.run([*self.options, *words], _Scan(progress), LIMIT, _none)
+        self.guest_fuzzer.run([*self.options, *words], _Scan(progress), LIMIT)
         return progress
 
     def fill(self, units: Mapping[str, Unit]) -> None:
@@ -285,7 +286,3 @@ class _Scan(Capture):
         for _ in self._progress.feed(data):
             pass
         return len(data)
-
-
-def _none(_: str) -> None:
-    """Ignore an artifact: a merge itself leaves a unit that crashes out of its result."""

@@ -42,6 +42,11 @@ class Capture:
         missing = self.written - len(self._head) - len(tail)
         return bytes(self._head) + (_GAP % missing if missing else b"") + tail
 
+    @property
+    def held(self) -> int:
+        """The number of bytes that are kept."""
+        return len(self._head) + self._held
+
     def end(self, size: int) -> bytes:
         """At most the last `size` bytes of what is kept."""
         pieces, held = [self._head[-size:]], 0

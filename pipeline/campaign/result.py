@@ -6,29 +6,29 @@ to work at the campaign again. docs/campaign.md tells what each name means.
 
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.campaign.ledger import Subject
+from pipeline.campaign.found import FoundBucket
 from pipeline.campaign.plan.definition import Definition
 from pipeline.campaign.state import State
 from pipeline.campaign.status import FuzzerStatus, Status
 from pipeline.campaign.subjects import Subjects
-from pipeline.fuzz.crashes.report import title
-from pipeline.fuzz.crashes.store import Bucket
 from pipeline.text.printable import columns
 from pipeline.text.quantity import readable_duration
 
 RESULT = "campaign.json"
 """The name of the file in the campaign's directory. It is there only while the ledger says nothing newer."""
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of campaign.json's format. Tests hold a frozen sample."""
 
 _EARLIER = "earlier: with other builds, options, environments, dictionaries or seeds of these fuzzers"
 _COLUMNS = ("fuzzer", "state", "time", "executions", "per s", "cov", "ft", "corpus", "crashes")
+_CRASH_COLUMNS = ("crash", "fuzzer", "state", "directory", "times", "earlier")
+_TOLD = ("fuzzer", "slug", "kind", "frames", "rule", "first_seen", "last_seen", "count", "builds", "campaigns")
 
 
 def encode(
@@ -36,25 +36,30 @@ def encode(
     definition: Definition,
     state: State,
     subjects: Subjects,
-    buckets: Sequence[Bucket],
-    capsules: Mapping[str, str],
+    buckets: Sequence[FoundBucket],
+    store: Path,
 ) -> dict[str, Any]:
-    """The content of campaign.json. `capsules`: the directories of capsules, by the slugs of their buckets."""
-    present = state.crashes(subjects.of.values())
+    """The content of campaign.json. Directories in it are relative to that of the store."""
     return {
         "schema": SCHEMA,
         "definition": definition.encode(),
         "build": subjects.build,
         "status": status.encode(),
         "fuzzers": {name: _fuzzer(state, subjects, name) for name in sorted(subjects.of)},
-        "crashes": [
-            asdict(bucket)
-            | {"directory": f"crashes/{bucket.slug}", "present": present[bucket.slug]}
-            | {"capsule": capsules.get(bucket.slug)}
-            for bucket in buckets
-        ],
+        "crashes": [_crash(one, store) for one in buckets],
         "boots": _boots(state),
         "lost": lost(state),
+    }
+
+
+def _crash(found: FoundBucket, store: Path) -> dict[str, Any]:
+    whole = asdict(found.bucket)
+    return {name: whole[name] for name in _TOLD} | {
+        "state": found.state,
+        "present": found.present,
+        "earlier": found.earlier,
+        "directory": str(found.directory.relative_to(store)),
+        "capsule": str(found.capsule.relative_to(store)) if found.capsule else None,
     }
 
 
@@ -102,18 +107,11 @@ def _row(one: FuzzerStatus) -> tuple[str, ...]:
     return (one.fuzzer, one.state, readable_duration(one.seconds), *(f"{number:,}" for number in numbers))
 
 
-def summary(
-    status: Status,
-    state: State,
-    subjects: Iterable[Subject],
-    buckets: Sequence[Bucket],
-    capsules: Collection[str],
-    directory: str,
-) -> Iterator[str]:
+def summary(status: Status, state: State, buckets: Sequence[FoundBucket], store: Path) -> Iterator[str]:
     """The lines that tell people all: fuzzers, crashes, boots, lost time, the canary, and what was benched."""
     yield from table(status)
     yield ""
-    yield from crashes(buckets, state.crashes(subjects), capsules, directory)
+    yield from crashes(buckets, store)
     yield ""
     parts = [f"{cause} {readable_duration(seconds)}" for cause, seconds in lost(state).items()]
     cloned = sum(boot.cloned for boot in state.boots)
@@ -132,37 +130,30 @@ def from_here(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def crashes(
-    buckets: Sequence[Bucket], present: Mapping[str, int], capsules: Collection[str], directory: str
-) -> list[str]:
-    """A table of the buckets for people: a line that tells where their files are, a head, and one line for each.
-
-    `present` counts, by slug, the crashes of each bucket that are of the fuzzers as they are built and planned now.
-    `capsules` has the slugs of those with a capsule.
-    """
+def crashes(buckets: Sequence[FoundBucket], store: Path) -> list[str]:
+    """A table of the buckets for people: a line that tells where their files are, a head, and one line for each."""
     if not buckets:
         return ["no crashes"]
-    ordered = sorted(buckets, key=lambda bucket: (not present.get(bucket.slug), bucket.fuzzers, bucket.slug))
-    rows = [("crash", "fuzzer", "directory", "times", "earlier"), *(_crash_row(one, present) for one in ordered)]
-    if all(row[-1] == "0" for row in rows[1:]):
+    ordered = sorted(buckets, key=lambda one: (not one.present, one.bucket.fuzzer, one.bucket.slug))
+    rows = [_CRASH_COLUMNS, *map(_crash_row, ordered)]
+    if not any(one.earlier for one in buckets):
         rows = [row[:-1] for row in rows]
-    told = f"crashes, with their files in {directory}/crashes:"
-    kept = [bucket.slug for bucket in ordered if bucket.slug in capsules]
+    shared = store / "crashes"
+    apart = sorted({str(one.directory.parent) for one in ordered if not one.directory.is_relative_to(shared)})
+    kept = [one.directory for one in ordered if one.capsule]
     return [
-        told,
-        *columns(rows, texts=3),
-        *([_EARLIER] if len(rows[0]) > 4 else []),
+        f"crashes, with their files in {from_here(shared)}/FUZZER/DIRECTORY; in full: topcoat crash show DIRECTORY",
+        *columns(rows, texts=4),
+        *([_EARLIER] if len(rows[0]) == len(_CRASH_COLUMNS) else []),
+        *(f"found by an older version of Topcoat, with their files in {from_here(Path(place))}" for place in apart),
         *(["", "capsules, each a guest as it was at a crash:"] if kept else []),
-        *(f"topcoat open {shlex.quote(f'{directory}/crashes/{slug}')}" for slug in kept),
+        *(f"topcoat open {shlex.quote(from_here(directory))}" for directory in kept),
     ]
 
 
-def _crash_row(bucket: Bucket, present: Mapping[str, int]) -> tuple[str, ...]:
-    more = f" and {len(bucket.fuzzers) - 1} more" if len(bucket.fuzzers) > 1 else ""
-    what = title(bucket.kind, bucket.frames)
-    now = present.get(bucket.slug, 0)
-    times = (f"{now:,}", f"{max(0, bucket.count - now):,}")
-    return (what, f"{bucket.fuzzers[0]}{more}" if bucket.fuzzers else "", bucket.slug, *times)
+def _crash_row(found: FoundBucket) -> tuple[str, ...]:
+    bucket, times = found.bucket, (f"{found.present:,}", f"{found.earlier:,}")
+    return (bucket.title, bucket.fuzzer, found.state, bucket.slug, *times)
 
 
 def proof(status: Status) -> str:

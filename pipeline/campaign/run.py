@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from pipeline.builds.build import Build
-from pipeline.campaign import capsules, display, reading, result
+from pipeline.campaign import capsules, display, own_files, reading, result
 from pipeline.campaign.guests import PooledGuests
 from pipeline.campaign.plan.definition import Definition
 from pipeline.campaign.runner import Runner
@@ -45,7 +45,7 @@ def run(
         count = guests_at_once(workers, pool.size)
         keep = capsules.wanted(settings, build, [plan.name for plan in definition.fuzzers])
         what = (definition, subjects, pooled, settings.store, settings.campaign, count, only)
-        runner = Runner(*what, capsules=keep)
+        runner = Runner(*what, capsules=keep, own_files=own_files.of(build, subjects))
         try:
             with display.shown() as shown:
                 file = None if only else runner.directory / reading.STATUS
@@ -68,11 +68,10 @@ def guests_at_once(workers: int, size: int) -> int:
 def conclude(runner: Runner) -> None:
     """Write the result of a campaign that has ended, and print it. Raises CampaignError if fuzzers were benched."""
     status, buckets = runner.status(), runner.buckets()
-    kept = capsules.of_buckets(runner.directory)
-    whole = result.encode(status, runner.definition, runner.state, runner.subjects, buckets, kept)
+    store = runner.directory.parents[1]
+    whole = result.encode(status, runner.definition, runner.state, runner.subjects, buckets, store)
     publish_json(runner.directory / result.RESULT, whole)
-    here, present = result.from_here(runner.directory), runner.subjects.of.values()
-    print("\n".join(result.summary(status, runner.state, present, buckets, kept, here)), flush=True)
+    print("\n".join(result.summary(status, runner.state, buckets, store)), flush=True)
     if benched := [one for one in status.fuzzers if one.benched]:
         raise CampaignError(
             f"{len(benched)} of {len(status.fuzzers)} fuzzers were benched, the first one: "

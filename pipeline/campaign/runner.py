@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 
-from pipeline.campaign import budget, canary, ledger, merging, reading, seeds
-from pipeline.campaign.attempt import Attempt
+from pipeline.campaign import budget, canary, found, ledger, merging, reading, seeds
 from pipeline.campaign.capsules import Capsules
-from pipeline.campaign.crash_intake import Places
+from pipeline.campaign.crash_intake import Places, SeenOften
 from pipeline.campaign.failures import Failures
+from pipeline.campaign.found import FoundBucket
 from pipeline.campaign.guests import Guest, Guests, spoil_if_short
 from pipeline.campaign.judging import value_profile
 from pipeline.campaign.leases import Leases
@@ -27,10 +27,11 @@ from pipeline.campaign.schedule import Only, Schedule
 from pipeline.campaign.state import FuzzerState, State
 from pipeline.campaign.status import CampaignState, FuzzerStatus, Status, of_campaign, of_fuzzer
 from pipeline.campaign.subjects import Subjects
+from pipeline.campaign.supervised import SupervisedSlice
 from pipeline.campaign.work import Work
 from pipeline.errors import BootError, CampaignError, ConnectError, NotProved, TopcoatError
 from pipeline.fuzz.corpus import Corpus, CorpusLimits
-from pipeline.fuzz.crashes.store import Bucket, CrashStore
+from pipeline.fuzz.crashes.store import CrashStore, OwnFiles, no_files
 from pipeline.host.deadline import Clock, Deadline, utc_now
 from pipeline.host.process import Process
 from pipeline.host.worker import Worker
@@ -40,8 +41,8 @@ from pipeline.store.publish import remove
 log = logging.getLogger("topcoat")
 
 
-MOST_ATTEMPTS = 100
-"""The largest number of attempts at one slice: a fuzzer that crashes each second must not be started without end."""
+MOST_ATTEMPTS = 10_000
+"""The largest number of attempts at one slice: a guest can claim that its fuzzer crashes without end."""
 
 HALT_AGAIN = 5.0
 """Seconds after which whatever still runs is halted again."""
@@ -67,14 +68,16 @@ class Runner:
         clock: Clock = time.monotonic,
         *,
         capsules: bool = False,
+        own_files: OwnFiles = no_files,
     ) -> None:
         """With `only`, all work is confined to that piece, and no canary is looked for.
 
-        With `capsules`, guests are kept as they are at the first crash of each bucket.
+        With `capsules`, guests are kept as they are at the first crash of each bucket. `own_files` tells the files that
+        are kept of a target that has crashed.
         """
         self.definition = definition
-        self.active: dict[str, Attempt] = {}
-        """The attempts that run now, by fuzzer."""
+        self.active: dict[str, SupervisedSlice] = {}
+        """The slices that are worked at now, by fuzzer."""
         self.subjects = subjects
         self._only = only
         self._schedule = Schedule(definition, subjects, only)
@@ -82,7 +85,7 @@ class Runner:
         self._store, self._chosen = store, chosen
         self._workers, self._clock = workers, clock
         self.directory = store.campaigns / definition.name
-        self._crash_store = CrashStore(self.directory, size=chosen.crash_size)
+        self._crash_store = CrashStore(store.root, size=chosen.crash_size, own_files=own_files)
         self._capsules = Capsules(self._crash_store, chosen) if capsules else None
         self._claim = Claim.of(socket.gethostname(), subjects.boot or subjects.build, chosen)
         self._proofs = Proofs(store.root / "canary.json")
@@ -92,6 +95,7 @@ class Runner:
         self._merging: dict[str, Callable[[], None]] = {}
         """Functions that end the merge of a fuzzer's corpus early, by fuzzer."""
         self._warned: set[str] = set()
+        self._often = SeenOften()
         self._guests = guests
         self._leases = Leases(guests, lambda entry: self.note(entry))
         self._stopping = False
@@ -122,15 +126,15 @@ class Runner:
             proof = self.state.proof(self._claim.host, self._claim.key)
             return of_campaign(self.definition, self.state, fuzzers, proof, self._workers, what)
 
-    def buckets(self) -> list[Bucket]:
-        """All buckets of crashes so far."""
-        return self._crash_store.buckets()
+    def buckets(self) -> list[FoundBucket]:
+        """All buckets that the campaign has found crashes of so far."""
+        return found.find(self._crash_store, self.directory, self.state, self.subjects.of.values())
 
     def _status(self, plan: FuzzerPlan) -> FuzzerStatus:
-        fuzzer_state, attempt = self.fuzzer_state(plan.name), self.active.get(plan.name)
+        fuzzer_state, active = self.fuzzer_state(plan.name), self.active.get(plan.name)
         # Its end is added up while it is still active: nothing may count twice, or not at all
-        live = attempt.live if attempt and fuzzer_state.is_open(attempt.work.slice, attempt.work.attempt) else None
-        merging = plan.name in self._busy and not self._schedule.runs(plan) and attempt is None
+        live = active.live if active and fuzzer_state.is_open(active.work.slice, active.work.attempt) else None
+        merging = plan.name in self._busy and not self._schedule.runs(plan) and active is None
         return of_fuzzer(plan, fuzzer_state, budget.left(plan, fuzzer_state), live, merging=merging)
 
     # The run
@@ -203,7 +207,7 @@ class Runner:
         """Have everything end soon: what runs is halted, and what it has found is taken in."""
         with self._changed:
             self._stopping = True
-            halts = [*(attempt.halt for attempt in self.active.values()), *self._merging.values()]
+            halts = [*(one.halt for one in self.active.values()), *self._merging.values()]
             self._changed.notify_all()
         for halt in halts:
             halt()
@@ -223,6 +227,8 @@ class Runner:
                     peak_rss=0,
                 )
             )
+        for subject in self.subjects.of.values():
+            self._crash_store.note_build(subject.fuzzer, subject.build)
         ours = Process.find(os.getpid())
         assert ours is not None
         self.note(
@@ -344,16 +350,18 @@ class Runner:
             with self._changed:
                 passed_over = frozenset(self.fuzzer_state(plan.name).passed_over)
             what = (self.corpus(plan.name), self._crash_store, Failures(self.directory), self.note)
-            places = Places(*what, passed_over, self._capsules)
-            attempt = Attempt(work, guest, places, self._chosen, self._clock)
+            places = Places(*what, passed_over, self._capsules, self.definition.name, self._often)
+            # A budget of runs is checked between two: only here it is known how many a run has made
+            most = 1 if work.runs is not None else MOST_ATTEMPTS - work.attempt + 1
+            supervised = SupervisedSlice(work, guest, places, self._chosen, self._clock, most=most)
             with self._changed:
-                self.active[plan.name] = attempt
+                self.active[plan.name] = supervised
                 if self._stopping:
                     return
-            ended = attempt.run()
+            ended = supervised.run()
             self._warn(ended)
             self._bench(plan)
-            if ended.result in ("hang", "guest died") or attempt.guest_is_left or guest.ending():
+            if ended.result in ("hang", "guest died") or supervised.guest_is_left or guest.ending():
                 guest.spoil(f"{plan.name}: {ended.result}: {ended.reason}")
                 return
             short = spoil_if_short(guest, plan.name)

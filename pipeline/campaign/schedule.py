@@ -49,14 +49,14 @@ class Schedule:
         candidates = [self._candidate(plan) for plan in idle if self.runs(plan)]
         if not candidates:
             return None
-        attempts = sum(self.fuzzer_state(plan.name).attempts for plan in self._definition.fuzzers)
-        self._turn = max(self._turn, attempts) + 1  # other processes have had their turns too
+        slices = sum(len(self.fuzzer_state(plan.name).slices) for plan in self._definition.fuzzers)
+        self._turn = max(self._turn, slices) + 1  # other processes have had their turns too
         return allocation.choose(candidates, self._turn, self._definition.allocation).name
 
     def _candidate(self, plan: FuzzerPlan) -> Candidate:
         fuzzer_state = self.fuzzer_state(plan.name)
         return Candidate(
-            plan.name, budget.used_part(plan, fuzzer_state), fuzzer_state.recent_gain, fuzzer_state.attempts
+            plan.name, budget.used_part(plan, fuzzer_state), fuzzer_state.recent_gain, len(fuzzer_state.slices)
         )
 
     def runs(self, plan: FuzzerPlan) -> bool:

@@ -1,6 +1,5 @@
 """How far a campaign has come: what its ledger says of each fuzzer, added up."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -23,6 +22,7 @@ from pipeline.campaign.ledger import (
     Started,
     Subject,
 )
+from pipeline.fuzz.crashes import crash as stored
 
 FAILURES: tuple[Result, ...] = ("failed", "hang", "guest died")
 """The results that count as strikes. What the host or its user did is no fault of the fuzzer."""
@@ -30,7 +30,10 @@ FAILURES: tuple[Result, ...] = ("failed", "hang", "guest died")
 _OfFuzzer = Started | Harvested | Ended | Closed | Crashed | Merged | Benched
 
 _RECENT = 3
-"""The number of last attempts by which the gain is measured."""
+"""The number of last slices by which the gain is measured."""
+
+MOST_POINTS = 2000
+"""The most points of a fuzzer's curve; of more, every second one is left out, but for the latest."""
 
 
 @dataclass
@@ -49,8 +52,9 @@ class Slice:
 
 @dataclass(frozen=True)
 class Gain:
-    """What one attempt brought."""
+    """What one slice brought so far."""
 
+    slice: int
     seconds: float
     features: int
     """By how many features it covered more than any attempt before."""
@@ -69,6 +73,8 @@ class FuzzerState:
     peak_rss: int = 0
     crashes: dict[str, int] = field(default_factory=dict)
     """The number of crashes in each bucket, by its slug."""
+    told: dict[str, stored.State] = field(default_factory=dict)
+    """What the crashes have told of each bucket, by its slug: new or back, if any of them has."""
     passed_over: set[str] = field(default_factory=set)
     """Names of units that the fuzzer is not given, because they hit a limit of this campaign only."""
     results: dict[Result, int] = field(default_factory=dict)
@@ -79,7 +85,7 @@ class FuzzerState:
     failure: str = ""
     """The reason of the last failure."""
     curve: list[Point] = field(default_factory=list)
-    """The points of all attempts, joined: seconds and executions count on from attempt to attempt."""
+    """The points of all attempts, joined: seconds and executions count on from attempt to attempt. See MOST_POINTS."""
     gains: list[Gain] = field(default_factory=list)
 
     @property
@@ -112,7 +118,7 @@ class FuzzerState:
 
     @property
     def recent_gain(self) -> float:
-        """The features a second that the last attempts gained."""
+        """The features a second that the last slices gained."""
         recent = self.gains[-_RECENT:]
         seconds = sum(gain.seconds for gain in recent)
         return sum(gain.features for gain in recent) / seconds if seconds else 0.0
@@ -181,13 +187,6 @@ class State:
         proved = self.proofs.get((host, key))
         return (proved.proved, proved.reason) if proved else (None, "")
 
-    def crashes(self, subjects: Iterable[Subject]) -> Counter[str]:
-        """The number of crashes of these subjects in each bucket, by its slug; their earlier builds do not count."""
-        counts: Counter[str] = Counter()
-        for subject in subjects:
-            counts.update(self.fuzzer_state(subject).crashes)
-        return counts
-
     def _opened(self, entry: Opened) -> None:
         self.opened = entry
         self.whole = self.whole if entry.part else entry
@@ -201,6 +200,8 @@ def _add(fuzzer_state: FuzzerState, entry: _OfFuzzer) -> None:
     match entry:
         case Crashed():
             fuzzer_state.crashes[entry.group] = fuzzer_state.crashes.get(entry.group, 0) + 1
+            if entry.new or entry.back or entry.group not in fuzzer_state.told:
+                fuzzer_state.told[entry.group] = "new" if entry.new else "back" if entry.back else "known"
             fuzzer_state.passed_over |= {entry.passed_over} - {""}
         case Merged():
             _add_merged(fuzzer_state, entry)
@@ -239,8 +240,9 @@ def _add_ended(fuzzer_state: FuzzerState, entry: Ended) -> None:
     fuzzer_state.curve += [
         (seconds + point[0], executions + point[1], point[2], point[3], point[4]) for point in entry.curve
     ]
-    gained = max(0, entry.features - fuzzer_state.features)
-    fuzzer_state.gains = [*fuzzer_state.gains[1 - _RECENT :], Gain(entry.seconds, gained)]
+    if len(fuzzer_state.curve) > MOST_POINTS:
+        del fuzzer_state.curve[-2::-2]
+    _gain(fuzzer_state, entry)
     fuzzer_state.edges, fuzzer_state.features = (
         max(fuzzer_state.edges, entry.edges),
         max(fuzzer_state.features, entry.features),
@@ -248,6 +250,15 @@ def _add_ended(fuzzer_state: FuzzerState, entry: Ended) -> None:
     fuzzer_state.units = entry.units
     fuzzer_state.unmerged += entry.added
     fuzzer_state.peak_rss = max(fuzzer_state.peak_rss, entry.peak_rss)
+
+
+def _gain(fuzzer_state: FuzzerState, entry: Ended) -> None:
+    """Add what an attempt brought to what its slice did: a fuzzer that crashes each second has many attempts in one."""
+    seconds, features = entry.seconds, max(0, entry.features - fuzzer_state.features)
+    if fuzzer_state.gains and (last := fuzzer_state.gains[-1]).slice == entry.slice:
+        fuzzer_state.gains[-1] = Gain(entry.slice, last.seconds + seconds, last.features + features)
+    else:
+        fuzzer_state.gains = [*fuzzer_state.gains[1 - _RECENT :], Gain(entry.slice, seconds, features)]
 
 
 def _add_merged(fuzzer_state: FuzzerState, entry: Merged) -> None:

@@ -1,14 +1,14 @@
 """What each fuzzer of a campaign is today: the digests that decide whether its slices still count."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.builds.build import Build
 from pipeline.builds.targets import listing
 from pipeline.builds.targets.places import TargetsPlaces
 from pipeline.campaign.ledger import Subject
-from pipeline.campaign.plan.definition import Definition
+from pipeline.campaign.plan.definition import Budget, Definition, FuzzerPlan
 from pipeline.errors import SettingsError
 from pipeline.fuzz.styles import style_of
 from pipeline.fuzz.targets import FuzzTargets
@@ -29,6 +29,8 @@ class Subjects:
     """The digest of all that the build gives to the guests."""
     boot: str = ""
     """The digest of what the canary depends on, which may be less than the build; empty if not known."""
+    targets: Mapping[str, str] = field(default_factory=dict)
+    """The digests of targets by themselves, by full names, as the list of a guest's targets has them."""
 
 
 def find(
@@ -44,19 +46,28 @@ def find(
     """
     images = [*build.paths("zbi", "blk", "kernel"), *([build.targets.image] if build.targets else [])]
     whole = combined([digest(path) for path in images])
-    own = _own(build, demo, digest)
-    if own is None:
+    listed = _listed(build.targets) if build.targets and build.renews else None
+    if listed is None:
         builds, guest = dict.fromkeys([plan.name for plan in definition.fuzzers], whole), whole
     else:
-        _refuse_lack(definition, build, own)
-        builds, proving = dict(own), [own[name] for name in canary if name in own]
+        _refuse_lack(definition, build, listed)
+        builds = _with_libraries(listed, demo, digest)
+        proving = [builds[name] for name in canary if name in builds]
         guest = combined([*(digest(path) for path in (demo / _SYSTEM, *build.paths("blk", "kernel"))), *proving])
     names = [build.path(key) for key in ("symbolizer", "llvm-symbolizer") if key in build.resources]
     return Subjects(
         {plan.name: Subject(plan.name, builds[plan.name], plan.digest()) for plan in definition.fuzzers},
         whole,
         combined([guest, *(digest(path) for path in names if path.is_file())]),
+        listed or {},
     )
+
+
+def build_of(fuzzer: str, build: Build, demo: Path, digest: Callable[[Path], str]) -> str:
+    """The digest of one fuzzer as it is today; see `find`. Raises what `find` and `require` raise."""
+    alone = Definition("one", 1, "even", (FuzzerPlan(fuzzer, Budget(runs=1), 1),))
+    require(alone, build)
+    return find(alone, build, demo, digest).of[fuzzer].build
 
 
 def require(definition: Definition, build: Build) -> None:
@@ -84,13 +95,11 @@ def _refuse_lack(definition: Definition, build: Build, own: Collection[str]) -> 
         )
 
 
-def _own(build: Build, demo: Path, digest: Callable[[Path], str]) -> Mapping[str, str] | None:
-    """The digests of all targets in the guest, by full name; None if it boots something else than Topcoat has made."""
-    if build.targets is None or not build.renews:
-        return None
+def _with_libraries(listed: Mapping[str, str], demo: Path, digest: Callable[[Path], str]) -> dict[str, str]:
+    """The digests of targets, with the libraries of the guest."""
     with host_faults("reading the libraries of the Linux guest"):
         shared = [f"{path.name} {digest(path)}" for path in sorted((demo / _LIBRARIES).iterdir())]
-    return {name: combined([one, *shared]) for name, one in _listed(build.targets).items()}
+    return {name: combined([one, *shared]) for name, one in listed.items()}
 
 
 def _listed(places: TargetsPlaces) -> Mapping[str, str]:

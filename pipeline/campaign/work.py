@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.campaign.guest_fuzzer import CORPUS, DICTIONARY
 from pipeline.campaign.guests import Guest
 from pipeline.campaign.ledger import Subject
 from pipeline.campaign.plan.definition import FuzzerPlan
+from pipeline.fuzz.repetition import next_seed
 
 UNIT_TIMEOUT = 25
 """Seconds that one unit may take if the campaign does not say; the same as in ClusterFuzz."""
@@ -40,11 +41,17 @@ class Work:
         """The source that the corpus notes for units of this attempt: FUZZER#SLICE.ATTEMPT."""
         return f"{self.subject.fuzzer}#{self.slice}.{self.attempt}"
 
+    def after(self, seconds: float) -> "Work":
+        """The work of the next attempt, which is the fuzzer's next run, after one that took so many seconds."""
+        return replace(
+            self, attempt=self.attempt + 1, seconds=max(0.0, self.seconds - seconds), seed=next_seed(self.seed)
+        )
+
     def words(self, guest: Guest) -> tuple[str, ...]:
         """libFuzzer's arguments, without those for the dictionary and seeds that the fuzzer was built with."""
         options = options_in(guest, self.plan) | {
             "seed": str(self.seed),
-            "max_total_time": str(math.ceil(self.seconds)),
+            "max_total_time": str(max(1, math.ceil(self.seconds))),
             "print_final_stats": "1",
         }
         if self.runs is not None:

@@ -204,14 +204,14 @@ def _directories(chosen: Settings, name: str | None) -> list[Path]:
 
 
 def _shown(directory: Path, found: "Reading") -> list[str]:
-    from pipeline.campaign.capsules import of_buckets
+    from pipeline.campaign import found as found_buckets
     from pipeline.campaign.display import headline
     from pipeline.campaign.result import RESULT, crashes, from_here, proof, table
     from pipeline.fuzz.crashes.store import CrashStore
 
-    status, present = found.status, found.state.crashes(found.present)
-    buckets = crashes(CrashStore(directory).buckets(), present, of_buckets(directory), from_here(directory))
-    lines = [headline(status), *table(status), "", *buckets, "", proof(status)]
+    status, store = found.status, directory.parents[1]
+    buckets = found_buckets.find(CrashStore(store), directory, found.state, found.present)
+    lines = [headline(status), *table(status), "", *crashes(buckets, store), "", proof(status)]
     if found.works:
         return [*lines, f"process {status.by.pid} works at it, since {status.by.started}"]
     if status.state == "done" and (directory / RESULT).exists():

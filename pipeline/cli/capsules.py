@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,7 +120,7 @@ def _shown(capsule: "Capsule") -> str:
 
 
 def _list(chosen: Settings, options: argparse.Namespace) -> int:
-    """List the capsules of all campaigns of the store."""
+    """List the capsules of the store."""
     from pipeline.campaign.result import from_here
     from pipeline.vm.capsule import FACTS, CapsuleFacts
 
@@ -140,7 +140,7 @@ def _list(chosen: Settings, options: argparse.Namespace) -> int:
     elif found:
         print(*columns(rows, texts=4), sep="\n")
     else:
-        print(f"no crash in {chosen.store.campaigns} has a capsule; {_MADE_BY}", file=sys.stderr)
+        print(f"no crash in {chosen.store.root} has a capsule; {_MADE_BY}", file=sys.stderr)
     return 0
 
 
@@ -148,11 +148,26 @@ _MADE_BY = "campaigns make them with --capsule first; see docs/capsules.md"
 
 
 def _all(chosen: Settings) -> list[Path]:
+    from pipeline.fuzz.crashes.store import CrashStore
     from pipeline.vm.capsule import FACTS, NAME
 
+    store = CrashStore(chosen.store.root)
     # Listed one by one: for a glob, what cannot be read is not there
-    buckets = [bucket for one in entries(chosen.store.campaigns) for bucket in entries(one / "crashes")]
+    buckets = [store.directory(fuzzer, slug) for fuzzer in store.fuzzers() for slug in store.slugs(fuzzer)]
+    buckets += [bucket for one in entries(chosen.store.campaigns) for bucket in entries(one / "crashes")]
     return [file.parent for bucket in buckets for file in sorted(bucket.glob(f"*/{NAME}/{FACTS}"))]
+
+
+def _names(chosen: Settings, place: Path) -> tuple[str, str]:
+    """The names by which the capsule in this directory can be called: those of its bucket and its campaign."""
+    from pipeline.fuzz.crashes.crash import KeptCrash
+
+    crash = place.parent
+    if place.is_relative_to(chosen.store.campaigns):  # an older version of Topcoat has made it
+        return crash.parent.name, place.relative_to(chosen.store.campaigns).parts[0]
+    with suppress(OSError, ValueError):
+        return crash.parent.name, KeptCrash.at(crash).facts.campaign
+    return crash.parent.name, ""
 
 
 def _find(chosen: Settings, word: str) -> Path:
@@ -163,7 +178,7 @@ def _find(chosen: Settings, word: str) -> Path:
     from pipeline.vm.capsule import found_in
 
     path = Path(os.path.abspath(word))
-    named = [place for place in _all(chosen) if word in (place.parts[-3], place.parts[-5])]
+    named = [place for place in _all(chosen) if word in _names(chosen, place)]
     found = found_in(path) or named
     if len({place.parents[1] for place in found}) > 1:
         crashes = [str(one.parent) for one in found]
@@ -181,7 +196,7 @@ def _known(chosen: Settings) -> str:
     known = [str(place.parent) for place in _all(chosen)]
     if known:
         return f"there are: {_some(known)}"
-    return f"none is in {chosen.store.campaigns} either, is that the right store? {_MADE_BY}"
+    return f"none is in {chosen.store.root} either, is that the right store? {_MADE_BY}"
 
 
 def _some(paths: list[str]) -> str:

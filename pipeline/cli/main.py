@@ -3,10 +3,12 @@
 Exit codes: 0 done, 2 wrong usage, 10 another process works on it, 20 a file or program is missing, 30 failed, 130
 interrupted, 141 nobody reads its output. `topcoat ssh` ends with the status of the command in the guest, or with 255 if
 there is none, as ssh does. `topcoat plan --check` ends with 1 if anything would run, `topcoat image diff` with 1 if
-anything differs.
+anything differs, `topcoat crash check` with 1 if a crash is there that is new. `topcoat crash repro`, `minimise` and
+`replay` end with 1 if the crash does not come again.
 
 A command that only prints fails if it cannot print. A command that does something (boot, open, stop, force, clean, gc,
-corpus import, export and restore) finishes that even if nobody reads its output.
+corpus import, export and restore, crash repro, minimise, bundle and replay) finishes that even if nobody reads its
+output.
 """
 
 import argparse
@@ -14,7 +16,20 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipeline import settings
-from pipeline.cli import artifacts, boots, campaigns, capsules, corpora, host, images, instances, targets
+from pipeline.cli import (
+    artifacts,
+    boots,
+    campaigns,
+    capsules,
+    corpora,
+    crash_matrix,
+    crash_tries,
+    crashes,
+    host,
+    images,
+    instances,
+    targets,
+)
 from pipeline.cli.luigi_command import shadow_of_tasks
 from pipeline.errors import CommandError, ConnectError, KernelHalted, TopcoatError, empty_value
 from pipeline.host import stdio
@@ -229,6 +244,50 @@ def parser() -> argparse.ArgumentParser:
     restored = about_corpora.add_parser("restore", help="bring back the units that merges took out of a corpus")
     restored.add_argument("fuzzer", metavar="FUZZER", help="its full name, PACKAGE/NAME")
     restored.set_defaults(run=corpora.restore)
+
+    crash = commands.add_parser("crash", help="what crashes there are, in all campaigns, and what is known of each")
+    about_crashes = crash.add_subparsers(dest="about", required=True, metavar="COMMAND")
+    buckets = about_crashes.add_parser("list", help="all buckets: crashes of a fuzzer that are the same")
+    buckets.add_argument(
+        "patterns", metavar="PATTERN", nargs="*", help="of full names, such as 'net/*', or of buckets; default: all"
+    )
+    buckets.add_argument("--json", action="store_true", help="for machines")
+    buckets.set_defaults(run=crashes.list_all)
+    shown = about_crashes.add_parser("show", help="all that is known of one bucket")
+    shown.add_argument("bucket", metavar="BUCKET", help="its name or FUZZER/NAME, or the beginning; or its directory")
+    shown.add_argument("--json", action="store_true", help="for machines")
+    shown.set_defaults(run=crashes.show)
+    for name, run, told in (
+        ("repro", crash_tries.repro, "run the inputs of a bucket again, and tell whether the crash comes again"),
+        ("minimise", crash_tries.minimise, "make the input of a bucket smaller, as long as the crash stays the same"),
+    ):
+        tried = about_crashes.add_parser(name, help=told)
+        tried.add_argument("bucket", metavar="BUCKET", help="as for show")
+        tried.add_argument("--tries", type=int, default=10, metavar="N", help="how often each input is run (10)")
+        tried.add_argument("--json", action="store_true", help="for machines")
+        tried.set_defaults(run=run)
+    regrouped = about_crashes.add_parser("rebucket", help="what another rule would join and split; changes nothing")
+    regrouped.add_argument("--rule", required=True, metavar="RULE", help="default, frames:N or dedup-token")
+    regrouped.add_argument("--diff", action="store_true", help="name the buckets, too")
+    regrouped.add_argument("--json", action="store_true", help="for machines")
+    regrouped.set_defaults(run=crashes.rebucket)
+    bundled = about_crashes.add_parser("bundle", help="write all that others need to see a crash again into a file")
+    bundled.add_argument("bucket", metavar="BUCKET", help="as for show")
+    bundled.add_argument("-o", "--output", required=True, metavar="FILE", help="where it is written")
+    bundled.add_argument("--json", action="store_true", help="for machines")
+    bundled.set_defaults(run=crashes.bundle)
+    replayed = about_crashes.add_parser("replay", help="run what is in a bundle, and tell whether the crash comes here")
+    replayed.add_argument("file", metavar="FILE", help="what topcoat crash bundle has written")
+    replayed.add_argument("--tries", type=int, default=10, metavar="N", help="how often each input is run (10)")
+    replayed.add_argument("--json", action="store_true", help="for machines")
+    replayed.set_defaults(run=crash_tries.replay_bundle)
+    by_build = about_crashes.add_parser("matrix", help="all buckets with all builds: still there, fixed, masked")
+    checked = about_crashes.add_parser("check", help="what the newest builds brought and fixed; 1 if a crash is new")
+    checked.add_argument("--against", metavar="BUILD", help="its label or digest; by default, the build before")
+    for command, run in ((by_build, crash_matrix.matrix), (checked, crash_matrix.check)):
+        command.add_argument("patterns", metavar="PATTERN", nargs="*", help="as of topcoat crash list")
+        command.add_argument("--json", action="store_true", help="for machines")
+        command.set_defaults(run=run)
 
     opened = commands.add_parser(
         "open",

@@ -1,7 +1,9 @@
 """One fuzzer in a guest: its preparation, its runs, and where its files are."""
 
 import logging
+import math
 import os
+import posixpath
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +13,17 @@ from types import MappingProxyType
 from pipeline.builds.build import Build
 from pipeline.builds.targets.options import evaluated
 from pipeline.errors import CommandExited, FuzzerError, TopcoatError
-from pipeline.fuzz.arguments import Arguments
+from pipeline.fuzz.arguments import Arguments, mutable
 from pipeline.fuzz.artifact_scanner import ArtifactScanner
+from pipeline.fuzz.batch import Batch
 from pipeline.fuzz.connector import GuestCommand, GuestConnector
+from pipeline.fuzz.crashes.artifacts import is_crash
 from pipeline.fuzz.flags import of_target
-from pipeline.fuzz.lines import LineEnds
+from pipeline.fuzz.lines import LineEnds, Stage
+from pipeline.fuzz.loop import Runs, RunSplitter
 from pipeline.fuzz.pid_scanner import PidScanner
-from pipeline.fuzz.streams import FuzzerOutput, Scanned
+from pipeline.fuzz.repetition import Repetition, next_seed
+from pipeline.fuzz.streams import FuzzerOutput, Scanned, Staged
 from pipeline.fuzz.styles import Style, style_of
 from pipeline.fuzz.symbolizer import Symbolizer, Writer
 from pipeline.fuzz.targets import FuzzTarget, FuzzTargets
@@ -30,6 +36,7 @@ WAIT_LIMIT = 60.0
 """Seconds that a fuzzer may take to end after the end of its output."""
 
 _NOT_FOUND = 127
+_OF_A_RUN = ("seed", "max_total_time")
 _LOGS = "see what the guest said last: topcoat logs NAME"
 
 
@@ -114,18 +121,108 @@ class Fuzzer:
         arguments = Arguments.parse(words).in_guest()
         note = found and (lambda path: found(self.absolute(path)))
         artifacts = ArtifactScanner(arguments, artifact_directory, note)
-        deadline = None if limit is None else Deadline(limit)
         command = self.style.command(connector, arguments)
         pids = PidScanner(connector.syslog)
         stages = (("PID scanning", LineEnds()), ("PID scanning", pids), ("artifact scanning", artifacts))
+        self._symbolize(connector, command, stages, output, None if limit is None else Deadline(limit))
+        self._wait(connector, command, arguments)
+        return [self.absolute(path) for path in artifacts.artifacts]
+
+    def repeat(
+        self, connector: GuestConnector, words: Sequence[str], repetition: Repetition, runs: Runs, limit: float
+    ) -> None:
+        """Run the fuzzer, and start it again each time that it has crashed, as the repetition says; `runs` follows.
+
+        The seed and the time in `words` do not count. After `limit` seconds for all runs the fuzzer is killed. If a
+        loop in the guest does it, the output has nothing of the guest's log: to fetch that would slow the next run.
+
+        Raises what `run` raises. If a run is on then, it is to blame, and `runs` is not told of its end.
+        """
+        arguments = Arguments.parse(words).in_guest()
+        options = {name: value for name, value in arguments.options.items() if name not in _OF_A_RUN}
+        command = self.style.repeated(connector, replace(arguments, options=options), repetition)
+        if command is None:
+            self._repeat_from_here(connector, words, repetition, runs, limit)
+            return
+        self._follow(connector, command, arguments, repetition, runs, Deadline(limit))
+
+    def _repeat_from_here(
+        self, connector: GuestConnector, words: Sequence[str], repetition: Repetition, runs: Runs, limit: float
+    ) -> None:
+        """See `repeat`: one command for each run, where no shell can do it."""
+        seed, deadline, budget = repetition.seed, Deadline(limit), Deadline(repetition.seconds)
+        for _ in range(repetition.most):
+            own = (f"-seed={seed}", f"-max_total_time={max(1, math.ceil(budget.remaining))}")
+            found = self.run(connector, [*words, *own], runs.begin(), limit=deadline.remaining, found=runs.found)
+            if not runs.end(None) or not any(map(is_crash, map(posixpath.basename, found))) or budget.expired:
+                return
+            seed = next_seed(seed)
+
+    def run_each(self, connector: GuestConnector, words: Sequence[str], batch: Batch, runs: Runs) -> None:
+        """Run the fuzzer on each input of the batch, in a process of its own; `runs` follows.
+
+        If a loop in the guest does it, a run that ends oddly is told as such and the next one is made, and the output
+        has nothing of the guest's log. A run that takes longer than it may is killed, and the loop with it.
+
+        Raises what `run` raises. If a run is on then, it is to blame, and `runs` is not told of its end; those behind
+        it have not begun. They have not either if this returns early: something has ended the loop between two runs.
+        """
+        arguments = Arguments.parse(words).in_guest()
+        in_guest = replace(batch, inputs=[mutable(path) for path in batch.inputs])
+        command = self.style.batched(connector, arguments, in_guest)
+        if command is None:
+            for path in batch.inputs:
+                self.run(connector, [*words, path], runs.begin(), limit=batch.seconds, found=runs.found)
+                if not runs.end(None):
+                    return
+            return
+        deadline = Deadline(batch.seconds)
+        self._follow(connector, command, arguments, batch, _Timed(runs, deadline), deadline)
+
+    def _follow(
+        self,
+        connector: GuestConnector,
+        command: GuestCommand,
+        arguments: Arguments,
+        loop: Repetition | Batch,
+        runs: Runs,
+        deadline: Deadline,
+    ) -> None:
+        """Run a loop in the guest, and have `runs` follow its runs."""
+
+        def prepared(output: Writer) -> Writer:
+            return Staged(
+                (LineEnds(), ArtifactScanner(arguments, None, lambda path: runs.found(self.absolute(path)))), output
+            )
+
+        def judged(status: int) -> FuzzerError | None:
+            return None if self.style.accepts(status, arguments) else self._exited(status, b"")
+
+        splitter = RunSplitter(loop.token, loop.most, runs, prepared, judged, lambda: self._stop(connector))
+        self._symbolize(connector, command, (("reading", LineEnds()),), splitter, deadline)
+        splitter.close()
+        try:
+            self._wait(connector, command, arguments, left=splitter.running)
+        except FuzzerError:
+            if splitter.running or not splitter.begun:
+                raise
+            log.debug("%s: the loop was ended between two runs", self.target.full_name)
+
+    def _symbolize(
+        self,
+        connector: GuestConnector,
+        command: GuestCommand,
+        stages: Sequence[tuple[str, Stage]],
+        output: Writer,
+        deadline: Deadline | None,
+    ) -> None:
+        """Start the command, and pass its output through the stages and the symbolizer. If that fails, end it."""
         source = Scanned(FuzzerOutput(command, self.style.merged), stages)
         try:
             self.symbolizer.symbolize(source, output, deadline)
         except BaseException:
             self._stop(connector)
             raise
-        self._wait(connector, command, arguments)
-        return [self.absolute(path) for path in artifacts.artifacts]
 
     def _stop(self, connector: GuestConnector) -> None:
         """End what the command may have left behind. A failure is logged, so that it hides no other error."""
@@ -134,8 +231,10 @@ class Fuzzer:
         except (OSError, TopcoatError) as error:
             log.warning("%s may still run in the guest: %s", self.target.full_name, one_line(str(error)))
 
-    def _wait(self, connector: GuestConnector, command: GuestCommand, arguments: Arguments) -> None:
-        """Wait for the end of the command, and end what it has left behind. Raises FuzzerError."""
+    def _wait(
+        self, connector: GuestConnector, command: GuestCommand, arguments: Arguments, *, left: bool = True
+    ) -> None:
+        """Wait for the end of the command, and end what it may have `left` behind. Raises FuzzerError."""
         exited: CommandExited | None = None
         try:
             command.wait(WAIT_LIMIT)
@@ -145,24 +244,36 @@ class Fuzzer:
             _kill(command)
             hint = error.hint if isinstance(error, TopcoatError) else _LOGS
             raise FuzzerError(f"failed during wait: {one_line(str(error))}", hint=hint) from error
-        if self.style.leaves:
+        if left and self.style.leaves:
             self._stop(connector)
         if exited and not self.style.accepts(exited.status, arguments):
-            raise self._exited(exited) from exited
+            raise self._exited(exited.status, exited.stderr) from exited
 
-    def _exited(self, error: CommandExited) -> FuzzerError:
-        said = one_line(tail(error.stderr))
+    def _exited(self, status: int, stderr: bytes) -> FuzzerError:
+        said = one_line(tail(stderr))
         about = f" ({said})" if said else ""
-        if error.status == _NOT_FOUND:
+        if status == _NOT_FOUND:
             return FuzzerError(
-                f"failed during wait: unexpected return code: {error.status}: {self.target.full_name} or what runs it"
+                f"failed during wait: unexpected return code: {status}: {self.target.full_name} or what runs it"
                 f" not found{about}",
                 hint="is the fuzzer in the image, and has it been prepared?",
-                detail=tail(error.stderr),
+                detail=tail(stderr),
             )
         return FuzzerError(
-            f"failed during wait: unexpected return code: {error.status}{about}", hint=_LOGS, detail=tail(error.stderr)
+            f"failed during wait: unexpected return code: {status}{about}", hint=_LOGS, detail=tail(stderr)
         )
+
+
+class _Timed:
+    """See Runs: for those who follow runs of which each has the whole time of the deadline."""
+
+    def __init__(self, runs: Runs, deadline: Deadline) -> None:
+        self._runs, self._deadline = runs, deadline
+        self.found, self.end = runs.found, runs.end
+
+    def begin(self) -> Writer:
+        self._deadline.renew()
+        return self._runs.begin()
 
 
 def _kill(command: GuestCommand) -> None:

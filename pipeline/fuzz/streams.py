@@ -11,7 +11,7 @@ from pipeline.errors import FuzzerError, TopcoatError
 from pipeline.fuzz.connector import CommandStream, GuestCommand
 from pipeline.fuzz.line_scanner import LIMIT
 from pipeline.fuzz.lines import Stage
-from pipeline.fuzz.symbolizer import CHUNK, JOIN_LIMIT, ByteStream
+from pipeline.fuzz.symbolizer import CHUNK, JOIN_LIMIT, ByteStream, Writer
 from pipeline.host.deadline import Clock
 from pipeline.host.worker import Worker
 from pipeline.text.printable import one_line
@@ -184,6 +184,31 @@ class Scanned:
                 yield data
         except Exception as error:
             raise _failed(name, error) from error
+
+
+class Staged:
+    """A writer in front of which output passes stages. `flush` ends the stages: nothing may be written after it."""
+
+    def __init__(self, stages: Sequence[Stage], output: Writer) -> None:
+        self._stages, self._output = stages, output
+
+    def write(self, data: bytes, /) -> int:
+        """Take a piece of output. Returns its length."""
+        self._pass_on(iter([data]), self._stages)
+        return len(data)
+
+    def flush(self) -> None:
+        """Pass on what the stages hold back."""
+        for number, stage in enumerate(self._stages):
+            self._pass_on(stage.end(), self._stages[number + 1 :])
+        self._output.flush()
+
+    def _pass_on(self, pieces: Iterator[bytes], stages: Sequence[Stage]) -> None:
+        for piece in pieces:
+            if not stages:
+                self._output.write(piece)
+            else:
+                self._pass_on(stages[0].feed(piece), stages[1:])
 
 
 def _guarded(name: str, stage: Stage, pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -11,7 +11,10 @@ from pipeline.builds.build import Build
 from pipeline.builds.targets.places import IMAGE_FILES
 from pipeline.errors import CommandExited, NotSupported, SettingsError
 from pipeline.fuzz.arguments import MUTABLE, Arguments, mutable
+from pipeline.fuzz.batch import Batch
 from pipeline.fuzz.connector import GuestCommand, GuestConnector
+from pipeline.fuzz.loop import Looped
+from pipeline.fuzz.repetition import Repetition
 from pipeline.fuzz.sanitizers import environment
 from pipeline.fuzz.targets import FuzzTarget
 from pipeline.text.quantity import readable_size
@@ -22,6 +25,9 @@ _FALSE = ("0", "f", "F", "false", "False", "FALSE")
 
 PREPARE_LIMIT = 300.0
 """Seconds that one command of a preparation may take: a package may have to be loaded."""
+
+EMPTY_LIMIT = 60.0
+"""Seconds that it may take to end all processes of a fuzzer and to delete its data: nothing is loaded for it."""
 
 STOP_LIMIT = 30.0
 """Seconds that it may take to end all processes of a fuzzer."""
@@ -39,8 +45,12 @@ _NOTHING_TO_KILL = 255  # killall's exit code
 _ALWAYS = {"G_SLICE": "always-malloc", "NSS_DISABLE_UNLOAD": "1", "NSS_DISABLE_ARENA_FREE_LIST": "1"}
 """Variables by which GLib and NSS leave memory to the sanitizer, as ClusterFuzz sets them."""
 
-_LIBFUZZER = frozenset((0, 1, 70, 71, 77))
-"""libFuzzer's exit codes: all went well, a sanitizer's finding, timeout, out of memory, crash."""
+_CRASHES = frozenset((1, 70, 71, 77))
+"""libFuzzer's exit codes for a sanitizer's finding, timeout, out of memory, crash."""
+
+_LIBFUZZER = _CRASHES | {0}
+_MOST_CODES = 128
+"""A shell tells by this exit code and those above it that a signal has ended a process."""
 
 
 class Style(Protocol):
@@ -60,6 +70,12 @@ class Style(Protocol):
 
     def command(self, connector: GuestConnector, arguments: Arguments) -> GuestCommand:
         """Make the command that runs the fuzzer. The arguments are those of Arguments.in_guest."""
+
+    def repeated(self, connector: GuestConnector, arguments: Arguments, repetition: Repetition) -> GuestCommand | None:
+        """Make the command that runs the fuzzer again and again, see pipeline.fuzz.repetition; None if none can."""
+
+    def batched(self, connector: GuestConnector, arguments: Arguments, batch: Batch) -> GuestCommand | None:
+        """Make the command that runs the fuzzer on each input, see pipeline.fuzz.batch; None if none can."""
 
     def lasting(self) -> "Style":
         """The same style, but a process that a sanitizer would end sleeps instead, until `stop` ends it.
@@ -106,6 +122,12 @@ class V1:
         """See Style."""
         return connector.command("run", self._target.url, *arguments.words)
 
+    def repeated(self, _connector: GuestConnector, _arguments: Arguments, _repetition: Repetition) -> None:
+        """See Style: Fuchsia has no shell that could."""
+
+    def batched(self, _connector: GuestConnector, _arguments: Arguments, _batch: Batch) -> None:
+        """See Style: Fuchsia has no shell that could."""
+
     def lasting(self) -> Style:
         """See Style: it cannot be asked for."""
         raise _cannot_last(self._target)
@@ -151,6 +173,12 @@ class FuzzCtl:
     def command(self, connector: GuestConnector, arguments: Arguments) -> GuestCommand:
         """See Style."""
         return connector.command("fuzz_ctl", "run_libfuzzer", self._target.url, *arguments.words)
+
+    def repeated(self, _connector: GuestConnector, _arguments: Arguments, _repetition: Repetition) -> None:
+        """See Style: Fuchsia has no shell that could."""
+
+    def batched(self, _connector: GuestConnector, _arguments: Arguments, _batch: Batch) -> None:
+        """See Style: Fuchsia has no shell that could."""
 
     def lasting(self) -> Style:
         """See Style: it cannot be asked for."""
@@ -206,8 +234,7 @@ class Linux:
             "LD_LIBRARY_PATH": ":".join(f"{place}{below}" for place in places for below in ("", "/lib")),
         }
         own = target.listed.environment if target.listed else {}
-        chosen = environment(ours, own, variables, lasting=lasting)
-        self._environment = [f"{name}={value}" for name, value in chosen.items()]
+        self._environment = environment(ours, own, variables, lasting=lasting)
 
     def absolute(self, path: str) -> str:
         """See Style: all is in the fuzzer's directory, and data/ means tmp/, as in the other styles."""
@@ -217,10 +244,10 @@ class Linux:
 
     def prepare(self, connector: GuestConnector) -> None:
         """End all processes of the fuzzer, and make its data/ and tmp/ anew."""
-        self.stop(connector)
         data, tmp = (shlex.quote(f"{self._directory}/{name}") for name in ("data", "tmp"))
-        line = f"rm -rf {data} {tmp} && mkdir -p {data} {tmp}"
-        connector.command(line, shell=True).run(PREPARE_LIMIT)
+        # All in one command: each one more takes the guest as long as hundreds of runs
+        line = f"{self._killing}\nrm -rf {data} {tmp} && mkdir -p {data} {tmp}"
+        connector.command(line, shell=True).run(EMPTY_LIMIT)
 
     def command(self, connector: GuestConnector, arguments: Arguments) -> GuestCommand:
         """Make a line for the shell, whose exit codes for what cannot be run are none that a fuzzer has.
@@ -229,9 +256,22 @@ class Linux:
         is dropped.
         """
         program = f"{self._directory}/{self._program}"
-        words = shlex.join(["env", *self._environment, program, *arguments.words])
+        variables = (f"{name}={value}" for name, value in self._environment.items())
+        words = shlex.join(["env", *variables, program, *arguments.words])
         line = f"cd {shlex.quote(self._directory)} 2>&1 || exit 127; exec {words} 2>&1 >/dev/null"
         return connector.command(line, shell=True)
+
+    def repeated(self, connector: GuestConnector, arguments: Arguments, repetition: Repetition) -> GuestCommand:
+        """See Style. The streams are those of `command`."""
+        crashes = {*_CRASHES, *(int(code) for code in self._asked(arguments) if 0 < int(code) < _MOST_CODES)}
+        return connector.command(repetition.script(self._looped(arguments), crashes), shell=True)
+
+    def batched(self, connector: GuestConnector, arguments: Arguments, batch: Batch) -> GuestCommand:
+        """See Style. The streams are those of `command`."""
+        return connector.command(batch.script(self._looped(arguments)), shell=True)
+
+    def _looped(self, arguments: Arguments) -> Looped:
+        return Looped(self._directory, self._program, self._environment, arguments.words)
 
     def lasting(self) -> Style:
         """See Style."""
@@ -239,8 +279,11 @@ class Linux:
 
     def stop(self, connector: GuestConnector) -> None:
         """Kill all processes that run the fuzzer's program or work in its directory: an SSH server need not do that."""
-        line = _KILL.format(directory=shlex.quote(self._directory), program=shlex.quote(self._program))
-        connector.command(line, shell=True).run(STOP_LIMIT)
+        connector.command(self._killing, shell=True).run(STOP_LIMIT)
+
+    @property
+    def _killing(self) -> str:
+        return _KILL.format(directory=shlex.quote(self._directory), program=shlex.quote(self._program))
 
     def shortage(self, connector: GuestConnector) -> str:
         """See Style. A guest whose answer cannot be understood counts as having enough."""
@@ -254,8 +297,12 @@ class Linux:
 
     def accepts(self, status: int, arguments: Arguments) -> bool:
         """Accept the exit codes of libFuzzer, also when it is interrupted, and those that its options set."""
-        asked = {arguments.options.get(name) for name in self._CODES}
-        return status in _LIBFUZZER or status == self._INTERRUPTED or str(status) in asked
+        return status in _LIBFUZZER or status == self._INTERRUPTED or str(status) in self._asked(arguments)
+
+    def _asked(self, arguments: Arguments) -> set[str]:
+        """The exit codes for crashes that libFuzzer's options set."""
+        codes = (arguments.options.get(name, "") for name in self._CODES)
+        return {code for code in codes if re.fullmatch(r"\d{1,3}", code)}
 
 
 # A fuzzer that starts others, as -jobs does, may start one more during the search; hence again until none is found

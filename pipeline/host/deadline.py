@@ -35,6 +35,10 @@ class Deadline:
         """The shorter of `seconds` and what remains: the limit for one step of a longer wait."""
         return min(seconds, self.remaining)
 
+    def renew(self) -> None:
+        """Begin anew: let it be the moment `seconds` from now."""
+        self.started = self._clock()
+
 
 class Patience(Deadline):
     """A deadline of `seconds` that is extended by excused time, but to `most` seconds in all.

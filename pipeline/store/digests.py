@@ -14,6 +14,9 @@ from typing import Any
 
 BLOCK = 65536
 
+SHOWN = 12
+"""How many digits of a digest people are shown."""
+
 _CHUNK = 2 << 20  # two of them fit the processor's cache: chunks of 8 MiB are hashed at half the speed
 _LARGE = 1 << 20  # below this size, threads do not pay
 _ZEROS = bytes(BLOCK)
@@ -47,6 +50,12 @@ def digest_of_text(text: str) -> str:
     from blake3 import blake3
 
     return f"b3:{blake3(text.encode(errors='surrogateescape')).hexdigest()}"
+
+
+def shortened(digest: str) -> str:
+    """The beginning of a digest, which is enough for people: its kind and twelve digits. Other texts stay."""
+    kind, colon, digits = digest.partition(":")
+    return f"{kind}:{digits[:SHOWN]}" if colon and len(kind) <= len("b3s") else digest
 
 
 def threads() -> int:

@@ -8,11 +8,13 @@ fails or is killed at any moment. Until then the disk must have room for both.
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.host.faults import host_faults
 from pipeline.host.trust import make_private
@@ -66,6 +68,26 @@ def _publishing(targets: Sequence[Path], replace: Callable[[Path, Path], object]
         finally:
             with suppress(OSError):  # the next publish removes what stays
                 _clear(work)
+
+
+@contextmanager
+def writing_out(target: Path) -> Iterator[BinaryIO]:
+    """Yield a stream for a file that is for the user; when the body ends well, it becomes `target`, and is on disk.
+
+    It is for places outside of the store: no lock is taken, and nothing is left beside the file, unless the process is
+    killed. When the body fails, `target` is as before. Raises StoreError if it cannot be written.
+    """
+    with host_faults(f"writing {target.name}", "file"):
+        made = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+        try:
+            with made.open("xb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            made.replace(target)
+            sync_one(target.parent)
+        finally:
+            made.unlink(missing_ok=True)
 
 
 def _replace(made: Path, target: Path) -> None:
@@ -143,10 +165,15 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def publish_json(target: Path, value: object, mode: int = 0o644) -> None:
-    """Write `value` as indented JSON with sorted keys and a final newline, as `publish_bytes` does."""
+    """Write `value` as `as_json` does, and as `publish_bytes` writes it."""
+    publish_bytes(target, as_json(value), mode)
+
+
+def as_json(value: object) -> bytes:
+    """`value` as indented JSON with sorted keys and a final newline."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     # Paths need not be UTF-8: written as JSON escapes, their bytes come back as they were
-    publish_bytes(target, text.encode(errors="backslashreplace"), mode)
+    return text.encode(errors="backslashreplace")
 
 
 def remove(*targets: Path) -> None:

@@ -29,6 +29,11 @@ def readable_size(size: int) -> str:
     return f"{value:.1f} {unit}" if value < 10 and unit in ("GiB", "TiB") else f"{value:.0f} {unit}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as `1 byte` or `1,024 bytes`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def parse_duration(text: str, least: float = 0.0) -> float:
     """Parse a duration into seconds. A suffix s, m, h or d is the unit; without one it is seconds.
 

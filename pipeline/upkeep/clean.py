@@ -1,7 +1,7 @@
 """Deleting what can be made again from a store: images, templates, the Linux guest's parts, caches.
 
-Keys, corpora, campaigns, instances and their logs are never touched, nor anything that a guest runs on or that somebody
-is making. Lock files stay: deleting one would let two processes hold it. What belongs to nobody is for
+Keys, corpora, crashes, campaigns, instances and their logs are never touched, nor anything that a guest runs on or that
+somebody is making. Lock files stay: deleting one would let two processes hold it. What belongs to nobody is for
 pipeline.upkeep.gc.
 """
 

@@ -1,6 +1,7 @@
 """`topcoat gc`: reclaims what belongs to nobody, which killed processes and ended guests have left behind.
 
-It also removes what was kept for its time: logs, and units that merges took out of corpora. Only what belongs to the
+It also removes what was kept for its time: logs, units that merges took out of corpora, and files of targets that no
+crash needs any more. Only what belongs to the
 given store counts. What lives, or is worked on, is never touched. What can be made again, such as images, is for
 `topcoat clean`.
 """
@@ -15,7 +16,7 @@ from pipeline.fuzz.corpus import CorpusLimits
 from pipeline.host.faults import host_faults
 from pipeline.host.locks import is_locked
 from pipeline.settings import KEEP_LOGS, Store
-from pipeline.upkeep import corpora, directories, processes, remains
+from pipeline.upkeep import corpora, crashes, directories, processes, remains
 from pipeline.upkeep.leftover import Kind, Leftover, Spared
 from pipeline.vm.instance import Instance
 
@@ -51,6 +52,7 @@ def items(store: Store, keep_logs: float = KEEP_LOGS, limits: CorpusLimits | Non
         "instances": partial(directories.items, store, dead, keep_logs),
         "remains": partial(remains.items, store, idle),
         "units": partial(corpora.items, store, limits or CorpusLimits()),
+        "files of targets": partial(crashes.items, store),
     }
     found = [item for what, look in looks.items() for item in _seen(what, look)]
     whole = {item.what for item in found if item.kind == "logs"}

@@ -10,7 +10,7 @@ from typing import Literal
 from pipeline.errors import InstanceBusy
 from pipeline.host.locks import locked
 
-Kind = Literal["process", "disk", "logs", "remains", "units"]
+Kind = Literal["process", "disk", "logs", "remains", "units", "files"]
 """What a leftover is.
 
 process  a QEMU that a killed boot, or a killed user of the pool, has left behind, and the disk, sockets and
@@ -19,6 +19,7 @@ disk     what an instance that has ended needed while it ran: its overlay, handl
 logs     the whole directory of an instance that has ended long ago
 remains  the unfinished work of a killed process
 units    units that a merge took out of a corpus, and that are not kept any longer
+files    files of targets that were kept for crashes which are gone
 """
 
 _PATIENCE = 1.0  # seconds; whoever only asks whether a lock is held, such as another gc, holds it for a moment

@@ -22,7 +22,9 @@ def items(store: Store, instances: Sequence[Instance]) -> Iterator[Leftover]:
     for place in (store.keys, store.all_images, store.all_templates, store.demo, store.targets, store.cache):
         for path in _find(place):
             yield from _items(store, path, _locks(place, path))
-    for crashes in sorted(store.campaigns.glob("*/crashes")):
+    for path in _find(store.crashes):
+        yield from _items(store, path, _locks(store.crashes, path))
+    for crashes in sorted(store.campaigns.glob("*/crashes")):  # of older versions of Topcoat
         for path in _find(crashes):
             yield from _items(store, path, [crashes, crashes / CAPSULE])
     for instance in instances:

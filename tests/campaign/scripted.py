@@ -1,5 +1,6 @@
 """Guests of a script, with a clock of their own: what a real guest cannot be made to do when it is wanted."""
 
+import math
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -11,6 +12,9 @@ from pathlib import Path
 from pipeline.campaign.guest_fuzzer import CORPUS, MERGED
 from pipeline.campaign.guests import Guest, GuestWorkspace
 from pipeline.errors import BootError, CommandError, FuzzerError, FuzzerTimeout, TransferRefused
+from pipeline.fuzz.batch import Batch
+from pipeline.fuzz.loop import Runs
+from pipeline.fuzz.repetition import Repetition, next_seed
 from pipeline.fuzz.symbolizer import Writer
 from pipeline.vm.capsule import FACTS, CrashedProcess
 from pipeline.vm.lease import Boot
@@ -93,6 +97,8 @@ class World:
     found: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """All units that any fuzzer ever wrote, by fuzzer."""
     runs: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    """The fuzzers of all commands that run one again and again."""
     merged_part: float = 0.5
     """Of the units that a merge keeps."""
     unbootable: int = 0
@@ -169,19 +175,13 @@ class ScriptedSite:
     def alive(self) -> bool:
         return self._guest.lives
 
-    def run(
-        self,
-        words: Sequence[str],
-        output: Writer,
-        limit: float,
-        found: Callable[[str], object],
-        *,
-        lasting: bool = False,
-    ) -> None:
+    def run(self, words: Sequence[str], output: Writer, limit: float) -> None:
+        self._run(words, output, lambda _: None)
+
+    def _run(self, words: Sequence[str], output: Writer, found: Callable[[str], object]) -> None:
         self._answer()
         world, behaviour = self._world, self._world.behaviours.get(self._fuzzer, Behaviour())
         world.runs.append((self._fuzzer, tuple(words)))
-        self._lasting = lasting
         if world.on_run:
             world.on_run(self._fuzzer)
         output.write(behaviour.said)
@@ -200,6 +200,26 @@ class ScriptedSite:
             self._crash(behaviour, output)
             return
         self._fuzz(behaviour, float(options["max_total_time"]), options, output, found)
+
+    def repeat(
+        self, words: Sequence[str], repetition: Repetition, runs: Runs, limit: float, *, lasting: bool = False
+    ) -> None:
+        """As from the host: see Fuzzer."""
+        self._lasting = lasting
+        self._world.commands.append(self._fuzzer)
+        clock, seed, over = self._world.clock, repetition.seed, self._world.clock() + repetition.seconds
+        for _ in range(repetition.most):
+            own = (f"-seed={seed}", f"-max_total_time={max(1, math.ceil(over - clock()))}")
+            self._run([*words, *own], runs.begin(), runs.found)
+            if not runs.end(None) or not self._world.behaviours.get(self._fuzzer, Behaviour()).crash or clock() >= over:
+                return
+            seed = next_seed(seed)
+
+    def run_each(self, words: Sequence[str], batch: Batch, runs: Runs) -> None:
+        """As from the host: see Fuzzer."""
+        for path in batch.inputs:
+            self.run([*words, path], runs.begin(), batch.seconds)
+            runs.end(None)
 
     def _fuzz(
         self,

@@ -59,15 +59,7 @@ class Fuzzer(ScriptedSite):
         super().push(files, directory)
         self.pushed(self.files[directory])
 
-    def run(
-        self,
-        words: Sequence[str],
-        output: Writer,
-        limit: float,
-        found: Callable[[str], object],
-        *,
-        lasting: bool = False,
-    ) -> None:
+    def run(self, words: Sequence[str], output: Writer, limit: float) -> None:
         self.calls.append(" ".join(words))
         self._answer()
         if "-merge=1" in words:

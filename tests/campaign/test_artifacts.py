@@ -32,7 +32,7 @@ def stored(bench: Bench) -> bytes:
     """The input of the one crash, after a campaign of one slice."""
     runner = bench.runner(bench.definition(plan(seconds=20)))
     runner.run()
-    (directory,) = (runner.directory / "crashes").glob("*/1")
+    (directory,) = (bench.store.crashes / A).glob("*/1")
     content = (directory / "input").read_bytes()
     facts = json.loads((directory / "crash.json").read_bytes())
     assert (facts["size"], facts["sha256"]) == (len(content), sha256(content).hexdigest())

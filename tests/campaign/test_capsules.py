@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.campaign import capsules, guests
+from pipeline.campaign import guests
 from pipeline.campaign.ledger import Benched, Crashed, Ended, Started
 from pipeline.errors import StoreError
 from pipeline.vm.capsule import FACTS, NAME, CrashedProcess
@@ -25,7 +25,7 @@ def keeping(bench: Bench) -> Bench:
 
 
 def kept(bench: Bench) -> list[str]:
-    return sorted(capsules.of_buckets(bench.store.campaigns / "nightly").values())
+    return sorted(str(file.parent.relative_to(bench.store.crashes)) for file in bench.store.crashes.rglob(FACTS))
 
 
 def test_the_first_crash_of_a_bucket(keeping: Bench) -> None:
@@ -34,7 +34,7 @@ def test_the_first_crash_of_a_bucket(keeping: Bench) -> None:
     assert len(crashes) == 3
     assert [crash.new for crash in crashes] == [True, False, False]
     assert keeping.world.captured == [CrashedProcess(A, 118)]
-    assert kept(keeping) == [f"crashes/{crashes[0].group}/1/{NAME}"]
+    assert kept(keeping) == [f"{A}/{crashes[0].group}/1/{NAME}"]
 
 
 def test_one_that_sleeps_is_ended_and_its_time_is_that_of_the_crash(keeping: Bench) -> None:
@@ -84,7 +84,7 @@ def test_no_more_than_may_be(keeping: Bench, caplog: pytest.LogCaptureFixture) -
     assert len({crash.group for crash in keeping.of(Crashed)}) == 2
     assert len(kept(keeping)) == 1
     (told,) = [record.message for record in caplog.records if "no more capsules are made" in record.message]
-    assert told.endswith("/nightly/crashes has 1; to have more, raise [campaign] capsule_count, or delete some")
+    assert told.endswith("/crashes has 1; to have more, raise [campaign] capsule_count, or delete some")
 
 
 @pytest.mark.parametrize("error", [NotCapturedError("it is too large"), StoreError("full", hint="free some space")])
@@ -123,13 +123,13 @@ def test_the_same_crash_again_is_as_good_as_another(keeping: Bench) -> None:
     keeping.chosen = replace(keeping.chosen, capsule="first")
     keeping.run(keeping.definition(plan(seconds=3, slice_=1)))
     (crash,) = {entry.group for entry in keeping.of(Crashed)}
-    assert kept(keeping) == [f"crashes/{crash}/1/{NAME}"]
+    assert kept(keeping) == [f"{A}/{crash}/1/{NAME}"]
 
 
 def test_what_was_left_half_made_is_removed(keeping: Bench) -> None:
     definition = keeping.definition(plan(seconds=1, slice_=1))
     keeping.run(definition)
-    crash = keeping.store.campaigns / "nightly" / Path(kept(keeping)[0]).parent
+    crash = keeping.store.crashes / Path(kept(keeping)[0]).parent
     half, other = crash / f".{NAME}.abcd1234.tmp", crash / ".else.abcd1234.tmp"
     for work in (half, other):
         work.mkdir()
@@ -168,7 +168,7 @@ def test_one_that_is_there_is_never_replaced(keeping: Bench) -> None:
     definition = keeping.definition(plan(seconds=2, slice_=2))
     keeping.run(definition)
     (there,) = kept(keeping)
-    file = keeping.store.campaigns / "nightly" / there / FACTS
+    file = keeping.store.crashes / there / FACTS
     file.write_text("the first")
     keeping.run(keeping.definition(plan(seconds=4, slice_=2)))
     assert len(keeping.world.captured) == 1

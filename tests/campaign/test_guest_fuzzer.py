@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.campaign.guest_fuzzer import CORPUS, MERGED, OverSsh
 from pipeline.errors import CommandError, ConnectError, FuzzerError, StoreError
+from pipeline.fuzz.batch import Batch
 from pipeline.fuzz.fuzzer import Fuzzer
 from pipeline.fuzz.styles import Linux
 from pipeline.fuzz.targets import FuzzTarget
@@ -21,6 +22,7 @@ from pipeline.settings import Timeouts
 from pipeline.ssh.connector import Connector
 from tests.fakes import sshd
 from tests.fuzz.fakes import SYMBOLIZER
+from tests.fuzz.loops import Followed
 from tests.ssh.conftest import PROMPT, connector, here, key, make, root, server, tree, way
 from tests.waiting import SOON
 
@@ -176,7 +178,7 @@ class TestFiles:
 class TestRuns:
     def test_a_run_under_way_ends_when_another_thread_stops_it(self, guest_fuzzer: OverSsh, fuzzer: Path) -> None:
         said = Said()
-        worker = Worker("fuzzer", lambda: guest_fuzzer.run(["data/corpus"], said, 60, print))
+        worker = Worker("fuzzer", lambda: guest_fuzzer.run(["data/corpus"], said, 60))
         assert said.begun.wait(SOON), worker.failure
         make(fuzzer, {"tmp/corpus/unit": b"unit"})
         guest_fuzzer.stop()
@@ -188,11 +190,15 @@ class TestRuns:
     def test_to_stop_what_does_not_run_is_no_error(self, guest_fuzzer: OverSsh) -> None:
         guest_fuzzer.stop()
 
-    def test_what_is_found_is_told_by_its_path_in_the_guest(self, guest_fuzzer: OverSsh, fuzzer: Path) -> None:
-        (fuzzer / "pkg/bar").write_text("#!/bin/sh\necho 'Test unit written to tmp/crash-1' >&2; exit 77\n")
-        found: list[str] = []
-        guest_fuzzer.run(["data/corpus"], Said(), 60, found.append)
-        assert found == [f"{fuzzer}/tmp/crash-1"]
+    def test_it_is_run_once_on_each_input(self, guest_fuzzer: OverSsh, fuzzer: Path, given: dict[str, Path]) -> None:
+        """Whatever the names of the inputs are."""
+        (fuzzer / "pkg/bar").write_text('#!/bin/sh\nexec >&2; for input; do :; done; cat "$input"; exit 77\n')
+        names = [name for name in ODD if name not in (" ", "-rf")]
+        guest_fuzzer.push({name: given[name] for name in names}, CORPUS)
+        followed = Followed()
+        guest_fuzzer.run_each(["-runs=1"], Batch([f"{CORPUS}/{name}" for name in names], 60), followed)
+        assert followed.runs == [f"content of {name}\n".encode() for name in names]
+        assert (set(followed.errors), followed.open) == ({""}, False)
 
     def test_it_has_the_files_that_were_pushed(
         self, guest_fuzzer: OverSsh, fuzzer: Path, given: dict[str, Path]
@@ -200,7 +206,7 @@ class TestRuns:
         (fuzzer / "pkg/bar").write_text("#!/bin/sh\nls tmp/corpus | wc -l >&2\n")
         guest_fuzzer.push({name: given[name] for name in ODD[:3]}, CORPUS)
         said = Said()
-        guest_fuzzer.run(["-runs=1", CORPUS], said, 60, print)
+        guest_fuzzer.run(["-runs=1", CORPUS], said, 60)
         assert said.getvalue().startswith(b"3\n")
 
 

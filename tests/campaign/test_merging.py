@@ -3,7 +3,7 @@
 import os
 import threading
 import tracemalloc
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -297,9 +297,9 @@ def test_it_has_a_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[float] = []
     run = bench.guest_fuzzer.run
 
-    def limited(words: Sequence[str], output: Writer, limit: float, found: Callable[[str], object]) -> None:
+    def limited(words: Sequence[str], output: Writer, limit: float) -> None:
         limits.append(limit)
-        run(words, output, limit, found)
+        run(words, output, limit)
 
     monkeypatch.setattr(bench.guest_fuzzer, "run", limited)
     bench.merge()

@@ -1,6 +1,6 @@
 """What no merge may ever lose, with a fuzzer whose units cover what their bytes say."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,15 +50,7 @@ class LibFuzzer(ScriptedSite):
         super().__init__(world, guest, FUZZER)
         self._nature = nature
 
-    def run(
-        self,
-        words: Sequence[str],
-        output: Writer,
-        limit: float,
-        found: Callable[[str], object],
-        *,
-        lasting: bool = False,
-    ) -> None:
+    def run(self, words: Sequence[str], output: Writer, limit: float) -> None:
         options = dict(word[1:].partition("=")[::2] for word in words if word.startswith("-"))
         longest = int(options["max_len"])
         corpus = [content[:longest] for content in self.files[CORPUS].values() if content]

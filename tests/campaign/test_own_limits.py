@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.campaign.attempt import Attempt
 from pipeline.campaign.crash_intake import Places
 from pipeline.campaign.failures import Failures
 from pipeline.campaign.guest_fuzzer import CORPUS
 from pipeline.campaign.ledger import Crashed, Ended, LedgerEntry, Subject
 from pipeline.campaign.plan.definition import FuzzerPlan
+from pipeline.campaign.supervised import SupervisedSlice
 from pipeline.campaign.work import Work
 from pipeline.fuzz.corpus import Corpus
 from pipeline.fuzz.corpus.files import name_of
@@ -53,9 +53,12 @@ def test_it_is_taken_from_a_guest_that_has_it(bench: Bench, tmp_path: Path) -> N
     root, guest, work = bench.store.root, ScriptedGuest(bench.world, "i0", "boot"), hasty()
     (given := tmp_path / "given").write_bytes(SLOW)
     guest.workspace(A).guest_fuzzer.push({name_of(SLOW): given}, CORPUS)
+    guest.workspace(A).used = True
     noted: list[LedgerEntry] = []
     places = Places(Corpus.of(root, A), CrashStore(root), Failures(root), noted.append, frozenset({name_of(SLOW)}))
-    attempt = Attempt(Work(Subject(A, "", ""), work, 2, 1, 20, None, 1), guest, places, CHOSEN, bench.world.clock)
+    attempt = SupervisedSlice(
+        Work(Subject(A, "", ""), work, 2, 1, 20, None, 1), guest, places, CHOSEN, bench.world.clock
+    )
     assert attempt.run().result == "done"
 
 

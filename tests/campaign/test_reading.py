@@ -14,7 +14,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.campaign import ledger, reading
-from pipeline.campaign.attempt import Attempt
 from pipeline.campaign.display import Lines, Reporter
 from pipeline.campaign.ledger import Ended, Harvested, LedgerEntry, Opened, Proved, Subject
 from pipeline.campaign.plan.definition import Definition
@@ -22,6 +21,7 @@ from pipeline.campaign.proofs import Claim, Proofs
 from pipeline.campaign.runner import Runner
 from pipeline.campaign.schedule import Only
 from pipeline.campaign.status import Author, Status
+from pipeline.campaign.supervised import SupervisedSlice
 from pipeline.errors import BootError, CampaignBusy, InstanceBusy, NotProved, StoreError
 from pipeline.settings import CampaignSettings
 from tests.campaign.bench import A, B, Bench, C, Killed, interrupted, kill, plan
@@ -257,10 +257,12 @@ def test_crashes_of_earlier_builds_are_counted_by_themselves(bench: Bench) -> No
     bench.builds[A] = "new"
     bench.run(bench.definition(plan(A, seconds=10)))
     found = reading.read(directory(bench))
-    (slug,) = found.state.crashes(found.present)
-    assert found.state.crashes(found.present)[slug] == 2
-    (group,) = bench.runner(bench.definition(plan(A))).buckets()
-    assert group.count == 14
+    (crashes,) = (found.state.fuzzer_state(subject).crashes for subject in found.present)
+    assert list(crashes.values()) == [2]
+    again = bench.runner(bench.definition(plan(A)))
+    again.run()
+    (bucket,) = again.buckets()
+    assert (bucket.bucket.count, bucket.present, bucket.earlier, bucket.state) == (24, 12, 12, "known")
 
 
 class TestCanary:
@@ -379,13 +381,13 @@ class TestBusy:
     ) -> None:
         """Whoever goes on with it must be able to tell that it need only wait."""
         seen: list[str] = []
-        halt = Attempt.halt
+        halt = SupervisedSlice.halt
 
-        def halted(attempt: Attempt) -> None:
+        def halted(supervised: SupervisedSlice) -> None:
             seen.append(told(bench).state)
-            halt(attempt)
+            halt(supervised)
 
-        monkeypatch.setattr(Attempt, "halt", halted)
+        monkeypatch.setattr(SupervisedSlice, "halt", halted)
         with pytest.raises(KeyboardInterrupt):
             bench.runner(bench.definition(plan(A))).run(reporting(bench, interrupted), 0.01)
         assert set(seen) <= {"stopped"}

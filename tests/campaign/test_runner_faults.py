@@ -25,9 +25,15 @@ class TestFaults:
         runner.run()
         assert bench.fuzzer_state(A, plan()).seconds == 60
         assert {entry.result for entry in bench.of(Ended)} == {"crash"}
-        (group,) = runner.buckets()
-        assert (group.count, list(group.fuzzers)) == (12, [A])
-        (kept,) = (runner.directory / "crashes").glob("*/*/input")
+        (found,) = runner.buckets()
+        assert (found.bucket.count, found.bucket.fuzzer, found.state, found.present, found.earlier) == (
+            *(12, A, "new"),
+            *(12, 0),
+        )
+        assert {name: seen.count for name, seen in found.bucket.campaigns.items()} == {"nightly": 12}
+        assert {name: seen.count for name, seen in found.bucket.builds.items()} == {"build": 12}
+        (kept,) = (bench.store.crashes / A).glob("*/*/input")
+        assert kept.parents[1] == found.directory
         assert kept.read_bytes() == b"boom"
 
     def test_a_crash_is_stored_when_it_is_reported_before_the_fuzzer_ends(self, bench: Bench) -> None:
@@ -77,7 +83,7 @@ class TestFaults:
         told = [[word for word in words if word.startswith("-dict=")] for words in ran]
         assert told[0] == ["-dict=pkg/a.dict"]
         assert {tuple(one) for one in told[1:]} == {("-dict=data/dictionary",)}
-        assert all(words[-1] == "pkg/corpus" for words in ran)
+        assert all([word for word in words if not word.startswith("-")][-1] == "pkg/corpus" for words in ran)
 
     def test_a_guest_that_dies_is_replaced_and_the_fuzzer_benched_in_the_end(self, bench: Bench) -> None:
         bench.world.behaviours[A] = Behaviour(fate="dies", after=2)
@@ -214,7 +220,7 @@ class TestFaults:
         bench.world.behaviours[A] = Behaviour(said=b"x" * (1 << 24), crash="boom", after=30)
         runner = bench.runner(bench.definition(plan(seconds=20)))
         runner.run()
-        (output,) = (runner.directory / "crashes").glob("*/*/output.txt")
+        (output,) = bench.store.crashes.glob("*/*/*/*/output.txt")
         assert output.stat().st_size < 10_000
 
     def test_interrupted_it_takes_in_what_runs_and_goes_on_later(self, bench: Bench) -> None:

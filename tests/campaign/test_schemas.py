@@ -16,7 +16,7 @@ from pipeline.campaign.ledger import Point, Result
 from pipeline.campaign.plan import definition
 from pipeline.campaign.plan.definition import Budget, Definition, FuzzerPlan
 from pipeline.campaign.status import Activity, Author, CampaignState, FuzzerStatus, Status
-from pipeline.fuzz.crashes.store import Bucket
+from pipeline.fuzz.crashes.crash import State
 from pipeline.settings import Allocation, CampaignSettings
 from pipeline.store.publish import publish_json
 from tests.campaign import test_status
@@ -33,7 +33,7 @@ WORDS = {
 }
 """Of JSON Schema: a validator takes no offence at one that is misspelled."""
 
-BY_NAME = {"crashes", "curve", "failed", "fuzzers", "lost", "options", "results", "why"}
+BY_NAME = {"builds", "campaigns", "crashes", "curve", "failed", "fuzzers", "lost", "options", "results", "why"}
 """Objects under these names have some names and not others, as the campaign went."""
 
 Place = tuple[str | int, ...]
@@ -163,7 +163,9 @@ class Watched:
         runner.run()
         stands = runner.status()
         validator(STATUS)(self._written(stands.encode()))
-        encoded = result.encode(stands, runner.definition, runner.state, runner.subjects, runner.buckets(), {})
+        encoded = result.encode(
+            stands, runner.definition, runner.state, runner.subjects, runner.buckets(), self._directory
+        )
         return self._written(encoded)
 
 
@@ -181,7 +183,7 @@ class TestRuns:
         assert whole["definition"]["fuzzers"][2]["budget"] == {"runs": 50_000}
         assert whole["boots"]["failed"] == {"panic": 1}
         assert {"boot failed: panic", "boots", "before and after runs"} <= set(whole["lost"])
-        assert [group["count"] for group in whole["crashes"]] == [12]
+        assert [bucket["count"] for bucket in whole["crashes"]] == [12]
         assert {"waiting", "running", "merging"} <= watched.states
 
     def test_a_canary_that_is_not_found(self, tmp_path: Path) -> None:
@@ -210,7 +212,8 @@ class TestDrift:
             ((CAMPAIGN, "definition"), {field.name for field in fields(Definition)} | {"schema"}),
             ((CAMPAIGN, "plan"), {field.name for field in fields(FuzzerPlan)} | {"digest"}),
             ((CAMPAIGN, "fuzzer"), set(test_status.result()["fuzzers"]["p/a"])),
-            ((CAMPAIGN, "group"), {field.name for field in fields(Bucket)} | {"directory", "present", "capsule"}),
+            ((CAMPAIGN, "bucket"), set(test_status.result()["crashes"][0])),
+            ((CAMPAIGN, "often"), {"first_seen", "last_seen", "count"}),
             ((CAMPAIGN, "boots"), set(test_status.result()["boots"])),
         ],
     )
@@ -227,6 +230,7 @@ class TestDrift:
         assert part(STATUS)["properties"]["state"]["enum"] == list(get_args(CampaignState))
         assert part(STATUS, "fuzzer")["properties"]["state"]["enum"] == list(get_args(Activity))
         assert part(CAMPAIGN, "definition")["properties"]["allocation"]["enum"] == list(get_args(Allocation))
+        assert part(CAMPAIGN, "bucket")["properties"]["state"]["enum"] == list(get_args(State))
         assert set(part(CAMPAIGN, "results")["properties"]) == set(get_args(Result))
         assert set(part(STATUS, "budget")["properties"]) == {field.name for field in fields(Budget)}
 
@@ -299,7 +303,9 @@ class TestRefused:
             (("fuzzers", "p/a", "crashes"), {"../up": 1}),
             (("fuzzers", "p/a", "curve", 0), [1.0, 50, 2, 3]),
             (("fuzzers", "p/a", "curve", 0), [1.0, 50, 2, 3, 4, 5]),
-            (("crashes", 0, "directory"), "crashes/../.."),
+            (("crashes", 0, "directory"), "crashes/../../segv-f-00"),
+            (("crashes", 0, "directory"), "crashes/segv-f-00"),
+            (("crashes", 0, "state"), "old"),
             (("lost",), {"tea": 1.0}),
             (("lost",), {"canary": -1.0}),
         ],

@@ -17,7 +17,7 @@ from pipeline.campaign.ledger import (
     Started,
     Subject,
 )
-from pipeline.campaign.state import State
+from pipeline.campaign.state import MOST_POINTS, State
 
 A, B = Subject("p/a", "build", "plan"), Subject("p/b", "build", "plan")
 OPENED = Opened("host", 1, {})
@@ -38,6 +38,16 @@ def ended(
 ) -> Ended:
     curve = ((1.0, 100, 1, 2, 1), (seconds, 1000, 2, features, 1))
     return Ended(subject, number, attempt, result, "why", seconds, 1000, 2, features, 7, added, 40, curve)
+
+
+def test_attempts_at_one_slice_are_one_gain_and_the_curve_stays_short() -> None:
+    """A fuzzer that crashes four times a second: its last three attempts would tell of less than a second."""
+    state = State.of(ended(1 + attempt // 500, attempt, 0.25, "crash", attempt) for attempt in range(1, 1501))
+    fuzzer_state = state.fuzzer_state(A)
+    assert [(gain.slice, gain.features) for gain in fuzzer_state.gains] == [(2, 500), (3, 500), (4, 1)]
+    assert fuzzer_state.gains[0].seconds == pytest.approx(125)
+    assert len(fuzzer_state.curve) <= MOST_POINTS
+    assert fuzzer_state.curve[-1][3] == 1500
 
 
 def test_attempts_add_up() -> None:

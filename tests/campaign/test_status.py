@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from pipeline.campaign.display import FILE_EVERY, Lines, Reporter, headline
+from pipeline.campaign.found import FoundBucket
 from pipeline.campaign.ledger import Booted, Crashed, Ended, Proved, Started, Subject
 from pipeline.campaign.plan.definition import Budget, Definition, FuzzerPlan
 from pipeline.campaign.result import encode, summary, table
 from pipeline.campaign.state import FuzzerState, State
 from pipeline.campaign.status import Author, FuzzerStatus, LiveAttempt, Status, of_fuzzer
 from pipeline.campaign.subjects import Subjects
-from pipeline.fuzz.crashes.store import Bucket
+from pipeline.fuzz.crashes.bucket import Bucket, Seen
 from pipeline.fuzz.stats import Stats
 
 MANUAL = (Path(__file__).parents[2] / "docs/campaign.md").read_text()
@@ -38,7 +39,14 @@ FUZZER = FuzzerStatus(
 AUTHOR = Author("bot-7", 4711, "2026-11-25T13:58:00Z", 815, "85b7")
 STATUS = Status("nightly", "running", True, "", 2, 1, 2, 0, (FUZZER,), AUTHOR, "2026-11-25T14:00:00Z")
 SEEN = ("2026-11-25T14:00:00Z", "2026-11-25T14:01:00Z")
-GROUP = Bucket("segv-trap_door-cc9d", "SEGV", ("trap_door",), *SEEN, 11, ("p/a",))
+OFTEN = Seen(*SEEN, 11)
+BUCKET = Bucket(
+    *("p/a", "segv-trap_door-cc9d", "SEGV", ("trap_door",), "default/1", *SEEN, 11),
+    builds={"b3:build": OFTEN},
+    campaigns={"nightly": OFTEN},
+)
+PLACE = Path("/out/crashes/p/a") / BUCKET.slug
+FOUND = FoundBucket(BUCKET, "new", 11, 0, PLACE, None)
 FROZEN: dict[str, Any] = {
     "boots": 2,
     "executions": 1234567,
@@ -106,24 +114,25 @@ def result() -> dict[str, Any]:
             Booted("pool-1", "", 4.0, "there was none", "panic"),
             Proved("host", "b3:whole", True, "", 3.0),
             Started(subject, 1, 1, "pool-0", "boot", 1, ()),
-            Crashed(subject, 1, 1, GROUP.slug, True, "00"),
-            Ended(subject, 1, 1, "crash", GROUP.slug, 7.5, 100, 2, 3, 4, 1, 40, ((1.0, 50, 2, 3, 4),)),
+            Crashed(subject, 1, 1, BUCKET.slug, True, "00"),
+            Ended(subject, 1, 1, "crash", BUCKET.slug, 7.5, 100, 2, 3, 4, 1, 40, ((1.0, 50, 2, 3, 4),)),
         ]
     )
     subjects = Subjects({"p/a": subject}, "b3:whole")
     definition = Definition("nightly", 1, "gain", (plan,))
-    return encode(STATUS, definition, state, subjects, [GROUP], {GROUP.slug: f"crashes/{GROUP.slug}/1/capsule"})
+    found = replace(FOUND, present=1, capsule=PLACE / "1/capsule")
+    return encode(STATUS, definition, state, subjects, [found], Path("/out"))
 
 
 def test_a_frozen_result() -> None:
     whole = result()
-    assert whole["schema"] == 2
+    assert whole["schema"] == 3
     assert whole["fuzzers"] == {
         "p/a": {
             "build": "b3:build",
             "plan": "b3:plan",
             "results": {"crash": 1},
-            "crashes": {GROUP.slug: 1},
+            "crashes": {BUCKET.slug: 1},
             "curve": [[1.0, 50, 2, 3, 4]],
         }
     }
@@ -135,9 +144,24 @@ def test_a_frozen_result() -> None:
         "failed": {"panic": 1},
     }
     assert whole["lost"] == {"boot failed: panic": 4.0, "boots": 2.5, "canary": 3.0}
-    (group,) = whole["crashes"]
-    assert group["directory"] == "crashes/segv-trap_door-cc9d"
-    assert json.loads(json.dumps(whole))
+    often = {"first_seen": SEEN[0], "last_seen": SEEN[1], "count": 11}
+    assert json.loads(json.dumps(whole["crashes"])) == [
+        {
+            **often,
+            "fuzzer": "p/a",
+            "slug": "segv-trap_door-cc9d",
+            "kind": "SEGV",
+            "frames": ["trap_door"],
+            "rule": "default/1",
+            "builds": {"b3:build": often},
+            "campaigns": {"nightly": often},
+            "state": "new",
+            "present": 1,
+            "earlier": 0,
+            "directory": "crashes/p/a/segv-trap_door-cc9d",
+            "capsule": "crashes/p/a/segv-trap_door-cc9d/1/capsule",
+        }
+    ]
 
 
 def test_for_people() -> None:
@@ -145,41 +169,43 @@ def test_for_people() -> None:
         "fuzzer  state     time  executions   per s  cov  ft  corpus  crashes",
         "p/a     running  1m16s   1,234,567  16,352   25  28      15        1",
     ]
-    other = replace(GROUP, slug="segv-cc9e", frames=(), fuzzers=("p/b", "p/c"))
-    subject = Subject("p/a", "build", "plan")
-    state = State.of([Crashed(subject, 1, 1, GROUP.slug, True, "00")] * GROUP.count)
-    lines = list(summary(STATUS, state, [subject], [other, GROUP], [], "out/nightly"))
-    assert lines[3:8] == [
-        "crashes, with their files in out/nightly/crashes:",
-        "crash              fuzzer          directory            times  earlier",
-        "SEGV in trap_door  p/a             segv-trap_door-cc9d     11        0",
-        "SEGV               p/b and 1 more  segv-cc9e                0       11",
+    other = replace(BUCKET, slug="segv-cc9e", fuzzer="p/b", frames=())
+    old = FoundBucket(other, "known", 0, 11, Path("/out/campaigns/nightly/crashes/segv-cc9e"), None)
+    lines = list(summary(STATUS, State(), [old, FOUND], Path("/out")))
+    assert lines[3:9] == [
+        "crashes, with their files in /out/crashes/FUZZER/DIRECTORY; in full: topcoat crash show DIRECTORY",
+        "crash              fuzzer  state  directory            times  earlier",
+        "SEGV in trap_door  p/a     new    segv-trap_door-cc9d     11        0",
+        "SEGV               p/b     known  segv-cc9e                0       11",
         "earlier: with other builds, options, environments, dictionaries or seeds of these fuzzers",
+        "found by an older version of Topcoat, with their files in /out/campaigns/nightly/crashes",
     ]
-    assert list(summary(STATUS, state, [subject], [GROUP], [], "out/nightly"))[4:6] == [
-        "crash              fuzzer  directory            times",
-        "SEGV in trap_door  p/a     segv-trap_door-cc9d     11",
+    assert list(summary(STATUS, State(), [FOUND], Path("/out")))[4:7] == [
+        "crash              fuzzer  state  directory            times",
+        "SEGV in trap_door  p/a     new    segv-trap_door-cc9d     11",
+        "",
     ]
-    kept = list(summary(STATUS, state, [subject], [GROUP], [GROUP.slug, "other"], "out/my nightly"))
+    odd = Path("/my out/crashes/p/a/segv")
+    kept = list(summary(STATUS, State(), [replace(FOUND, directory=odd, capsule=odd / "1/capsule")], Path("/my out")))
     assert kept[6:10] == [
         "",
         "capsules, each a guest as it was at a crash:",
-        "topcoat open 'out/my nightly/crashes/segv-trap_door-cc9d'",
+        "topcoat open '/my out/crashes/p/a/segv'",
         "",
     ]
     assert lines[-2] == "2 boots"
-    assert list(summary(replace(STATUS, boots=1), State(), [], [], [], "out/nightly"))[-2] == "1 boot"
+    assert list(summary(replace(STATUS, boots=1), State(), [], Path("/out")))[-2] == "1 boot"
     assert lines[-1].endswith("proved: the canary was found, reproduced and named")
     assert headline(STATUS) == (
-        "nightly: 1 of 1 fuzzers running, 16,352 executions/s, 1m16s fuzzed, 8m44s left, 1 crash group"
+        "nightly: 1 of 1 fuzzers running, 16,352 executions/s, 1m16s fuzzed, 8m44s left, 1 crash bucket"
     )
 
 
 def test_what_does_not_run_is_told_shortly() -> None:
     done = replace(STATUS, state="done", fuzzers=(replace(FUZZER, state="done", left=0.0),))
-    assert headline(done) == "nightly: done, 1 fuzzer, 1m16s fuzzed, 1 crash group"
+    assert headline(done) == "nightly: done, 1 fuzzer, 1m16s fuzzed, 1 crash bucket"
     assert headline(replace(STATUS, state="stopped")) == (
-        "nightly: stopped, 1 fuzzer, 1m16s fuzzed, 8m44s left, 1 crash group"
+        "nightly: stopped, 1 fuzzer, 1m16s fuzzed, 8m44s left, 1 crash bucket"
     )
 
 

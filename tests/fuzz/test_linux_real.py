@@ -9,7 +9,8 @@ import pytest
 
 from pipeline import settings
 from pipeline.builds import build
-from pipeline.errors import CommandExited
+from pipeline.errors import CommandExited, FuzzerTimeout
+from pipeline.fuzz.batch import Batch
 from pipeline.fuzz.fuzzer import Fuzzer
 from pipeline.fuzz.styles import Linux
 from pipeline.fuzz.symbolizer import Symbolizer
@@ -19,6 +20,7 @@ from pipeline.ssh.connector import Connector
 from pipeline.vm.instance import Instance
 from tests.conftest import Workspace
 from tests.fuzz.fakes import Output
+from tests.fuzz.loops import Followed
 from tests.waiting import eventually
 
 TARGET = FuzzTarget("tests", "leaver")
@@ -72,6 +74,28 @@ def test_what_runs_on_is_ended(fuzzer: Fuzzer, connector: Connector, tmp_path: P
     pid = connector.command("cat", "/data/fuzz/tests/leaver/data/pid").output(LIMIT).decode().strip()
     assert pid.isdecimal()
     eventually(lambda: not lives(connector, pid))  # killed, it is there until init has heard of it
+
+
+def test_one_command_runs_it_on_many_inputs(fuzzer: Fuzzer, connector: Connector, tmp_path: Path) -> None:
+    """By the guest's own shell, whatever becomes of a run."""
+    ran = installed(fuzzer, connector, tmp_path, 'exec >&2; for input; do :; done; . "./$input"')
+    inputs = {
+        "leaves": "sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >data/pid; exit 77",
+        "looks": "[ -e /proc/$(cat data/pid)/exe ] && exit 9; echo fine",
+        "odd": "exit 3",
+        "dies": "kill -9 $$",
+        "hangs": "echo hangs; exec sleep 1000",
+        "last": "echo last",
+    }
+    for name, does in inputs.items():
+        (tmp_path / name).write_text(does + "\n")
+        connector.put(str(tmp_path / name), fuzzer.absolute("data"))
+    followed = Followed()
+    with pytest.raises(FuzzerTimeout):
+        ran.run_each(connector, [], Batch([f"data/{name}" for name in inputs], 10), followed)
+    assert followed.runs[1] == b"fine\n"
+    assert [error.rpartition(" ")[2] for error in followed.errors] == ["", "", "3", "137"]
+    assert (followed.runs[4:], followed.open) == ([b"hangs\n"], True)
 
 
 def test_a_full_disk_is_told(fuzzer: Fuzzer, connector: Connector, tmp_path: Path) -> None:

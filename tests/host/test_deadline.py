@@ -46,6 +46,16 @@ def test_a_step_gets_the_shorter_of_its_limit_and_what_remains(clock: FakeClock,
     assert deadline.within(3.0) == step
 
 
+def test_renewed_it_has_all_of_its_time_again(clock: FakeClock) -> None:
+    deadline = Deadline(10, clock)
+    for passed in (9, 9, 25):
+        clock.now += passed
+        deadline.renew()
+        assert (deadline.elapsed, deadline.remaining, deadline.expired) == (0.0, 10.0, False)
+    clock.now += 10
+    assert deadline.expired
+
+
 def test_the_default_clock_runs() -> None:
     deadline = Deadline(3600)
     assert 0 <= deadline.elapsed <= deadline.elapsed < 3600

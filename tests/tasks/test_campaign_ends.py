@@ -55,9 +55,9 @@ def test_what_only_undefined_behaviour_sanitizer_finds_is_a_crash(hostile: Hosti
         done = hostile.run(*SLICE)
     assert done.status == 0, done.text
     assert {one.result for one in hostile.of(Ended)} <= {"crash", "done"}
-    (group,) = (hostile.workspace.store.campaigns / "nightly/crashes").iterdir()
-    assert group.name.startswith("integer-overflow-")
-    assert all(path.read_bytes() for path in group.glob("*/input")), "its first input is empty, and does no harm"
+    (bucket,) = (file.parent for file in hostile.workspace.store.crashes.glob("*/*/*/bucket.json"))
+    assert bucket.name.startswith("integer-overflow-")
+    assert all(path.read_bytes() for path in bucket.glob("*/input")), "its first input is empty, and does no harm"
 
 
 def test_a_target_that_ends_itself_has_not_succeeded_and_what_it_said_is_told(hostile: Hostile) -> None:

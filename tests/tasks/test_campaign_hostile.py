@@ -19,7 +19,7 @@ import pytest
 from pipeline.campaign import ledger
 from pipeline.campaign.ledger import Ended, LedgerEntry, Merged
 from pipeline.fuzz.corpus import Corpus
-from pipeline.fuzz.crashes.store import OUTPUT_LIMIT
+from pipeline.fuzz.crashes.crash import OUTPUT_LIMIT
 from tests.conftest import Workspace, qemus_of
 
 FUZZER = "example-fuzzers/noop_fuzzer"
@@ -265,10 +265,12 @@ def test_output_without_end_is_cut_and_its_slice_ends(hostile: Hostile, kind: st
     print(f"{ended.executions} bytes came in {ended.seconds} s, and luigi took {done.memory >> 20} MiB")
     assert ended.executions > 2e6, "so many bytes came at least"
     assert done.memory < MEMORY
-    (output,) = hostile.workspace.store.campaigns.glob("nightly/crashes/*/1/output.txt")
+    (output,) = hostile.workspace.store.crashes.glob("*/*/*/1/output.txt")
     assert 0 < output.stat().st_size < OUTPUT_LIMIT + 100
     assert b"\033" not in output.read_bytes()
-    assert size(hostile.listing()) - size(before) < OUTPUT_LIMIT + 100_000
+    (program,) = (hostile.workspace.store.crashes / ".files").iterdir()
+    assert program.stat().st_nlink > 1, "it takes no room"
+    assert size(hostile.listing()) - program.stat().st_size - size(before) < OUTPUT_LIMIT + 100_000
 
 
 def test_no_name_leads_out_of_the_store(hostile: Hostile) -> None:
@@ -284,7 +286,7 @@ def test_no_name_leads_out_of_the_store(hostile: Hostile) -> None:
     assert [one.reason for one in hostile.of(Merged)] == ["nothing came of it"]
 
     written = {path for path, what in after.items() if before.get(path) != what}
-    places = (store.campaigns, store.root / "corpora")
+    places = (store.campaigns, store.crashes, store.root / "corpora")
     inside = {path for path in written if any(path.is_relative_to(place) for place in places)}
     logs = {path for path in written & before.keys() if path.is_relative_to(store.instances)}
     assert written - inside - logs == {hostile.said, hostile.peak, store.cache / "digests.jsonl"}
@@ -294,7 +296,7 @@ def test_no_name_leads_out_of_the_store(hostile: Hostile) -> None:
 
     told = [path.read_bytes() for path in inside if path.suffix in (".txt", ".json", ".jsonl")]
     assert [text for text in told if b"\033" in text] == []
-    inputs = {path.read_bytes() for path in store.campaigns.rglob("input")}
+    inputs = {path.read_bytes() for path in store.crashes.rglob("input")}
     odd = [os.fsencode(name.replace("MARK", MARK)) for name in ODD]
     assert inputs >= {b"outside /\n", b"outside ../..\n", *(b"crash " + name for name in odd[1:6])}
     corpus = Corpus.of(store.root, FUZZER)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from pipeline.campaign import ledger
 from pipeline.campaign.ledger import Booted, Ended, Harvested, LedgerEntry, Merged, Proved, Started
 from pipeline.campaign.state import State
 from pipeline.fuzz.corpus import Corpus
+from pipeline.fuzz.crashes.store import CrashStore
 from pipeline.host.locks import is_locked
 from tests.campaign.test_schemas import CAMPAIGN, validator
 from tests.conftest import Outcome, Workspace, qemus_of
@@ -158,8 +160,16 @@ def test_three_fuzzers_by_two_workers_find_what_was_planted(proving: Nightly) ->
     found = {frame for group in result["crashes"] for frame in group["frames"]}
     assert {"greet", "trap_door"} <= found
     assert len(found & {"trap_door", "ghost_room", "narrow_stairs", "sealed_gate"}) >= 2
+    store, files = CrashStore(proving.workspace.store.root), proving.workspace.store.images("demo") / "targets/files"
     for group in result["crashes"]:
-        kept = proving.directory / group["directory"] / "1"
+        kept = proving.workspace.store.root / group["directory"] / "1"
+        assert kept.is_relative_to(store.directory(group["fuzzer"], group["slug"]))
+        (build,) = store.builds(group["fuzzer"]).builds
+        ((inside, digest),) = build.files.items()
+        assert inside == f"/targets/files/{group['fuzzer']}"
+        assert store.files.path(digest).samefile(files / group["fuzzer"]), "its program with its symbols, as a link"
+        assert (group["state"], build.digest) == ("new", result["fuzzers"][group["fuzzer"]]["build"])
+        assert group["campaigns"]["nightly"]["count"] == group["present"] == group["count"]
         assert (kept / "input").read_bytes()
         assert b"planted" not in (kept / "output.txt").read_bytes()
         assert group["frames"][0] in (kept / "output.txt").read_text()
@@ -172,6 +182,9 @@ def test_three_fuzzers_by_two_workers_find_what_was_planted(proving: Nightly) ->
     assert result["lost"]["before and after runs"] > 0
     shown = proving.workspace.topcoat("campaign", "status", "nightly")
     assert (shown.status, "it is done" in shown.text) == (0, True)
+    told = proving.workspace.topcoat("crash", "show", "deadly-signal-greet").stdout.decode()
+    assert re.search(r"^ \* #\d+ greet  \S*crash_fuzzer\.c:\d+$", told, re.MULTILINE), told
+    assert f"topcoat crash repro {CRASH}/deadly-signal-greet-" in told
     again = proving.run(*arguments)
     assert (again.status, again.stdout, "nightly is done" in again.text) == (0, b"", True)
     assert again.text.count("booting") == 0

@@ -69,17 +69,19 @@ def kept(tmp_path_factory: pytest.TempPathFactory, demo_parts: Path) -> Path:
     words = ("--name", "kept", "--fuzzers", OVERFLOW, "--budget", "3s", "--capsule", "first")
     done = campaign.luigi("FuzzCampaign", *words)
     assert done.status == 0, done.text
-    (capsule,) = (campaign.store.campaigns / "kept/crashes").glob(f"*/*/{NAME}")
+    (capsule,) = campaign.store.crashes.glob(f"*/*/*/*/{NAME}")
     crash = capsule.parent.relative_to(campaign.store.root)
     assert f": there is a capsule of its guest: topcoat open out/{crash}\n" in done.text
     assert f"capsules, each a guest as it was at a crash:\ntopcoat open out/{crash.parent}\n" in done.text
     result = json.loads((campaign.store.campaigns / "kept/campaign.json").read_text())
     (bucket,) = result["crashes"]
-    assert (bucket["kind"], bucket["capsule"]) == ("heap-buffer-overflow", f"{Path(*crash.parts[2:])}/{NAME}")
+    assert (bucket["kind"], bucket["state"], bucket["capsule"]) == ("heap-buffer-overflow", "new", f"{crash}/{NAME}")
+    told = campaign.topcoat("crash", "show", "heap-buffer-overflow").text
+    assert f"the guest as it was at a crash: topcoat open out/{crash}\n" in told
     assert qemus_of(directory) == []
     shutil.copytree(capsule.parents[1], directory / "saved" / capsule.parents[1].name)
     shutil.rmtree(campaign.store.root)
-    return directory / "saved" / Path(*crash.parts[3:])
+    return directory / "saved" / Path(*crash.parts[-2:])
 
 
 def test_a_crash_is_opened_when_its_guest_and_its_images_are_gone(demo: Workspace, kept: Path) -> None:
@@ -388,24 +390,25 @@ def test_an_instance_that_is_something_else_is_left_alone(demo: Workspace, kept:
 def test_it_is_found_by_the_name_of_its_bucket(demo: Workspace, kept: Path) -> None:
     bucket = kept.parent
     known = demo.topcoat("open", "nothing")
-    assert f"none is in {demo.store.campaigns} either, is that the right store? campaigns make them" in known.text
+    assert f"none is in {demo.store.root} either, is that the right store? campaigns make them" in known.text
     assert "has a capsule; campaigns make them with --capsule first" in demo.topcoat("open").text
-    for campaign in ("x", "y"):
-        shutil.copytree(bucket, demo.store.campaigns / campaign / "crashes" / bucket.name)
-        if campaign == "x":
-            assert opened(demo, bucket.name, "--name", "a")["program"]
-            assert opened(demo, "x", "--name", "a")["program"], "or by that of its campaign, if it has one only"
+    shared, older = demo.store.crashes / OVERFLOW / bucket.name, demo.store.campaigns / "x/crashes" / bucket.name
+    shutil.copytree(bucket, shared)
+    assert opened(demo, bucket.name, "--name", "a")["program"]
+    assert opened(demo, "kept", "--name", "a")["program"], "or by that of its campaign, if it has one only"
+    shutil.copytree(bucket, older)
     several = demo.topcoat("open", bucket.name)
     assert (several.status, "there are several capsules of" in several.text) == (2, True)
-    assert f"/campaigns/y/crashes/{bucket.name}/1" in several.text
+    assert f"{older}/1" in several.text
+    assert opened(demo, "x", "--name", "a")["program"], "one that an older version of Topcoat has made"
     known = demo.topcoat("open", "nothing")
-    assert f"there are: {demo.store.campaigns / 'x'}" in known.text
+    assert f"there are: {shared}/1, {older}/1" in known.text
     listed = demo.topcoat("open").stdout.decode().splitlines()
     assert listed[0].split() == ["fuzzer", "saved", "size", "crash"]
     assert [line.split()[0] for line in listed[1:]] == [OVERFLOW] * 2
-    assert listed[1].endswith(f"out/campaigns/x/crashes/{bucket.name}/1")
+    assert listed[1].endswith(f"out/crashes/{OVERFLOW}/{bucket.name}/1")
     answer = json.loads(demo.topcoat("open", "--json").stdout)
-    assert [Path(one["crash"]).parts[-4] for one in answer["capsules"]] == ["x", "y"]
+    assert [Path(one["crash"]).parents[0] for one in answer["capsules"]] == [shared, older]
     assert all(one["bytes"] > 1 << 20 for one in answer["capsules"])
 
 

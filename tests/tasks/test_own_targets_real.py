@@ -65,8 +65,7 @@ def test_three_real_libraries_are_found_fuzzed_crashed_and_named(own: Workspace,
     assert "build: linux-out-of-mine (TOPCOAT_TARGETS names targets)" in outcome.text
     assert "proved: the canary was found, reproduced and named" in outcome.text
     lines = json.loads((built / "lines.json").read_text())
-    crashes = own.store.campaigns / "campaign/crashes"
-    reports = [json.loads(path.read_text()) for path in crashes.glob("*/*/crash.json")]
+    reports = [json.loads(path.read_text()) for path in own.store.crashes.glob("*/*/*/*/crash.json")]
     for library, name in zip(LIBRARIES, NAMES, strict=True):
         mine = [one["report"] for one in reports if one["fuzzer"] == f"out-of-mine/{name}"]
         assert mine, (name, outcome.text)

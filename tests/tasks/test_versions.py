@@ -13,6 +13,9 @@ from pipeline.builds.linux import apt, compiler, disk, gathering, initramfs, ker
 from pipeline.builds.linux import programs as demo_programs
 from pipeline.builds.targets import compiling, image, seeds, sources
 from pipeline.builds.targets import libraries as target_libraries
+from pipeline.campaign import bundling, minimising, reporting, triage, trying
+from pipeline.campaign.report import junit, matrix, reported, sarif, whole
+from pipeline.fuzz.crashes import minimise, severity, verdicts
 from pipeline.images import cpio, fvm
 from pipeline.vm.qemu import migration, proving, renewal, saving
 from tasks.engine.artifact import ArtifactTask
@@ -32,6 +35,10 @@ PARTS: dict[str, tuple[Callable[..., object] | ModuleType, ...]] = {
     "CompiledTarget": (compiling, sources, compiler.Compiler, compiler.unpack),
     "TargetLibraries": (target_libraries, apt, libraries, packages),
     "TargetsImage": (image, seeds, compiler.Compiler),
+    "TriageCrash": (triage, trying, verdicts),
+    "ReplayBundle": (triage, trying, verdicts, bundling.bucket_of, bundling.tried_inputs),
+    "MinimiseCrash": (minimising, minimise, trying),
+    "CampaignReport": (reporting, whole, matrix, reported, sarif, junit, severity),
 }
 """What does the work of each task. Tools are in the record by their digest."""
 

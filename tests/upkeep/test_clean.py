@@ -128,7 +128,7 @@ class TestMake:
         shutil.copy(Path(__file__).parents[2] / "Makefile", running.directory)
         (running.directory / ".venv").mkdir()
         (running.directory / ".venv/bin").symlink_to(BIN)
-        for name in ("corpora/p/f/units/a", "campaigns/nightly/crashes/x/1/input", "keys/sshid", "demo/vmlinux"):
+        for name in ("corpora/p/f/units/a", "crashes/p/f/x/1/input", "keys/sshid", "demo/vmlinux"):
             (running.store.root / name).parent.mkdir(parents=True, exist_ok=True)
             (running.store.root / name).write_bytes(b"x")
         return running
@@ -143,9 +143,9 @@ class TestMake:
         assert not (checkout.directory / ".venv").exists()
         assert BIN.exists()
         left = {name.partition("/")[0] for name in checkout.files()}
-        assert left == {"campaigns", "corpora", "instances", "keys"}
+        assert left == {"corpora", "crashes", "instances", "keys"}
         assert (checkout.store.root / "corpora/p/f/units/a").exists()
-        assert (checkout.store.root / "campaigns/nightly/crashes/x/1/input").exists()
+        assert (checkout.store.root / "crashes/p/f/x/1/input").exists()
 
 
 class TestCommand:

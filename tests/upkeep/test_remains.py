@@ -15,6 +15,7 @@ class TestRemains:
         [
             *("keys", "images/x", "templates/x", "demo", "demo/packages", "instances/i0", "images/x/deep/down"),
             *("campaigns/x/crashes/segv-f-00", "campaigns/x/crashes/segv-f-00/1"),
+            *("crashes/p/f", "crashes/p/f/segv-f-00", "crashes/p/f/segv-f-00/1"),
         ],
     )
     def test_they_are_found_everywhere(self, world: World, place: str) -> None:
@@ -39,6 +40,8 @@ class TestRemains:
             *(("keys", "keys/sshid"), ("images/x", "images/x/ssh.zbi"), ("demo/packages", "demo/packages.json")),
             ("instances/i0", "instances/i0"),
             *(("campaigns/x/crashes/b/1", f"campaigns/x/crashes{lock}") for lock in ("", "/capsule")),
+            *(("crashes/p/f/b/1", f"crashes/{lock}") for lock in ("p/f/builds.json", ".capsule")),
+            ("crashes/.files", "crashes/.files"),
             ("campaigns/x", "campaigns/x/other"),
         ],
     )

@@ -5,7 +5,6 @@ What a merge took out can be brought back for some time, see pipeline.fuzz.corpu
 
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from pipeline.fuzz.corpus.intake import Added, CorpusLimits, Intake
 from pipeline.fuzz.corpus.manifest import Coverage, Manifest, MergeRecord, Unit
 from pipeline.fuzz.corpus.quarantine import Quarantine
 from pipeline.fuzz.corpus.replaced import EARLY, Replaced
+from pipeline.fuzz.naming import directory_of, fuzzers_below
 from pipeline.host.deadline import utc_now
-from pipeline.host.faults import entries, host_faults
+from pipeline.host.faults import host_faults
 from pipeline.host.locks import locked
 from pipeline.store.publish import publish_json, remove, sync_one
 
@@ -27,8 +27,6 @@ log = logging.getLogger("topcoat")
 
 LOCK_LIMIT = 600.0
 """Seconds to wait for another process that writes the same corpus: it may write all of it to a slow disk."""
-
-_FUZZER = re.compile(r"[\w+-][\w.+-]*/[\w+-][\w.+-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -50,17 +48,13 @@ class Corpus:
 
         Raises UsageError if no fuzzer can have this name.
         """
-        if not _FUZZER.fullmatch(fuzzer):
-            raise UsageError(f"{fuzzer!r} cannot be the name of a fuzzer", hint="a full name is PACKAGE/FUZZER")
-        return cls(fuzzer, store / "corpora" / fuzzer, limits or CorpusLimits())
+        return cls(fuzzer, directory_of(store / "corpora", fuzzer), limits or CorpusLimits())
 
     @classmethod
     def all(cls, store: Path, limits: CorpusLimits | None = None) -> Iterator["Corpus"]:
         """Yield all corpora of the store, in the order of their names. Raises StoreError."""
-        root = store / "corpora"
-        for path in (path for package in entries(root) if package.is_dir() for path in entries(package)):
-            if path.is_dir() and _FUZZER.fullmatch(name := str(path.relative_to(root))):
-                yield cls.of(store, name, limits)
+        for name in fuzzers_below(store / "corpora"):
+            yield cls.of(store, name, limits)
 
     @property
     def file(self) -> Path:

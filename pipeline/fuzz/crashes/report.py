@@ -1,16 +1,11 @@
-"""What the output of a run says of a crash, and which crashes are the same: belong to one bucket.
-
-Crashes are the same if they are of one kind and happened in the same place: the upper three frames of the stack that
-are the target's own, without lines and addresses, so that a bucket stays the same when the target is built again.
-"""
+"""What the output of a run says of a crash. Which crashes are the same, pipeline/fuzz/crashes/rules.py decides."""
 
 import base64
 import binascii
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 
 from pipeline.fuzz.crashes import functions, kinds, messages, stack
 from pipeline.fuzz.crashes.functions import ENTRY
@@ -25,12 +20,11 @@ LOOKED_AT = 1 << 20
 MOST_INPUT = 4096
 """The most bytes of an input that is taken from the output. libFuzzer prints inputs of at most 256 bytes."""
 
-FRAMES = 3
-"""How many frames tell one crash from another: as many as ClusterFuzz takes."""
-
 _MOST_ARTIFACTS = 16
 _LONGEST_NAME = 255
 _SPAN = 1000  # lines behind the beginning of a report in which its stack is looked for
+_FEW = 3  # so many frames of the target's own tell a crash; to fewer, others are added where the stack was cut off
+_DETAILS = 1000  # characters behind the line of a report in which it tells the access, among others
 
 _ACCESS = re.compile(
     r"^ {0,4}(READ|WRITE|Read|Write) of size (\d{1,9})\b|is caused by a (READ|WRITE) memory access"
@@ -41,14 +35,18 @@ _ACCESSES = {"Read": "READ", "Write": "WRITE", "load of": "READ", "store to": "W
 _SUMMARY = re.compile(r"^SUMMARY: (?:libFuzzer|[A-Za-z]{1,64}Sanitizer): .{1,1000}", re.MULTILINE)
 _WRITTEN = re.compile(r"Test unit written to (.{1,4200})(?:\nBase64: ([A-Za-z0-9+/]{0,5464}={0,2})$)?", re.MULTILINE)
 
-_WITH_MESSAGE = (messages.ASSERTION, messages.CHECK, messages.PANIC, messages.EXCEPTION)
-_BY_SIGNAL = ("deadly signal", "timeout", *_WITH_MESSAGE)
-"""The kinds of crash whose stack may be that of libFuzzer's signal handler."""
-
 _ENDED_ITSELF = ("deadly signal", "ABRT", "ILL", "TRAP", "breakpoint")
 """The kinds of report that a target gets when it ends itself, as by a failed assertion."""
 
-_NO_MEMORY = ("out-of-memory", "allocation-size-too-big", "calloc-overflow")
+_ADDRESS = re.compile(r"(?:\b(?:address|(?<!PC )at|on)|malloc\(\)-ed:) (0x[0-9a-fA-F]{1,16})\b")
+_PC = re.compile(r"\b(?:pc|PC at) (0x[0-9a-fA-F]{1,16})\b")
+# Before LLVM 13 the address told is then 0: the processor does not tell which one it was
+_HIGH_VALUE = "caused by a dereference of a high value address"
+
+_TOKEN = re.compile(r"^DEDUP_TOKEN: (.{1,16000})$", re.MULTILINE)
+_BETWEEN_NAMES = re.compile(r"(?<!\boperator)(?<!\boperator-)--")  # C++ can decrement by a function of its own
+_MOST_NAMES, _LONGEST_FUNCTION = 32, 1000
+
 _OUT_OF_MEMORY_IN_RUST = ("rust_oom", "__rust_alloc_error_handler", "alloc::alloc::handle_alloc_error")
 
 _DIRECT_LEAK = re.compile(r"^Direct leak of ", re.MULTILINE)
@@ -57,13 +55,13 @@ _BAD_CAST = re.compile(
     r"which does not point to an object of type (?P<object>.{1,400})"
     r"|integrity check for type (?P<cast>.{1,400}?) failed during "
 )
-_BAD_CAST_TO = "Bad-cast to "
+BAD_CAST_TO = "Bad-cast to "
+"""With this begins the message of a bad cast."""
 _CAST_FROM = re.compile(
     r"note: (?:(?:object|vtable) is of type (?P<type>.{1,400})|(?:object has )?(?P<invalid>invalid) v(?:ptr|table)"
     r"|object is (?P<base>base class subobject at offset \d{1,9}) )"
 )
 _FATAL_IN_LOG = re.compile(r"^\[\d{1,9}\.\d{3,6}\](?:\[[^\[\]\n]{0,128}\]){1,6} FATAL: .{1,1000}", re.MULTILINE)
-_LONGEST_CYCLE, _TURNS = 10, 3
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,19 @@ class CrashReport:
 
     What differs from run to run is left out.
     """
+    address: str = ""
+    """The address that the report is about, such as `0x000000000010`; empty if none was told, or it is not known.
+
+    Of a bad access it is what was accessed, of an instruction that failed (FPE, ILL) its own; of ABRT it means nothing.
+    """
+    pc: str = ""
+    """The program counter, as the line with which the report begins tells it; else empty."""
+    dedup_token: tuple[str, ...] = ()
+    """The functions in the sanitizer's `DEDUP_TOKEN: `, those of interceptors too; empty if it printed none."""
+
+
+UNKNOWN = CrashReport("unknown")
+"""What counts as the report of a crash of which the output tells nothing."""
 
 
 def parse(output: bytes) -> CrashReport | None:
@@ -147,7 +158,7 @@ def _trapped(frames: tuple[Frame, ...]) -> Message | None:
 def _report(text: str, mark: Mark, frames: tuple[Frame, ...], said: Message | None = None) -> CrashReport:
     said = said or Message(mark.kind, "", mark.place)
     placed = (said.place,) if said.place and not functions.own(frames) else ()
-    access = _ACCESS.search(text, mark.start, mark.end + 1000)
+    access = _ACCESS.search(text, mark.start, mark.end + _DETAILS)
     summary = _SUMMARY.search(text, mark.start)
     artifacts, content = _artifacts(text)
     return CrashReport(
@@ -158,7 +169,24 @@ def _report(text: str, mark: Mark, frames: tuple[Frame, ...], said: Message | No
         artifacts,
         content,
         said.text or _bad_cast(text, mark),
+        "" if _HIGH_VALUE in text[mark.end : mark.end + _DETAILS] else _first(_ADDRESS, text, mark),
+        _first(_PC, text, mark),
+        _dedup_token(text, _stack_begins(text, mark)),
     )
+
+
+def _first(pattern: re.Pattern[str], text: str, mark: Mark) -> str:
+    """Return what the pattern finds in the line with which the report begins; empty if it finds nothing."""
+    end = text.find("\n", mark.end, mark.end + _DETAILS)
+    match = pattern.search(text, mark.start, end if end >= 0 else mark.end + _DETAILS)
+    return match[1] if match else ""
+
+
+def _dedup_token(text: str, start: int) -> tuple[str, ...]:
+    """Return the functions in the first token behind `start`; those without a name are left out."""
+    match = _TOKEN.search(text, start)
+    names = _BETWEEN_NAMES.split(match[1], _MOST_NAMES) if match else []
+    return tuple(filter(None, (name.strip()[:_LONGEST_FUNCTION] for name in names[:_MOST_NAMES])))
 
 
 def _whole_line(text: str, mark: Mark) -> str:
@@ -170,10 +198,10 @@ def _bad_cast(text: str, mark: Mark) -> str:
     cast = _BAD_CAST.search(text, mark.start, mark.end)
     if cast is None:
         return ""
-    source = _CAST_FROM.search(text, mark.end, mark.end + 1000)
+    source = _CAST_FROM.search(text, mark.end, mark.end + _DETAILS)
     known = source and (source["type"] or source["base"] or "invalid vptr")
     words = (word.strip("' ") for word in filter(None, (cast["object"] or cast["cast"], known)))
-    return messages.stable(_BAD_CAST_TO + " from ".join(words))
+    return messages.stable(BAD_CAST_TO + " from ".join(words))
 
 
 def _frames(text: str, mark: Mark) -> tuple[Frame, ...]:
@@ -181,12 +209,16 @@ def _frames(text: str, mark: Mark) -> tuple[Frame, ...]:
 
     If the stack of a use after free is cut off before the target's entry, the stack that freed the memory is appended.
     """
-    leak = _DIRECT_LEAK.search(text, mark.end) if mark.kind == "memory leak" else None
-    frames = stack.read(_lines(text, leak.end() if leak else mark.end))
+    frames = stack.read(_lines(text, _stack_begins(text, mark)))
     freed = _FREED.search(text, mark.end) if mark.kind == "heap-use-after-free" else None
-    if freed and len(functions.own(frames)) < FRAMES and not any(functions.name(frame) == ENTRY for frame in frames):
+    if freed and len(functions.own(frames)) < _FEW and not any(functions.name(frame) == ENTRY for frame in frames):
         frames += stack.read(_lines(text, freed.end()))
     return frames
+
+
+def _stack_begins(text: str, mark: Mark) -> int:
+    leak = _DIRECT_LEAK.search(text, mark.end) if mark.kind == "memory leak" else None
+    return leak.end() if leak else mark.end
 
 
 def _lines(text: str, start: int) -> Iterator[str]:
@@ -220,78 +252,3 @@ def _decoded(text: str | None) -> bytes | None:
     except binascii.Error:
         return None
     return content if len(content) <= MOST_INPUT else None
-
-
-def telling_frames(report: CrashReport, frames: int = FRAMES) -> tuple[Frame, ...]:
-    """Return the frames that tell the crash from others: the upper ones of the target's own, at most `frames`.
-
-    For a timeout they are the lowest ones above the entry, because what is on top of a loop is chance; but the upper
-    ones if the stack was cut off before the entry, because then the lowest are chance too. For a stack overflow they
-    are those of the cycle, because the call that was one too many is chance. A message takes the place of one frame.
-    """
-    mine = functions.own(report.frames, report.kind in _BY_SIGNAL, report.kind in _NO_MEMORY)
-    most = frames - bool(report.message)
-    inner = [frame for frame in mine if functions.name(frame) != ENTRY]
-    if report.kind == "timeout" and inner != mine:
-        return tuple((inner if len(inner) >= most else mine)[-most:])
-    if report.kind == "stack-overflow":
-        mine = _cycle(mine)
-    return tuple(mine[:most])
-
-
-def _cycle(frames: list[Frame]) -> list[Frame]:
-    """Return one turn of the frames that recur, which begins with the same frame whichever call was the last.
-
-    It is rotated so that its names come first in sorted order. If frames recur in no fixed order, it is each of them
-    once, in the order of their names; if none recurs, all frames are returned.
-    """
-    names = [functions.name(frame) for frame in frames]
-    for length in range(1, _LONGEST_CYCLE + 1):
-        for start in range(len(names) - _TURNS * length + 1):
-            turn = names[start : start + length]
-            if turn * _TURNS == names[start : start + _TURNS * length]:
-                first = min(range(length), key=lambda at: turn[at:] + turn[:at])
-                return frames[start + first : start + first + length]
-    recurring = {name: frame for name, frame in zip(names, frames, strict=True) if names.count(name) > _TURNS - 1}
-    return [recurring[name] for name in sorted(recurring)] or frames
-
-
-def key_frames(report: CrashReport, frames: int = FRAMES) -> tuple[str, ...]:
-    """Return what tells the crash from others: its message, if it has one, and the names of its telling frames."""
-    telling = telling_frames(report, frames)
-    names = [functions.name(frame) for frame in telling]
-    if names == [ENTRY] and telling[0].file:
-        names = [f"{ENTRY} {telling[0].file.rpartition('/')[2]}"]
-    return (*filter(None, [report.message]), *names)
-
-
-def title(kind: str, key_frames: Sequence[str]) -> str:
-    """Return a line for people, such as `SEGV in parse` or `panic in parse: no such thing`."""
-    first = next(iter(key_frames), "")
-    said = kind in _WITH_MESSAGE or first.startswith(_BAD_CAST_TO)
-    place = "".join(f" in {function}" for function in key_frames[said:][:1])
-    return f"{kind}{place}: {first}" if said and first else f"{kind}{place}"
-
-
-def key(report: CrashReport, frames: int = FRAMES, fuzzer: str = "") -> str:
-    """Return a text that is equal for crashes that are the same. `fuzzer` stands in if no frame is known."""
-    return " | ".join((report.kind, *(key_frames(report, frames) or (fuzzer,))))
-
-
-def identity(key: str) -> str:
-    """Return twelve hexadecimal digits that stand for a key."""
-    return sha256(key.encode(errors="replace")).hexdigest()[:12]
-
-
-def slug(report: CrashReport, fuzzer: str = "") -> str:
-    """Return a name for the directory of the crash's bucket: `heap-buffer-overflow-parse_record-3f2a91c04d1e`.
-
-    It has at most 80 characters, all of them of [a-z0-9_-].
-    """
-    place = next(map(functions.name, telling_frames(report)), report.message or fuzzer)
-    words = [_plain(report.kind)[:30], _plain(place)[:36].strip("-"), identity(key(report, fuzzer=fuzzer))]
-    return "-".join(filter(None, words))
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")

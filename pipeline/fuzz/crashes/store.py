@@ -1,45 +1,50 @@
-"""The crashes of a campaign, on the disk: a directory for each bucket, and in it one for each crash that is kept.
+"""The crashes of all campaigns, on the disk: a directory for each bucket of a fuzzer, and in it one for each crash.
 
 ::
 
-    crashes/heap-buffer-overflow-parse_record-3f2a91c04d1e/
-        group.json      how often the bucket was seen, when first and last, and by which fuzzers
+    crashes/PACKAGE/FUZZER/builds.json     the builds of the fuzzer, in the order in which they were first seen
+    crashes/PACKAGE/FUZZER/heap-buffer-overflow-parse_record-3f2a91c04d1e/
+        bucket.json     how often it was seen, when first and last, with which builds, and in which campaigns
         1/  input  output.txt  serial.txt  crash.json
         2/  …
+    crashes/.files/DIGEST                  see pipeline.fuzz.crashes.target_files
 
-A crash appears whole or not at all, and group.json is written last. A process that is killed in between leaves a crash
-that is not counted yet; the next one counts it: `last` in group.json is the number of the last crash that was counted.
+A crash appears whole or not at all, and bucket.json is written last. A process that is killed in between leaves a crash
+that is not counted yet; the next one counts it: `last` in bucket.json is the number of the last crash that was counted.
+Crashes that are no longer kept are removed after that, and numbers are never used again.
 """
 
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pipeline.fuzz.crashes import report as reports
-from pipeline.fuzz.crashes.report import CrashReport
+from pipeline.errors import TopcoatError
+from pipeline.fuzz.crashes import crash as crashes
+from pipeline.fuzz.crashes import rules, verdicts
+from pipeline.fuzz.crashes.bucket import Bucket, KeptInput
+from pipeline.fuzz.crashes.builds import KnownBuild, KnownBuilds
+from pipeline.fuzz.crashes.crash import Crash, CrashFacts, KeptCrash, State, StoredCrash, clean
+from pipeline.fuzz.crashes.keeping import Room, chosen, size_of
+from pipeline.fuzz.crashes.report import UNKNOWN
+from pipeline.fuzz.crashes.target_files import NAME as FILES
+from pipeline.fuzz.crashes.target_files import TargetFiles
+from pipeline.fuzz.naming import directory_of, fuzzers_below
 from pipeline.host.deadline import utc_now
 from pipeline.host.faults import host_faults
 from pipeline.host.locks import locked
 from pipeline.host.trust import make_private
-from pipeline.store import document
-from pipeline.store.publish import publish, publish_json, sync_one, target_of_remains
-from pipeline.text.printable import one_line, printable
-from pipeline.text.quantity import readable_size
+from pipeline.store.publish import publish_json, sync_one, target_of_remains
+from pipeline.text import goglob
 
 log = logging.getLogger("topcoat")
 
-SCHEMA = 1
-"""The version of group.json's and crash.json's format. Tests hold frozen samples of it."""
-
 KEPT = 10
-"""How many crashes of a bucket are kept; further ones are only counted."""
+"""How many crashes of a bucket are kept; further ones are only counted. See pipeline.fuzz.crashes.keeping."""
 
 MOST_BUCKETS = 200
 """How many buckets one fuzzer can make; crashes that would make more are only counted, in the bucket OTHERS.
@@ -52,268 +57,344 @@ MOST_BYTES = 1 << 30
 
 OTHERS = "others"
 
-FILES = ("input", "output.txt", "serial.txt", "crash.json")
-"""The files of a crash."""
+OwnFiles = Callable[[str, str], Mapping[str, Path]]
+"""The target's own files of a fuzzer and a build: by their paths in the guest, those of the host; {} if not known."""
 
-OUTPUT_LIMIT = 1 << 18
-"""The most bytes of a run's output that are kept in output.txt: half from its beginning, half from its end."""
 
-SERIAL_LIMIT = 1 << 16
-"""The most bytes of the guest's console that are kept in serial.txt, from its end."""
+def is_slug(text: str) -> bool:
+    """Whether a bucket can have this name."""
+    return bool(_SLUG.fullmatch(text))
 
-_MOST_FUZZERS = 100
-_LONGEST_TEXT = 1000
+
+def no_files(fuzzer: str, build: str) -> Mapping[str, Path]:
+    """Say of every fuzzer that its files are not known."""
+    return {}
+
+
 _LOCK_LIMIT = 300.0
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
-_UNKNOWN = CrashReport("unknown")
-
-
-@dataclass(frozen=True)
-class Crash:
-    """A crash, as it is given to the store. Nothing in it needs to be fit to print."""
-
-    fuzzer: str
-    slice: int
-    attempt: int
-    boot_id: str
-    """The id of the guest's boot."""
-    seed: int
-    options: tuple[str, ...]
-    """The options with which the fuzzer ran."""
-    builds: Mapping[str, str]
-    """The digests of what ran, by what it is."""
-    artifact: str
-    """The name of the artifact's file in the guest."""
-    input: bytes
-    output: bytes
-    """The output of the run."""
-    serial: bytes
-    """What the guest wrote to its console, or the end of it."""
-    report: CrashReport | None
-    """What the output told of the crash; None if nothing."""
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """The crashes that are the same, as group.json counts them."""
-
-    slug: str
-    """The name of the bucket's directory."""
-    kind: str
-    frames: tuple[str, ...]
-    """What tells it from other buckets: the target's message, if there is one, and the names of functions."""
-    first_seen: str
-    last_seen: str
-    count: int
-    """How many crashes were seen, kept or not."""
-    fuzzers: tuple[str, ...]
-    """The full names of the fuzzers that have found it, sorted; if there are very many, only some."""
-    last: int = 0
-    """The number of the last crash that is kept and counted."""
-
-
-@dataclass(frozen=True)
-class StoredCrash:
-    """What has become of a crash that was added."""
-
-    bucket: str
-    """The slug of its bucket."""
-    new: bool
-    """Whether the bucket is new."""
-    directory: Path | None
-    """Where the crash is kept, or one with the same input was already; None if it was only counted."""
-    same: bool
-    """Whether the bucket already had a crash with the same input."""
+_SLUG = re.compile(r"[a-z0-9_][a-z0-9_-]{0,99}")
+_BUCKET, _BUILDS = "bucket.json", "builds.json"
+_LOST = CrashFacts("", "", "", 0, 0, "", 0, (), {}, "", "", 0, (), "", None)
 
 
 class CrashStore:
-    """The crashes below a campaign's directory. Any number of threads and processes may use it.
+    """The crashes of a store. Any number of threads and processes may use it.
 
-    Everything raises StoreError if the disk cannot be read or written.
+    Reading waits for nobody; writing waits for whoever writes crashes of the same fuzzer. Everything raises StoreError
+    if the disk cannot be read or written, and UsageError for a text that cannot be the full name of a fuzzer.
     """
 
     def __init__(
         self,
-        directory: Path,
+        store: Path,
         *,
         kept: int = KEPT,
         buckets: int = MOST_BUCKETS,
         size: int = MOST_BYTES,
         now: Callable[[], str] = utc_now,
+        own_files: OwnFiles = no_files,
     ) -> None:
-        """Make the store of a campaign's directory; on the disk nothing is made or removed yet.
+        """Make the store of crashes below a store's directory; on the disk nothing is made or removed yet.
 
         It keeps at most `kept` crashes of a bucket, `buckets` buckets of a fuzzer, and about `size` bytes in all.
         """
-        self.directory = directory
-        self._kept, self._most_buckets, self._size, self._now = kept, buckets, size, now
-        self._swept = self._told = False
-        self._used = 0
-        """The bytes of all that is kept; known once the remains of killed processes have been removed."""
+        self.root = store / "crashes"
+        """The directory of all crashes."""
+        self.files = TargetFiles(self.root / FILES)
+        """The targets' own files."""
+        self._kept, self._most_buckets, self._now, self._own_files = kept, buckets, now, own_files
+        self._room = Room(self.root, size)
+        self._swept: set[str] = set()
+        """The fuzzers of which the remains of killed processes have been removed."""
 
-    @property
-    def root(self) -> Path:
-        """The directory of the buckets."""
-        return self.directory / "crashes"
+    def directory(self, fuzzer: str, slug: str = "") -> Path:
+        """The directory of a fuzzer's crashes, or of one bucket of it. It need not exist."""
+        return directory_of(self.root, fuzzer) / slug
+
+    def lock(self, fuzzer: str) -> Path:
+        """The path whose lock is held by whoever changes anything of a fuzzer's crashes."""
+        return self.directory(fuzzer) / _BUILDS
 
     def add(self, crash: Crash) -> StoredCrash:
         """Keep a crash, or only count it. On return that is on the disk.
 
-        The first call removes what killed processes have left. Raises InstanceBusy if another process keeps the store
-        locked for minutes.
+        Raises InstanceBusy if another process keeps the fuzzer's crashes locked for minutes.
         """
-        with locked(self.root, _LOCK_LIMIT), host_faults("storing a crash"):
-            self._open()
-            slug = self._slug(crash)
-            bucket, facts = self._bucket(slug), _facts(crash, self._now())
-            there = self._with_input(slug, facts["sha256"])
-            wanted = there is None and (bucket is None or self._fits(crash))
-            number = self._free_number(slug, bucket) if wanted else None
-            directory = there if number is None else self.root / slug / str(number)
-            if number is not None:
-                _keep(self.root / slug / str(number), crash, facts)
-                self._used += _size_of(self.root / slug / str(number))
-            counted = asdict(_counted(slug, bucket, facts, number))
-            publish_json(self._file(slug), {"schema": SCHEMA} | {key: counted[key] for key in counted if key != "slug"})
-            return StoredCrash(slug, bucket is None, directory, there is not None)
+        with self._writing(crash.fuzzer, "storing a crash"):
+            slug, facts = self._slug(crash), crashes.facts_of(crash, self._now())
+            old, place = self._read(crash.fuzzer, slug), self.directory(crash.fuzzer, slug)
+            kept = old.kept if old else {}
+            same = next((number for number, one in kept.items() if one.sha256 == facts.sha256), "")
+            state = self._state(old, facts)
+            bucket = _counted(old, crash.fuzzer, slug, facts)
+            self._note(old, bucket, facts.build)
+            number = "" if same or slug == OTHERS else self._next(old, facts)
+            if number:
+                self._make(place)
+                crashes.keep(place / number, crash, facts)
+                self._room.take(size_of(place / number))
+                bucket = _with(bucket, number, facts)
+            self._write(bucket)
+            return StoredCrash(slug, state, place / (same or number) if same or number else None, bool(same))
 
-    def buckets(self) -> list[Bucket]:
-        """Read all buckets, in the order in which they were first seen."""
+    def count(self, fuzzer: str, slug: str, build: str, campaign: str, n: int = 1) -> None:
+        """Count `n` more crashes of a bucket, of which nothing is kept. On return that is on the disk.
+
+        If the fuzzer has no such bucket any more, they are counted in OTHERS.
+        """
+        with self._writing(fuzzer, "counting crashes"):
+            facts = replace(_LOST, seen=self._now(), build=clean(build), campaign=clean(campaign))
+            old = self.bucket(fuzzer, slug)
+            slug = slug if old else OTHERS
+            old = old or self._read(fuzzer, OTHERS)
+            bucket = _counted(old, fuzzer, slug, facts, n)
+            self._note(old, bucket, facts.build)
+            self._write(bucket)
+
+    def note_build(self, fuzzer: str, build: str) -> None:
+        """Remember that this build of the fuzzer was seen now, so that it is known which build came after which.
+
+        Of a fuzzer without crashes nothing needs to be known.
+        """
+        if self.directory(fuzzer).is_dir() and self.builds(fuzzer).find(clean(build)) is None:
+            with self._writing(fuzzer, "noting a build"):
+                known = self.builds(fuzzer)
+                if known.find(clean(build)) is None:
+                    self._publish(fuzzer, known.with_build(KnownBuild(clean(build), self._now())))
+
+    def builds(self, fuzzer: str) -> KnownBuilds:
+        """Read which builds of a fuzzer were seen, in the order in which they were first seen."""
+        path = self.directory(fuzzer) / _BUILDS
+        with host_faults("reading the builds of a fuzzer"):
+            try:
+                return KnownBuilds.decode(path.read_bytes())
+            except FileNotFoundError:
+                return KnownBuilds()
+            except ValueError as error:
+                log.warning("it counts as not written: %s cannot be understood: %s", path, error)
+                return KnownBuilds()
+
+    def fuzzers(self) -> list[str]:
+        """The full names of all fuzzers that have crashes, sorted."""
+        return [fuzzer for fuzzer in fuzzers_below(self.root) if self.slugs(fuzzer)]
+
+    def needed(self) -> set[str]:
+        """The digests of the targets' own files that belong to builds with which any bucket was seen."""
+        needed = set[str]()
+        for fuzzer in self.fuzzers():
+            seen = {build for slug in self.slugs(fuzzer) if (one := self.bucket(fuzzer, slug)) for build in one.builds}
+            needed.update(*(build.files.values() for build in self.builds(fuzzer).builds if build.digest in seen))
+        return needed
+
+    def buckets(self, patterns: Sequence[str] = ()) -> list[Bucket]:
+        """Read all buckets, or those that match a pattern, in the order in which they were first seen.
+
+        A pattern (pipeline.text.goglob) matches the fuzzer's full name, the bucket's slug, or FUZZER/SLUG. Raises
+        UsageError for one that is malformed.
+        """
+        wanted = [goglob.compiled(pattern) for pattern in patterns]
         with host_faults("reading the crashes"):
-            buckets = filter(None, map(self._bucket, self._slugs()))
-            return sorted(buckets, key=lambda bucket: (bucket.first_seen, bucket.slug))
+            found = [
+                self._read(fuzzer, slug)
+                for fuzzer in self.fuzzers()
+                for slug in self.slugs(fuzzer)
+                if not wanted or any(one.match(name) for one in wanted for name in (fuzzer, slug, f"{fuzzer}/{slug}"))
+            ]
+        return sorted(filter(None, found), key=lambda bucket: (bucket.first_seen, bucket.fuzzer, bucket.slug))
 
-    def _open(self) -> None:
-        if not self.root.is_dir():
-            make_private(self.root)
-            sync_one(self.directory)
-        if not self._swept:
-            for slug in self._slugs():
-                for name in filter(target_of_remains, os.listdir(self.root / slug)):  # noqa: PTH208  names are wanted
-                    shutil.rmtree(self.root / slug / name)
-            self._used, self._swept = _size_of(self.root), True
+    def bucket(self, fuzzer: str, slug: str) -> Bucket | None:
+        """Read a bucket; None if there is none of this slug."""
+        with host_faults("reading the crashes"):
+            return self._read(fuzzer, slug) if is_slug(slug) else None
 
-    def _slugs(self) -> list[str]:
+    def crashes(self, bucket: Bucket) -> list[KeptCrash]:
+        """Read the crashes of a bucket that are kept, by number. One that cannot be understood is left out."""
+        found, place = [], self.directory(bucket.fuzzer, bucket.slug)
+        with host_faults("reading the crashes"):
+            for number in _numbers(place):
+                try:
+                    found.append(KeptCrash.at(place / number))
+                except FileNotFoundError:
+                    pass  # it has just been removed
+                except ValueError as error:
+                    log.warning("%s is left out: crash.json cannot be understood: %s", place / number, error)
+        return found
+
+    def slugs(self, fuzzer: str) -> list[str]:
+        """The names of a fuzzer's buckets, sorted; one that is being made may have no crash yet."""
+        with host_faults("reading the crashes"):
+            try:
+                with os.scandir(self.directory(fuzzer)) as found:
+                    directories = [one.name for one in found if one.is_dir(follow_symlinks=False)]
+                    return sorted(filter(is_slug, directories))
+            except FileNotFoundError:
+                return []
+
+    def _read(self, fuzzer: str, slug: str) -> Bucket | None:
+        """Read a bucket, and count the crashes that nobody has counted yet. None if it has no crashes.
+
+        Of a bucket whose bucket.json is lost, only what is kept is counted.
+        """
+        place, bucket = self.directory(fuzzer, slug), None
         try:
-            with os.scandir(self.root) as entries:
-                return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            bucket = Bucket.decode((place / _BUCKET).read_bytes(), fuzzer, slug)
         except FileNotFoundError:
-            return []
+            pass
+        except ValueError as error:
+            log.warning("it is counted anew: %s cannot be understood: %s", place / _BUCKET, error)
+        there = _numbers(place)
+        for number in there:
+            if bucket is None or int(number) > bucket.last or number not in bucket.kept:
+                facts = _facts(place / number)
+                if facts is not None and (bucket is None or int(number) > bucket.last):
+                    bucket = _counted(bucket, fuzzer, slug, facts)
+                if facts is not None and bucket is not None:
+                    bucket = _with(bucket, number, facts)
+        kept = bucket.kept if bucket else {}
+        return bucket and replace(bucket, kept={number: kept[number] for number in there if number in kept})
+
+    # Writing; what follows is called by whoever holds the lock
+
+    @contextmanager
+    def _writing(self, fuzzer: str, doing: str) -> Iterator[None]:
+        """Hold the lock of a fuzzer's crashes. The first time, what killed processes have left of them is removed."""
+        with host_faults(doing):
+            place = self.directory(fuzzer)
+            if not place.is_dir():
+                make_private(place)
+                for directory in (self.root.parent, self.root, place.parent):
+                    sync_one(directory)
+            with locked(self.lock(fuzzer), _LOCK_LIMIT):
+                if fuzzer not in self._swept:
+                    for slug in self.slugs(fuzzer):
+                        _sweep(place / slug)
+                    self._swept.add(fuzzer)
+                yield
 
     def _slug(self, crash: Crash) -> str:
-        """Return the slug of the crash's bucket, and make its directory if needed."""
-        slug = reports.slug(crash.report or _UNKNOWN, crash.fuzzer)
-        if not (self.root / slug).is_dir():
-            made = sum(crash.fuzzer in bucket.fuzzers for bucket in self.buckets())
-            slug = OTHERS if made >= self._most_buckets else slug
-        if not (self.root / slug).is_dir():
-            (self.root / slug).mkdir()
-            sync_one(self.root)
-        return slug
+        """The slug of the bucket that the crash is counted in."""
+        slug = rules.slug(crash.report or UNKNOWN, crash.fuzzer)
+        made = set(self.slugs(crash.fuzzer))
+        return slug if slug in made or len(made - {OTHERS}) < self._most_buckets else OTHERS
 
-    def _file(self, slug: str) -> Path:
-        return self.root / slug / "group.json"
+    def _next(self, old: Bucket | None, facts: CrashFacts) -> str:
+        """The number for a crash that is to be kept; empty if it is not. The first one of a bucket always is."""
+        if old is None:
+            return "1"
+        number = max([old.last, *map(int, old.kept)]) + 1
+        if not old.kept:
+            return str(number)
+        inputs = {int(one): kept for one, kept in old.kept.items()} | {number: _input(facts)}
+        most = facts.size + crashes.OUTPUT_LIMIT + crashes.SERIAL_LIMIT
+        return str(number) if number in chosen(inputs, self._kept) and self._room.fits(most) else ""
 
-    def _numbers(self, slug: str) -> list[int]:
-        """Return the numbers of the bucket's crashes that are kept, sorted."""
-        return sorted(int(name) for name in os.listdir(self.root / slug) if _NUMBER.fullmatch(name))  # noqa: PTH208
+    def _state(self, old: Bucket | None, facts: CrashFacts) -> State:
+        if old is None:
+            return "new"
+        builds = self.builds(old.fuzzer)
+        told = verdicts.read_all(self.directory(old.fuzzer, old.slug), [one.digest for one in builds.builds])
+        words = verdicts.words(told, old.times)
+        return "back" if verdicts.fixed_before(builds.before(facts.build), old.builds, words) else "known"
 
-    def _free_number(self, slug: str, bucket: Bucket | None) -> int | None:
-        """Return the number for the next crash of a bucket; None if no more are kept."""
-        numbers = self._numbers(slug)
-        if slug == OTHERS or len(numbers) >= self._kept:
-            return None
-        return max([*numbers, bucket.last if bucket else 0]) + 1
+    def _note(self, old: Bucket | None, bucket: Bucket, build: str) -> None:
+        """See that builds.json has the build, and what files it is made of, before the bucket names it."""
+        if not build or (old and build in old.builds):
+            return
+        known = self.builds(bucket.fuzzer)
+        found = known.find(build)
+        if found and found.files and self.files.has(found.files.values()):
+            return
+        found = found or KnownBuild(build, bucket.last_seen)
+        with self._files(bucket.fuzzer, build) as files:
+            self._publish(bucket.fuzzer, known.with_build(replace(found, files=files)))
 
-    def _fits(self, crash: Crash) -> bool:
-        """Whether there is room for the crash. The first time that there is none, a warning is logged."""
-        most = len(crash.input) + OUTPUT_LIMIT + SERIAL_LIMIT
-        if self._used + most <= self._size:
-            return True
-        if not self._told:
-            self._told = True
-            log.warning(
-                "%s has %s, and no room for more crashes ([campaign] crash_size): further ones are only counted",
-                *(self.root, readable_size(self._used)),
-            )
-        return False
+    @contextmanager
+    def _files(self, fuzzer: str, build: str) -> Iterator[Mapping[str, str]]:
+        """Keep the target's own files, which nobody removes during the body. Why they cannot be kept is only logged."""
+        with ExitStack() as stack:
+            files: Mapping[str, str] = {}
+            try:
+                with host_faults("keeping a target's own files"):
+                    if own := self._own_files(fuzzer, build):
+                        stack.enter_context(locked(self.files.directory, _LOCK_LIMIT))
+                        files = self.files.keep(own)
+            except TopcoatError as error:  # the crash is worth more than they are
+                log.warning("%s: its files are not kept for later: %s", fuzzer, error.explain())
+            yield files
 
-    def _bucket(self, slug: str) -> Bucket | None:
-        """Read a bucket, and count the crashes that nobody has counted yet. None if it has no crashes."""
-        bucket = None
-        with suppress(ValueError):  # it is then counted anew
-            bucket = document.convert({**_read(self._file(slug)), "slug": slug}, Bucket)
-        for number in self._numbers(slug):
-            if number > (bucket.last if bucket else 0):
-                bucket = _counted(slug, bucket, _read(self.root / slug / str(number) / "crash.json"), number)
-        return bucket
+    def _publish(self, fuzzer: str, builds: KnownBuilds) -> None:
+        publish_json(self.directory(fuzzer) / _BUILDS, builds.encode())
 
-    def _with_input(self, slug: str, digest: str) -> Path | None:
-        """Return the directory of the bucket's crash whose input has this SHA-256; None if there is none."""
-        for number in self._numbers(slug):
-            directory = self.root / slug / str(number)
-            if _read(directory / "crash.json").get("sha256") == digest:
-                return directory
-        return None
+    def _write(self, bucket: Bucket) -> None:
+        """Write the bucket, and then remove the crashes that are no longer kept."""
+        place = self._make(self.directory(bucket.fuzzer, bucket.slug))
+        wanted = chosen({int(number): one for number, one in bucket.kept.items()}, self._kept)
+        gone = [number for number in bucket.kept if int(number) not in wanted and _is_plain(place / number)]
+        kept = {number: one for number, one in bucket.kept.items() if number not in gone}
+        publish_json(place / _BUCKET, replace(bucket, kept=kept).encode())
+        for number in gone:
+            self._room.take(-size_of(place / number))
+            _remove(place / number)
 
-
-def _keep(directory: Path, crash: Crash, facts: Mapping[str, Any]) -> None:
-    with publish(directory) as made:
-        made.mkdir()
-        (made / "input").write_bytes(crash.input)
-        (made / "output.txt").write_bytes(printable(_ends(crash.output)).encode())
-        (made / "serial.txt").write_bytes(printable(crash.serial[-SERIAL_LIMIT:]).encode())
-        publish_json(made / "crash.json", facts)
-
-
-def _size_of(directory: Path) -> int:
-    """Return the bytes of the files of all crashes below a directory; what else lies beside them has its own limits."""
-    files = ((Path(place) / name) for place, _, names in os.walk(directory) for name in names if name in FILES)
-    return sum(file.lstat().st_size for file in files)
-
-
-def _ends(output: bytes) -> bytes:
-    missing, half = len(output) - OUTPUT_LIMIT, OUTPUT_LIMIT // 2
-    return output if missing <= 0 else output[:half] + b"\n[%d bytes are left out here]\n" % missing + output[-half:]
+    def _make(self, place: Path) -> Path:
+        if not place.is_dir():
+            make_private(place)
+            sync_one(place.parent)
+        return place
 
 
-def _facts(crash: Crash, seen: str) -> dict[str, Any]:
-    """Return the content of crash.json."""
-    report = None
-    if crash.report is not None:
-        report = {name: value for name, value in asdict(crash.report).items() if name != "base64"}
-    facts = {name: value for name, value in vars(crash).items() if name not in ("input", "output", "serial")}
-    cleaned = _clean(facts | {"report": report, "frames": reports.key_frames(crash.report or _UNKNOWN), "seen": seen})
-    return {**cleaned, "schema": SCHEMA, "sha256": sha256(crash.input).hexdigest(), "size": len(crash.input)}
-
-
-def _clean(value: Any) -> Any:
-    """Return the value with each text in it on one line, printable and not too long."""
-    if isinstance(value, str):
-        return one_line(value, _LONGEST_TEXT)
-    if isinstance(value, Mapping):
-        return {_clean(key): _clean(item) for key, item in value.items()}
-    return [_clean(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _counted(slug: str, bucket: Bucket | None, facts: Mapping[str, Any], number: int | None) -> Bucket:
-    """Return the bucket after the crash with these facts is counted; `number` is its own, None if it is not kept."""
-    seen = str(facts.get("seen") or (bucket.last_seen if bucket else ""))
-    if bucket is None and slug == OTHERS:
-        bucket = Bucket(slug, OTHERS, (), seen, seen, 0, ())
-    elif bucket is None:
-        kind = (facts.get("report") or {}).get("kind", _UNKNOWN.kind)
-        bucket = Bucket(slug, kind, tuple(facts.get("frames", ())), seen, seen, 0, ())
-    fuzzers = tuple(sorted({*bucket.fuzzers, str(facts.get("fuzzer", ""))}))[:_MOST_FUZZERS]
-    return replace(bucket, last_seen=seen, count=bucket.count + 1, fuzzers=fuzzers, last=number or bucket.last)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read group.json or crash.json. Returns {} if it is not there, or damaged: then crashes are counted anew."""
+def _numbers(place: Path) -> list[str]:
+    """The numbers of the crashes in the directory of a bucket, sorted."""
     try:
-        return document.content(path.read_bytes(), SCHEMA)
+        return sorted(filter(_NUMBER.fullmatch, os.listdir(place)), key=int)  # noqa: PTH208  names are wanted
     except FileNotFoundError:
-        return {}
+        return []
+
+
+def _facts(directory: Path) -> CrashFacts | None:
+    """What crash.json tells; if it is damaged, the crash counts, and nothing is known of it. None if it is gone."""
+    try:
+        return KeptCrash.at(directory).facts
+    except FileNotFoundError:
+        return _LOST if directory.is_dir() else None
     except ValueError as error:
-        log.warning("it counts as not written: %s cannot be understood: %s", path, error)
-        return {}
+        log.warning("it counts as empty: %s cannot be understood: %s", directory / "crash.json", error)
+        return _LOST
+
+
+def _counted(bucket: Bucket | None, fuzzer: str, slug: str, facts: CrashFacts, n: int = 1) -> Bucket:
+    """The bucket after `n` crashes with these facts are counted."""
+    if bucket is None:
+        kind, frames = (facts.report or UNKNOWN).kind, facts.frames
+        kind, frames = (OTHERS, ()) if slug == OTHERS else (kind, frames)
+        bucket = Bucket(fuzzer, slug, kind, frames, rules.DEFAULT.versioned, "", "", 0)
+    return bucket.counted(facts.seen, facts.build, facts.campaign, n)
+
+
+def _with(bucket: Bucket, number: str, facts: CrashFacts) -> Bucket:
+    """The bucket with a crash that is kept."""
+    return replace(bucket, kept={**bucket.kept, number: _input(facts)}, last=max(bucket.last, int(number)))
+
+
+def _input(facts: CrashFacts) -> KeptInput:
+    return KeptInput(facts.sha256, facts.size)
+
+
+def _is_plain(directory: Path) -> bool:
+    """Whether nothing else lies beside the files of the crash, such as a capsule, or one that is being made."""
+    return set(os.listdir(directory)) <= set(crashes.FILES)  # noqa: PTH208  names are wanted
+
+
+def _remove(directory: Path) -> None:
+    gone = directory.with_name(f".{directory.name}.removed_.tmp")  # whoever finds it sweeps it
+    directory.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _sweep(place: Path) -> None:
+    """Remove what killed processes have left in the directory of a bucket, but nothing of others than the store."""
+    for name in os.listdir(place):  # noqa: PTH208  names are wanted
+        target = target_of_remains(name) or ""
+        if target == _BUCKET or _NUMBER.fullmatch(target):
+            shutil.rmtree(place / name)

@@ -7,7 +7,9 @@ import re
 
 import pytest
 
-from pipeline.fuzz.crashes.report import LOOKED_AT, parse, slug
+from pipeline.fuzz.crashes.report import LOOKED_AT, parse
+from pipeline.fuzz.crashes.rules import Rule, decide, slug
+from pipeline.fuzz.crashes.severity import severity
 
 PIECES = (
     "A", " ", "\n", "<", "(", "#0 0x1 in ", "ERROR: ", "ERROR: AAAAAAAA", "Sanitizer ", "Sanitizer:", "Assertion ",
@@ -16,6 +18,7 @@ PIECES = (
     "terminate called after throwing an instance of 'a::", ": terminating due to uncaught exception of type a:",
     "a.c:1: Assertion ", "SUMMARY: UndefinedBehaviorSanitizer: aa ", " panicked at ':1:1:",
     "===BUG DETECTED: A", "(BuildId: ", "SUMMARY: ", "Test unit written to ", "\x1b[", "freed by thread \n",
+    "\nDEDUP_TOKEN: ", "\nDEDUP_TOKEN: a--", "--", "operator--", " on address 0x1", " (pc 0x1",
 )  # fmt: skip
 LONG = (
     "<",
@@ -42,10 +45,13 @@ def test_long_outputs(piece: str) -> None:
     for output in (
         filler,
         f"ERROR: libFuzzer: deadly signal\n    #0 0x1 in {filler}",
+        f"ERROR: libFuzzer: deadly signal\nDEDUP_TOKEN: {filler[:15000]}\nDEDUP_TOKEN: {filler}",
         f"{filler}\nERROR: libFuzzer: x",
     ):
         if found := parse(output.encode()):
             assert re.fullmatch("[a-z0-9_-]{1,80}", slug(found))
+            assert len(decide(found, rule=Rule("dedup-token")).lines()) < 140
+            assert len(severity(found).sentence) <= 400
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.fuzz.crashes.messages import LONGEST, Message, last
-from pipeline.fuzz.crashes.report import key, parse
+from pipeline.fuzz.crashes.report import parse
+from pipeline.fuzz.crashes.rules import key
 from pipeline.fuzz.crashes.stack import Frame
 
 

@@ -1,8 +1,7 @@
-"""Reports of crashes, and which crashes are the same."""
+"""Reports of crashes."""
 
 import base64
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,30 +9,11 @@ from hypothesis import strategies as st
 
 from pipeline.builds.demo.planted import PLANTED, Planted
 from pipeline.fuzz.crashes import report
-from pipeline.fuzz.crashes.report import CrashReport, identity, key, key_frames, parse, slug, title
+from pipeline.fuzz.crashes.report import parse
+from pipeline.fuzz.crashes.rules import key, key_frames, slug
 from pipeline.fuzz.crashes.stack import Frame
+from tests.fuzz.crashes.recorded import OUTPUTS, parsed, planted, read
 from tests.fuzz.crashes.sanitizers import SANITIZERS
-
-OUTPUTS = Path(__file__).parent / "outputs"
-"""What the Linux guest's fuzzers said, but for the tables of shadow bytes, and the lower part of a deep stack."""
-
-ENTRY = Frame("LLVMFuzzerTestOneInput")
-
-
-def read(name: str) -> CrashReport:
-    found = parse((OUTPUTS / f"{name}.txt").read_bytes())
-    assert found is not None
-    return found
-
-
-def parsed(text: str) -> CrashReport:
-    found = parse(text.encode())
-    assert found is not None
-    return found
-
-
-def planted(bug: Planted) -> CrashReport:
-    return read(f"{bug.fuzzer}-{bug.function}")
 
 
 @pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: f"{bug.fuzzer} {bug.function}")
@@ -47,29 +27,6 @@ def test_a_planted_bug_is_told_by_its_kind_and_its_function(bug: Planted) -> Non
     assert key_frames(found)[bool(found.message)] == bug.function
     assert any(frame.file == f"pipeline/demo/fuzzers/{bug.fuzzer}.c" and frame.line for frame in found.frames)
     assert found.summary.startswith("SUMMARY: ")
-
-
-def test_distinct_bugs_have_distinct_keys_and_directories() -> None:
-    reports = [planted(bug) for bug in PLANTED]
-    assert len({key(one) for one in reports}) == len({slug(one) for one in reports}) == len(PLANTED)
-
-
-def test_a_bug_has_one_key_whether_it_was_found_or_reproduced() -> None:
-    for found, again in (
-        ("fuzz-crash", "crash_fuzzer-greet"),
-        ("fuzz-maze", "maze_fuzzer-trap_door"),
-        ("fuzz-parser", "parser_fuzzer-copy_text"),
-    ):
-        assert key(read(found)) == key(read(again))
-
-
-def test_keys_are_frozen() -> None:
-    assert key(read("parser_fuzzer-copy_text")) == (
-        "heap-buffer-overflow | copy_text | record | LLVMFuzzerTestOneInput"
-    )
-    assert slug(read("parser_fuzzer-copy_text")) == "heap-buffer-overflow-copy_text-d6d4979a3e9a"
-    assert slug(read("maze_fuzzer-endless_corridor")) == "timeout-endless_corridor-e9794a87ddc6"
-    assert slug(read("parser_fuzzer-nested_list")) == "stack-overflow-nested_list-0dff6a3c5b58"
 
 
 def test_a_whole_report() -> None:
@@ -223,46 +180,6 @@ def test_of_a_long_output_both_ends_are_looked_at() -> None:
     assert parse(filler + error + filler) is None
 
 
-def crash(kind: str, *functions: str) -> CrashReport:
-    return CrashReport(kind, frames=tuple(map(Frame, functions)))
-
-
-def test_lines_files_and_addresses_do_not_count() -> None:
-    one = CrashReport("SEGV", "READ 1", (Frame("f(int)", "a.c", 1, "m+0x1"), ENTRY), "x", ("crash-1",), b"")
-    other = CrashReport("SEGV", "READ 4", (Frame("void f<int>(char)", "b/a.c", 2, "m+0x2"), ENTRY), "y")
-    assert key(one) == key(other)
-    assert key(one) != key(CrashReport("FPE", frames=one.frames))
-
-
-def test_only_the_upper_frames_count() -> None:
-    assert key(crash("SEGV", "a", "b", "c", "d")) == key(crash("SEGV", "a", "b", "c", "e")) == "SEGV | a | b | c"
-    assert key(crash("SEGV", "a", "b", "c"), frames=2) == "SEGV | a | b"
-
-
-def test_of_a_timeout_the_lower_frames_count() -> None:
-    slow = ("LLVMFuzzerTestOneInput", "fuzzer::Run()")
-    assert key(crash("timeout", "deep", "loop", "parse", "all", *slow)) == key(
-        crash("timeout", "memcpy", "deeper", "other", "loop", "parse", "all", *slow)
-    )
-    assert key(crash("timeout", "loop", *slow)) == "timeout | loop | LLVMFuzzerTestOneInput"
-
-
-def test_of_a_timeout_whose_stack_is_cut_off_the_upper_frames_count() -> None:
-    assert key(crash("timeout", "loop", "parse", "all", "more")) == "timeout | loop | parse | all"
-
-
-def test_of_a_stack_overflow_the_calls_that_recur_count() -> None:
-    ring = ["a", "b", "c", "d"] * 10
-    keys = {key(crash("stack-overflow", "leaf" * at, *ring[at:])) for at in range(4)}
-    assert keys == {"stack-overflow | a | b | c"}
-    assert key(crash("stack-overflow", "big", "caller")) == "stack-overflow | big | caller"
-
-
-def test_of_a_stack_overflow_in_no_fixed_order_the_calls_that_recur_count() -> None:
-    tree = ["expression", "term", "expression", "expression", "term", "leaf", "term", "expression", "root"]
-    assert key(crash("stack-overflow", *tree)) == "stack-overflow | expression | term"
-
-
 def test_what_a_go_program_says() -> None:
     text = """panic: runtime error: index out of range [{}] with length 3
 
@@ -318,60 +235,13 @@ def test_where_the_stack_is_cut_off_who_freed_the_memory_counts() -> None:
     )
 
 
-def test_the_entry_alone_is_told_by_its_file() -> None:
-    one = CrashReport("SEGV", frames=(Frame("LLVMFuzzerTestOneInput", "/src/one.cc", 3), Frame("fuzzer::f")))
-    assert key(one) == "SEGV | LLVMFuzzerTestOneInput one.cc"
-
-
-def test_without_frames_the_fuzzer_stands_in() -> None:
-    assert key(crash("timeout"), fuzzer="example-fuzzers/a") == "timeout | example-fuzzers/a"
-    assert key(crash("timeout", "f"), fuzzer="example-fuzzers/a") == "timeout | f"
-    assert slug(crash("timeout"), "example-fuzzers/a").startswith("timeout-example-fuzzers-a-")
-
-
-def test_the_directory_has_the_functions_name_though_there_is_a_message() -> None:
-    assert slug(CrashReport("panic", frames=(Frame("f"),), message="no")).startswith("panic-f-")
-    assert slug(CrashReport("panic", message="it is gone")).startswith("panic-it-is-gone-")
-
-
 def test_without_names_modules_and_offsets_count() -> None:
     lines = ["libclang_rt.asan.so+0x1", "fuzzer+0x2", "libc.so.6+0x3", "fuzzer+0x4", "fuzzer+0x5"]
     frames = "".join(f"    #{number} 0x1  (/lib/{place})\n" for number, place in enumerate(lines))
     assert key(parsed("ERROR: libFuzzer: deadly signal\n" + frames)) == "deadly signal | fuzzer+0x4 | fuzzer+0x5"
 
 
-@pytest.mark.parametrize(
-    ("kind", "frames", "expected"),
-    [
-        ("SEGV", ("f", "g"), "SEGV in f"),
-        ("timeout", (), "timeout"),
-        ("panic", ("it is gone", "f", "g"), "panic in f: it is gone"),
-        ("check failure", ("x in a.cc",), "check failure: x in a.cc"),
-        ("bad-cast", ("Bad-cast to A from B", "f"), "bad-cast in f: Bad-cast to A from B"),
-    ],
-)
-def test_a_line_for_people(kind: str, frames: tuple[str, ...], expected: str) -> None:
-    assert title(kind, frames) == expected
-
-
-def test_an_identity_is_that_of_the_key() -> None:
-    assert identity("a") != identity("b")
-    assert re.fullmatch("[0-9a-f]{12}", identity("\ud800"))
-
-
 SLUG = re.compile(r"[a-z0-9_-]{1,80}")
-
-texts = st.text(max_size=100)
-reports = st.builds(
-    CrashReport, texts, texts, st.lists(st.builds(Frame, texts, texts, st.integers(0, 9), texts)).map(tuple), texts
-)
-
-
-@given(reports, texts)
-def test_a_slug_is_always_one_name(one: CrashReport, fuzzer: str) -> None:
-    assert SLUG.fullmatch(slug(one, fuzzer))
-    assert slug(one, fuzzer).endswith(identity(key(one, fuzzer=fuzzer)))
-
 
 words = st.sampled_from(
     [

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.fuzz.crashes.report import CrashReport, key, key_frames, parse, slug, title
+from pipeline.fuzz.crashes.report import CrashReport, parse
+from pipeline.fuzz.crashes.rules import key, key_frames, slug, title
 from pipeline.fuzz.crashes.stack import Frame
 
 OUTPUTS = Path(__file__).parent / "outputs"
