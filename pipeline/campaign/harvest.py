@@ -274,9 +274,12 @@ class Harvest:
 
     def _remove_spent(self) -> None:
         """Delete the artifacts of earlier runs: one that crashes four times a second would fill the guest's disk."""
-        for directory, paths in groupby(sorted(self._spent), posixpath.dirname):
-            self._guest_fuzzer.remove(directory, {posixpath.basename(path) for path in paths})
-        self._spent.clear()
+        spent, self._spent = sorted({*self._spent} - {*self._of_run}), []
+        try:
+            for directory, paths in groupby(spent, posixpath.dirname):
+                self._guest_fuzzer.remove(directory, {posixpath.basename(path) for path in paths})
+        except CommandError as error:  # it must not keep the units from being fetched
+            log.warning("artifacts of %s stay in the guest: %s", self._source, one_line(str(error)))
 
     def _take_if_wanted(self, path: str) -> None:
         self._of_run.append(path)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.campaign import harvest as harvests
+from pipeline.campaign.guest_fuzzer import CORPUS
 from pipeline.campaign.harvest import Harvest
 from tests.campaign.scripted import unit
-from tests.campaign.scripted_harvest import DEAD, Bench, Running
+from tests.campaign.scripted_harvest import DEAD, REFUSED, Bench, Running
 from tests.waiting import SOON
 
 
@@ -52,6 +53,38 @@ def test_artifacts_of_earlier_runs_are_removed_when_units_are_fetched(bench: Ben
     harvest.take()
     harvest.take()
     assert removed == [("tmp", {"crash-0", "crash-1"})], "the last one is still being taken in"
+
+
+def test_artifacts_that_cannot_be_removed_do_not_keep_the_units_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise REFUSED
+
+    monkeypatch.setattr(bench.guest_fuzzer, "remove", refuse)
+    bench.guest_fuzzer.write("tmp", ("crash-1", b"boom"))
+    bench.guest_fuzzer.write(CORPUS, unit("a"))
+    harvest = bench.harvest()
+    harvest.found("tmp/crash-1")
+    harvest.post(harvest.begin)
+    assert (harvest.take(), bench.contents) == (1, {b"a"})
+    assert caplog.messages == ["artifacts of fuzzers/a#1.1 stay in the guest: there is no such file"]
+    harvest.take()
+    assert len(caplog.messages) == 1, "it is not asked for again and again"
+
+
+def test_an_artifact_that_the_present_run_has_written_anew_stays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal inputs have one name."""
+    removed: list[set[str]] = []
+    monkeypatch.setattr(bench.guest_fuzzer, "remove", lambda _, names: removed.append(set(names)))
+    bench.guest_fuzzer.write("tmp", ("crash-1", b"boom"), ("crash-2", b"bang"))
+    harvest = bench.harvest()
+    harvest.found("tmp/crash-1")
+    harvest.found("tmp/crash-2")
+    harvest.post(harvest.begin)
+    harvest.found("tmp/crash-1")
+    harvest.take()
+    assert removed == [{"crash-2"}]
 
 
 def test_a_run_waits_once_too_much_waits_to_be_taken_in(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
